@@ -1,0 +1,48 @@
+"""What a person sees while something long runs: one progress bar on a terminal, a line every ten seconds elsewhere.
+
+Everything here goes to stderr, from rank 0 alone; stdout belongs to results.
+"""
+
+import os
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+LINE_INTERVAL_S = 10.0
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the whole job (rank 0, or no launcher at all)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str) -> None:
+    """One line on stderr, from rank 0, without tearing a progress bar."""
+    if is_main_process():
+        tqdm.write(message, file=sys.stderr)
+
+
+def progress(
+    *, total: int | None, unit: str, label: str, start: int = 0, unit_scale: bool = False
+) -> "tqdm[Any]":
+    """A progress bar with rate and time left; on anything but a terminal, one such line every ten seconds."""
+    terminal = sys.stderr.isatty()
+    bar: tqdm[Any] = tqdm(
+        total=total,
+        initial=start,
+        unit=unit,
+        desc=label,
+        unit_scale=unit_scale,
+        file=sys.stderr,
+        disable=not is_main_process(),
+        dynamic_ncols=terminal,
+        ascii=not terminal,
+        bar_format=None
+        if terminal
+        else "{desc}: {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}\n",
+        mininterval=0.1 if terminal else LINE_INTERVAL_S,
+        maxinterval=LINE_INTERVAL_S,
+        leave=True,
+    )
+    return bar

@@ -1,0 +1,197 @@
+"""Shard set, format 1: the files of a set and what stands in them. shards/README.md is the page for third parties.
+
+A set is plain WebDataset tars plus what makes them exact: `manifest.json` (the table of contents, with a digest of
+itself), one `.idx` a shard (where each member lies, with its CRC-32), and one packed `SPLIT.index` a split, a numpy
+array that readers memory-map. Ids are positions in that array: shards in manifest order, samples in tar order.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgan.core.errors import DataError
+from streamgan.core.files import atomic_write, canonical_sha256, read_json, write_json
+
+FORMAT = "streamgan-shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.jsonl"
+SPLITS = ("train", "val", "test")
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("color_offset", "<u8"),  # byte offset of the colour image's data in its shard
+        ("color_size", "<u4"),
+        ("color_crc32", "<u4"),
+        ("gray_offset", "<u8"),
+        ("gray_size", "<u4"),  # 0: the sample has no gray twin
+        ("gray_crc32", "<u4"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a sample inside a shard: `suffix` (color.jpg, gray.png, json), where its data lies, its CRC-32."""
+
+    suffix: str
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard: its key and members; header and data lie in [offset, offset + span)."""
+
+    key: str
+    offset: int
+    span: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard as the manifest lists it. `idx_sha256` seals `NAME.idx`."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    idx_sha256: str
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """A split as the manifest lists it. `index_sha256` seals `SPLIT.index`."""
+
+    samples: int
+    bytes: int
+    index_sha256: str
+    shards: tuple[ShardEntry, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The table of contents. `digest` is the identity of the set: equal digests, equal bytes in every shard."""
+
+    source: dict[str, Any]
+    options: dict[str, Any]
+    splits: dict[str, SplitEntry]
+    quarantine: dict[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @property
+    def digest(self) -> str:
+        return canonical_sha256(self.body())
+
+    def split(self, name: str, root: Path) -> SplitEntry:
+        """The split `name`; DataError naming the ones there are if it is missing or empty."""
+        if name not in self.splits or not self.splits[name].samples:
+            have = ", ".join(
+                f"{key} ({value.samples})" for key, value in self.splits.items() if value.samples
+            )
+            raise DataError(
+                root, f"no samples in split {name!r} (got {have or 'none'})", "choose one of these"
+            )
+        return self.splits[name]
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Publish the set: written last, its presence says that everything it names is complete."""
+    write_json(root / MANIFEST, {"digest": manifest.digest, **manifest.body()})
+
+
+def read_manifest(root: Path | str) -> Manifest:
+    """The manifest of the set in the folder `root`, its digest checked."""
+    path = Path(root) / MANIFEST
+    if not Path(root).is_dir():
+        raise DataError(root, "no such folder of shards", "make one with `streamgan shard SOURCE --out DIR`")
+    raw = read_json(path, todo="run the `streamgan shard` command of this set again to finish it")
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise DataError(path, "not a streamgan manifest", "point at a folder written by `streamgan shard`")
+    if raw.get("version") != VERSION:
+        raise DataError(
+            path, f"format version {raw.get('version')} (this release reads {VERSION})", "upgrade streamgan"
+        )
+    try:
+        splits = {
+            name: SplitEntry(**{**split, "shards": tuple(ShardEntry(**shard) for shard in split["shards"])})
+            for name, split in raw["splits"].items()
+        }
+        manifest = Manifest(raw["source"], raw["options"], splits, raw["quarantine"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(path, f"damaged ({error!r})", "shard the source again") from error
+    if manifest.digest != raw.get("digest"):
+        raise DataError(
+            path, "its digest does not match its content", "restore the file or shard the source again"
+        )
+    return manifest
+
+
+def idx_name(shard_name: str) -> str:
+    """train-000000.tar -> train-000000.idx"""
+    return shard_name.removesuffix(".tar") + ".idx"
+
+
+def write_idx(path: Path, shard: dict[str, Any], samples: list[Sample]) -> None:
+    """Write a shard's index: `shard` (name, bytes, sha256), then one line a sample."""
+    head = json.dumps({"format": FORMAT, "version": VERSION, **shard})
+    rows = [
+        [s.key, s.offset, s.span, {m.suffix: [m.offset, m.size, m.crc32] for m in s.members}] for s in samples
+    ]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    with atomic_write(path) as file:
+        file.write(f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode())
+
+
+def read_idx(path: Path) -> list[Sample]:
+    """The samples that a `.idx` file lists, in tar order."""
+    todo = "restore it or shard the source again"
+    raw = read_json(path, todo=todo)
+    try:
+        return [
+            Sample(key, offset, span, tuple(Member(suffix, *where) for suffix, where in members.items()))
+            for key, offset, span, members in raw["samples"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(path, f"damaged ({error!r})", todo) from error
+
+
+def pack_index(samples: list[Sample]) -> np.ndarray:
+    """Samples as an array of INDEX_DTYPE, one row each, 32 bytes a row."""
+    rows = np.zeros(len(samples), INDEX_DTYPE)
+    for row, sample in zip(rows, samples, strict=True):
+        for member in sample.members:
+            kind = member.suffix.split(".", 1)[0]
+            if kind in ("color", "gray"):
+                row[f"{kind}_offset"], row[f"{kind}_size"], row[f"{kind}_crc32"] = (
+                    member.offset,
+                    member.size,
+                    member.crc32,
+                )
+    return rows
+
+
+def write_index(path: Path, rows: np.ndarray) -> None:
+    """Write a split's packed index as a .npy file (format version 1.0 of numpy's NEP 1)."""
+    with atomic_write(path) as file:
+        np.lib.format.write_array(file, rows, version=(1, 0), allow_pickle=False)
+
+
+def open_index(root: Path, split: str, entry: SplitEntry) -> np.ndarray:
+    """The packed index of a split, memory-mapped, its length checked against the manifest."""
+    path = root / f"{split}.index"
+    todo = "run `streamgan verify` on the set, then shard the source again"
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(path, f"cannot be read ({error})", todo) from error
+    if rows.dtype != INDEX_DTYPE or len(rows) != entry.samples:
+        raise DataError(path, f"{len(rows)} rows of {rows.dtype} (the manifest says {entry.samples})", todo)
+    return rows
