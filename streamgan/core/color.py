@@ -7,6 +7,7 @@ colour of sRGB (1, 1, 1), so that every gray has a = b = 0; the difference to sc
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,12 @@ _RGB_TO_XYZ_N = (_RGB_TO_XYZ / _WHITE[:, None]).float()  # XYZ relative to white
 _XYZ_N_TO_RGB = torch.linalg.inv(_RGB_TO_XYZ / _WHITE[:, None]).float()
 _LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, the luma of JPEG
 _DELTA = 6 / 29
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """A context without autocast on the tensor's device, if there is any to turn off (not on meta)."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def unit_rgb(color_B3HW: Tensor) -> Tensor:
@@ -56,7 +63,7 @@ def _gamma(linear: Tensor) -> Tensor:
 
 def rgb_to_lab(rgb_B3HW: Tensor) -> Tensor:
     """sRGB [0, 1] -> Lab with L in [0, 100] and a, b in about [-108, 98]."""
-    with torch.autocast(rgb_B3HW.device.type, enabled=False):
+    with without_autocast(rgb_B3HW):
         xyz = _matrix(_RGB_TO_XYZ_N, _linear(rgb_B3HW.float()))
         cube = _DELTA**3
         f = torch.where(xyz > cube, xyz.clamp_min(cube) ** (1 / 3), xyz / (3 * _DELTA**2) + 4 / 29)
@@ -66,7 +73,7 @@ def rgb_to_lab(rgb_B3HW: Tensor) -> Tensor:
 
 def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
     """Lab -> sRGB clamped to [0, 1] (colours outside the gamut move to its border)."""
-    with torch.autocast(lab_B3HW.device.type, enabled=False):
+    with without_autocast(lab_B3HW):
         lightness, a, b = lab_B3HW.float().unbind(1)
         y = (lightness + 16) / 116
         f = torch.stack((y + a / 500, y, y - b / 200), 1)
@@ -76,12 +83,12 @@ def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
 
 def luma(rgb_B3HW: Tensor) -> Tensor:
     """BT.601 luma of sRGB, same range as the input -> (B, 1, H, W)."""
-    with torch.autocast(rgb_B3HW.device.type, enabled=False):
+    with without_autocast(rgb_B3HW):
         return (rgb_B3HW.float() * _LUMA.to(rgb_B3HW.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def _lightness(gray_B1HW: Tensor) -> Tensor:
-    """Gray sRGB value [0, 1] -> l in [-1, 1]. For r = g = b the relative luminance Y is the linear gray value."""
+    """Gray sRGB value [0, 1] -> l in [-1, 1]. For r = g = b, Y is the linear gray value."""
     y = _linear(gray_B1HW.float())
     cube = _DELTA**3
     f = torch.where(y > cube, y.clamp_min(cube) ** (1 / 3), y / (3 * _DELTA**2) + 4 / 29)
@@ -140,7 +147,7 @@ class Head(NamedTuple):
     decode: Callable[[Tensor, Tensor], Tensor]
 
     def encode(self, color_B3HW: Tensor, gray_B1HW: Tensor | None) -> tuple[Tensor, Tensor]:
-        """uint8 colour and its gray twin (None: derive it) -> (input (B, 1, H, W), target (B, channels, H, W))."""
+        """uint8 colour, its gray twin (None: derive it) -> input (B, 1, H, W), target (B, channels, H, W)."""
         rgb = unit_rgb(color_B3HW)
         given = self.to_input(rgb) if gray_B1HW is None else self.gray_to_input(unit_rgb(gray_B1HW))
         return given, self.to_target(rgb)

@@ -17,8 +17,8 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only when the block ends without an error.
 
-    The bytes are flushed to the disk before the rename, and the rename itself before this returns: after a power
-    loss the file is absent, old or new, never partial.
+    The bytes are flushed to the disk before the rename, and the rename itself before this returns: after a
+    power loss the file is absent, old or new, never partial.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:

@@ -1,4 +1,5 @@
-"""What a person sees while something long runs: one progress bar on a terminal, a line every ten seconds elsewhere.
+"""What a person sees while something long runs: one progress bar on a terminal, a line every ten seconds
+elsewhere.
 
 Everything here goes to stderr, from rank 0 alone; stdout belongs to results.
 """
@@ -23,8 +24,25 @@ def say(message: str) -> None:
         tqdm.write(message, file=sys.stderr)
 
 
+class _Lines:
+    """Stands for stderr where there is no cursor to move: every update of a bar becomes a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress(
-    *, total: int | None, unit: str, label: str, start: int = 0, unit_scale: bool = False
+    *,
+    total: int | None,
+    unit: str,
+    label: str,
+    start: int = 0,
+    unit_scale: bool = False,
+    hidden: bool = False,
 ) -> "tqdm[Any]":
     """A progress bar with rate and time left; on anything but a terminal, one such line every ten seconds."""
     terminal = sys.stderr.isatty()
@@ -34,13 +52,14 @@ def progress(
         unit=unit,
         desc=label,
         unit_scale=unit_scale,
-        file=sys.stderr,
-        disable=not is_main_process(),
+        file=sys.stderr if terminal else _Lines(),
+        delay=0 if terminal else LINE_INTERVAL_S,  # what is over before its first line needs none
+        disable=hidden or not is_main_process(),
         dynamic_ncols=terminal,
         ascii=not terminal,
         bar_format=None
         if terminal
-        else "{desc}: {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}\n",
+        else "{desc}: {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}",
         mininterval=0.1 if terminal else LINE_INTERVAL_S,
         maxinterval=LINE_INTERVAL_S,
         leave=True,

@@ -1,11 +1,11 @@
 """Randomness as a pure function of integers: no state, equal on every machine and in every version.
 
-numpy's and torch's generators may change their streams between releases; the order of a training run may not. So
-every permutation and every augmentation comes from a 64-bit hash, the finalizer of SplitMix64 (Steele, Lea and
-Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+numpy's and torch's generators may change their streams between releases; the order of a training run may
+not. So every permutation and every augmentation comes from a 64-bit hash, the finalizer of SplitMix64
+(Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 
-from typing import overload
+from typing import Any
 
 import numpy as np
 
@@ -14,12 +14,8 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
-@overload
-def hash64(*keys: int) -> np.uint64: ...
-@overload
-def hash64(*keys: "int | np.ndarray") -> np.ndarray: ...
-def hash64(*keys):
-    """A well-mixed 64-bit hash of the sequence `keys`; arrays are hashed elementwise and broadcast."""
+def hash64(*keys: int | np.ndarray) -> Any:
+    """A well-mixed 64-bit hash of the sequence `keys`: uint64; arrays are hashed elementwise and broadcast."""
     state = np.uint64(0)
     with np.errstate(over="ignore"):
         for key in keys:

@@ -1,8 +1,10 @@
-"""Shard set, format 1: the files of a set and what stands in them. shards/README.md is the page for third parties.
+"""Shard set, format 1: the files of a set and what stands in them. shards/README.md is the page for
+third parties.
 
-A set is plain WebDataset tars plus what makes them exact: `manifest.json` (the table of contents, with a digest of
-itself), one `.idx` a shard (where each member lies, with its CRC-32), and one packed `SPLIT.index` a split, a numpy
-array that readers memory-map. Ids are positions in that array: shards in manifest order, samples in tar order.
+A set is plain WebDataset tars plus what makes them exact: `manifest.json` (the table of contents, with
+a digest of itself), one `.idx` a shard (where each member lies, with its CRC-32), and one packed
+`SPLIT.index` a split, a numpy array that readers memory-map. Ids are positions in that array: shards in
+manifest order, samples in tar order.
 """
 
 import json
@@ -35,7 +37,9 @@ INDEX_DTYPE = np.dtype(
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample inside a shard: `suffix` (color.jpg, gray.png, json), where its data lies, its CRC-32."""
+    """One file of a sample inside a shard: `suffix` (color.jpg, gray.png, json), where its data lies,
+    its CRC-32.
+    """
 
     suffix: str
     offset: int
@@ -76,7 +80,7 @@ class SplitEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The table of contents. `digest` is the identity of the set: equal digests, equal bytes in every shard."""
+    """The table of contents. `digest` is the identity of the set: equal digests, equal shard bytes."""
 
     source: dict[str, Any]
     options: dict[str, Any]

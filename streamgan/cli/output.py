@@ -1,0 +1,70 @@
+"""What leaves a command: results on stdout, one line for an error on stderr, and the exit code."""
+
+import json
+import math
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from streamgan.core.errors import StreamganError
+from streamgan.core.logs import is_main_process
+
+
+def emit(text: str, value: dict[str, Any], *, as_json: bool) -> None:
+    """The result of a command: `text` for people, or one JSON object with `ok` true; from rank 0 alone."""
+    if is_main_process():
+        click.echo(json.dumps(_strict({"ok": True, **value})) if as_json else text)
+
+
+def _strict(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Columns aligned with spaces: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, *rows]
+    )
+
+
+def run_command(command: click.Command) -> NoReturn:
+    """Run a click command as a process: its errors become one line (or one JSON object) and an exit code."""
+    arguments = sys.argv[1:]
+    try:
+        result = command.main(arguments, standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)  # click returns the code of --help and --version
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        _fail(error.exit_code, "UsageError", f"{error.format_message()}{hint}", {}, arguments)
+    except StreamganError as error:
+        parts = {"where": error.where, "what": error.what, "todo": error.todo}
+        _fail(error.exit_code, type(error).__name__, str(error), parts, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(130, "Interrupted", "interrupted; the same command continues", {}, arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
+        sys.exit(1)
+
+
+def _fail(code: int, kind: str, message: str, parts: dict[str, str], arguments: list[str]) -> NoReturn:
+    if "--json" in arguments and is_main_process():
+        click.echo(
+            json.dumps({"ok": False, "error": {"type": kind, "message": message, **parts}, "exit_code": code})
+        )
+    rank = os.environ.get("RANK", "0")
+    click.echo(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", err=True)
+    sys.stdout.flush()
+    sys.exit(code)

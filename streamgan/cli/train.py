@@ -1,0 +1,52 @@
+"""`streamgan train`, the same code as `accelerate launch launch/train.py`."""
+
+import click
+
+from .output import emit, run_command
+
+
+@click.command()
+@click.option(
+    "--config", "-c", type=click.Path(), help="YAML recipe; launch/recipes has one for every model."
+)
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
+@click.option("--settings", is_flag=True, help="List every setting with default and meaning, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
+def train(
+    config: str | None, dry_run: bool, settings: bool, as_json: bool, overrides: tuple[str, ...]
+) -> None:
+    """Train a colorization GAN; the same command again continues where the run was.
+
+    On several processes use the launcher:
+
+    \b
+    accelerate launch --config_file launch/accelerate/multi_gpu.yaml launch/train.py \\
+        --config launch/recipes/default.yaml data.shards=shards/photos run.dir=runs/photos optim.lr_g=1e-4
+    """
+    from streamgan.core.config import describe_settings, dump_yaml, load_config
+
+    if settings:
+        text, rows = describe_settings()
+        emit(text, {"settings": rows}, as_json=as_json)
+        return
+    resolved = load_config(config, overrides)
+    from streamgan.train.build import check_models
+
+    check_models(resolved)
+    if dry_run:
+        emit(dump_yaml(resolved).rstrip(), {"config": resolved.model_dump(mode="json")}, as_json=as_json)
+        return
+    from streamgan.train.loop import train as run_training
+
+    result = run_training(resolved)
+    emit(f"{result['run']}: step {result['steps']}", result, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point of launch/train.py, run by every process of the launcher."""
+    run_command(train)
+
+
+if __name__ == "__main__":
+    main()

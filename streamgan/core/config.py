@@ -1,0 +1,240 @@
+"""Every knob of a training run on one page, and how it is read: YAML file, then KEY=VALUE overrides.
+
+Unknown keys and values out of range are errors; all of them are reported at once. A field's comment is its
+description in `streamgan train --settings` and in the JSON schema.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from .errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    shards: str = "shards/out"
+    """Folder of a shard set written by `streamgan shard`."""
+    batch: PositiveInt = 16
+    """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
+    size: int = Field(default=256, ge=16, le=4096)
+    """Training crops are size x size pixels."""
+    workers: NonNegativeInt = 2
+    """Loader processes a rank; 0 decodes in the training process. Does not change the batches."""
+    lanes: PositiveInt | None = None
+    """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
+    window: PositiveInt = 4
+    """Shards shuffled together inside a lane."""
+    gray: Literal["derive", "twin"] = "derive"
+    """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
+    max_samples: PositiveInt | None = None
+    """Train on the first N samples of the (already shuffled) split; None: all of them."""
+
+
+class ModelConfig(_Section):
+    generator: str = "unet"
+    """A name of streamgan.models.GENERATORS."""
+    discriminator: str = "patchgan"
+    """A name of streamgan.models.DISCRIMINATORS."""
+    head: Literal["lab", "ycbcr", "rgb"] = "lab"
+    """What the generator predicts: Lab ab, YCbCr CbCr, or the whole RGB image."""
+    width: PositiveInt | None = None
+    """Channels of the first generator layer; None: as published."""
+    depth: PositiveInt | None = None
+    """Generator depth (down-sampling steps, or residual blocks); None: as published."""
+    d_width: PositiveInt | None = None
+    """Channels of the first discriminator layer; None: as published."""
+    norm: Literal["batch", "instance", "group", "none"] | None = None
+    """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
+    pretrained: bool = False
+    """Start the encoder from ImageNet weights (models that have such an encoder)."""
+
+
+class LossConfig(_Section):
+    gan: Literal["bce", "hinge", "lsgan"] = "hinge"
+    """Adversarial loss."""
+    rec: Literal["l1", "mse", "smooth_l1"] = "l1"
+    """Reconstruction loss between predicted and true chroma (or RGB)."""
+    gan_weight: NonNegativeFloat = 0.01
+    """Weight of the generator's adversarial loss; 0: no discriminator is trained."""
+    rec_weight: NonNegativeFloat = 1.0
+    """Weight of the reconstruction loss."""
+    r1_weight: NonNegativeFloat = 0.0
+    """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
+    r1_every: PositiveInt = 16
+    """Lazy regularisation: R1 every k-th step, multiplied by k (Karras et al. 2020)."""
+    warmup_steps: NonNegativeInt | None = None
+    """Steps of reconstruction alone; None: 15% of the run when gan_weight > 0."""
+    ramp_steps: NonNegativeInt | None = None
+    """Steps over which the adversarial weight then rises from 0; None: as long as the warm-up."""
+
+
+class OptimConfig(_Section):
+    lr_g: PositiveFloat = 2e-4
+    """Learning rate of the generator (AdamW)."""
+    lr_d: PositiveFloat = 2e-4
+    """Learning rate of the discriminator (AdamW)."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """AdamW betas of both networks."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after the warm-up, down to 0 at the last step unless constant."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rates rise from 0."""
+    clip_g: NonNegativeFloat = 0.0
+    """Largest gradient norm of the generator; 0: no clipping."""
+    clip_d: NonNegativeFloat = 0.0
+    """Largest gradient norm of the discriminator; 0: no clipping."""
+    accumulate: PositiveInt = 1
+    """Micro-batches a rank splits its part of the global batch into."""
+    ema_half_life_images: NonNegativeFloat = 10_000
+    """Images after which the weight average has forgotten half of an old weight; 0: EMA = the weights."""
+
+
+class RunConfig(_Section):
+    dir: str = "runs/default"
+    """Run folder: checkpoints, TensorBoard logs, metrics.jsonl, sample grids."""
+    seed: NonNegativeInt = 0
+    """Seed of initial weights, sample order, augmentation and dropout."""
+    steps: PositiveInt | None = None
+    """Length of the run in optimizer steps; give this or `epochs`."""
+    epochs: PositiveInt | None = None
+    """Length of the run in passes over the training split."""
+    log_every: PositiveInt = 20
+    """Steps between two lines in the console, TensorBoard and metrics.jsonl."""
+    validate_every: NonNegativeInt = 0
+    """Steps between validations; 0: once an epoch. The last step always validates."""
+    validate_images: PositiveInt = 256
+    """Validation images used at most."""
+    sample_every: NonNegativeInt = 0
+    """Steps between sample grids; 0: with every validation."""
+    sample_images: PositiveInt = 8
+    """Columns of the sample grid."""
+    checkpoint_every: NonNegativeInt = 0
+    """Steps between checkpoints beside the one at the end of every epoch; 0: none beside."""
+    keep: PositiveInt = 3
+    """Newest checkpoints kept."""
+    max_bad_steps: PositiveInt = 20
+    """Non-finite steps in a row (all are skipped) after which the run stops."""
+    threads: NonNegativeInt = 0
+    """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
+    channels_last: bool = True
+    """Keep activations in NHWC order, faster on most hardware."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "RunConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of run.steps and run.epochs")
+        return self
+
+
+class TrainConfig(_Section):
+    """The whole configuration; what `RUN/config.yaml` holds."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig
+
+
+def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> TrainConfig:
+    """The configuration in a YAML file (None: defaults) with `section.key=value` overrides; ConfigError if
+    wrong.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text()) or {}
+        except FileNotFoundError:
+            raise ConfigError(path, "no such file", "give --config a recipe from launch/recipes") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(path, f"not readable as YAML ({reason})", "correct the file") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(path, f"holds a {type(tree).__name__}, not sections", "compare launch/recipes")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        section, dot, name = key.partition(".")
+        if not (separator and dot and name):
+            raise ConfigError(override, "is not SECTION.KEY=VALUE", "write for example optim.lr_g=1e-4")
+        target = tree.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(path or section, f"{section!r} is not a section", "compare launch/recipes")
+        try:
+            target[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(override, "the value is not YAML", "quote it") from error
+        if section == "run" and name in (
+            "steps",
+            "epochs",
+        ):  # the later word on the length replaces the earlier
+            target.pop("epochs" if name == "steps" else "steps", None)
+    tree.setdefault("run", {})
+    return validate(tree, where=str(path or "configuration"))
+
+
+def validate(tree: dict[str, Any], where: str) -> TrainConfig:
+    """`tree` as a TrainConfig; one ConfigError lists every mistake, unknown keys with the nearest name."""
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(".".join(map(str, item["loc"])), item) for item in error.errors()]
+        raise ConfigError(where, ", ".join(problems), "correct these settings") from error
+
+
+def setting_names() -> dict[str, Any]:
+    """Every setting as `section.key` -> its pydantic field."""
+    return {
+        f"{section}.{key}": field
+        for section, outer in TrainConfig.model_fields.items()
+        for key, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
+    }
+
+
+def describe_settings() -> tuple[str, list[dict[str, Any]]]:
+    """Every setting with its default and meaning, as text and as records."""
+    rows = [
+        {
+            "name": name,
+            "default": None if field.is_required() else field.default,
+            "meaning": field.description,
+        }
+        for name, field in setting_names().items()
+    ]
+    return "\n".join(f"{row['name']} = {row['default']}\n    {row['meaning']}" for row in rows), rows
+
+
+def dump_yaml(config: TrainConfig) -> str:
+    """The configuration as YAML, every setting written out; `load_config` of it gives an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _explain(location: str, item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(
+            location, [*setting_names(), *TrainConfig.model_fields], n=1, cutoff=0.5
+        )
+        return f"unknown setting {location}" + (f" (did you mean {near[0]}?)" if near else "")
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if item["type"] == "value_error":
+        return message
+    return f"{location}: {message} (got {item['input']!r})"

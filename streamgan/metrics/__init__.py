@@ -1,0 +1,15 @@
+"""How good a colouring is: values of each image, means over a set and ranks, baselines beside them."""
+
+from streamgan.metrics.baselines import constant_ab, gray_passthrough, median_ab
+from streamgan.metrics.collection import ColorizationMetrics
+from streamgan.metrics.functional import PROTOCOL
+from streamgan.metrics.saturation import SaturationSweep
+
+__all__ = [
+    "PROTOCOL",
+    "ColorizationMetrics",
+    "SaturationSweep",
+    "constant_ab",
+    "gray_passthrough",
+    "median_ab",
+]

@@ -1,0 +1,35 @@
+"""The zoo: generators and discriminators by name.
+
+Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] of any H, W:
+
+    out_channels   the head's channels: 2 for lab and ycbcr, 3 for rgb
+    size = 256     side of the training images in pixels; only a default may depend on it
+    width = None   channels of the first level; None: as published
+    depth = None   what the model calls its depth; None: as published
+    norm = None    "batch", "instance", "group" or "none"; None: the model's own
+    pretrained = False   start from downloaded encoder weights
+    bounded = False      a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
+
+Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape
+(B, 1, ...). A model that does not have an option raises ConfigError when it is set; none is ignored. All
+have normal parameters on the default device, so `with torch.device("meta")` builds them without memory.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from streamgan.models import paper_cnn, patchgan, unet
+from streamgan.models.options import choose
+
+__all__ = ["DISCRIMINATORS", "GENERATORS", "choose"]
+
+GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "paper_cnn": paper_cnn.build_generator,
+    "unet": unet.build_generator,
+}
+
+DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
+    "paper_cnn": paper_cnn.build_discriminator,
+    "patchgan": patchgan.build_discriminator,
+}

@@ -1,0 +1,51 @@
+"""Small pieces that several architectures share: norms by name and the zero-initialised last layer.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+import math
+from typing import Literal, TypeVar
+
+from torch import Tensor, nn
+
+from streamgan.core.errors import ConfigError
+
+Norm = Literal["batch", "instance", "group", "none"]
+_Conv = TypeVar("_Conv", nn.Conv2d, nn.ConvTranspose2d)
+NORMS: tuple[Norm, ...] = ("batch", "instance", "group", "none")
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm that lets a 1 x 1 map pass: its variance is zero, and nothing would be left of it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input if input.shape[-2] * input.shape[-1] == 1 else super().forward(input)
+
+
+def normalization(norm: Norm, num_channels: int) -> nn.Module:
+    """A learnable norm over (B, C, H, W). `group` has about 16 channels a group.
+
+    Only `batch` mixes images, so only the others give the same result however a batch is split over
+    processes.
+    """
+    match norm:
+        case "batch":
+            return nn.BatchNorm2d(num_channels)
+        case "instance":
+            return InstanceNorm(num_channels, affine=True)
+        case "group":
+            return nn.GroupNorm(math.gcd(num_channels, max(1, num_channels // 16)), num_channels)
+        case "none":
+            return nn.Identity()
+        case _:
+            raise ConfigError(
+                "model.norm", f"no norm of this name (got {norm!r})", f"choose from {', '.join(NORMS)}"
+            )
+
+
+def zero_init(layer: _Conv) -> _Conv:
+    """The layer with weight and bias zero: the network starts at 0, which is gray for every head."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,117 @@
+"""`unet`: the U-Net generator of pix2pix.
+
+Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017,
+https://arxiv.org/abs/1611.07004 (section 6.1.1).
+
+Shape suffixes: B batch, C the head's channels, H height, W width.
+
+depth 8, width 64; every conv is 4x4 with stride 2:
+| down | channels | side of 256 | up (transposed) | channels in -> out |
+|---|---|---|---|---|
+| 1 | 64, no norm | 128 | 8 (last) | 128 -> C |
+| 2 | 128 | 64 | 7 | 256 -> 64 |
+| 3 | 256 | 32 | 6 | 512 -> 128 |
+| 4 | 512 | 16 | 5 | 1024 -> 256 |
+| 5 | 512 | 8 | 4 | 1024 -> 512 |
+| 6 | 512 | 4 | 3, dropout 0.5 | 1024 -> 512 |
+| 7 | 512 | 2 | 2, dropout 0.5 | 1024 -> 512 |
+| 8 | 512, no norm | 1 | 1, dropout 0.5 | 512 -> 512 |
+
+LeakyReLU 0.2 going down, ReLU going up; each up step is joined with the down step of its size. Depth d ends
+at 1 / 2^d of the image; a shallower net drops the innermost 512 -> 512 levels first, and its dropout with
+them: none is left at depth 5 and below. Published: BatchNorm (with a batch of 1, thus instance norm) and a
+tanh; ours is linear and starts at zero.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamgan.models.layers import Norm, normalization, zero_init
+from streamgan.models.options import at_least, refuse
+from streamgan.models.padding import crop_like, reflect_to_multiple
+
+
+def default_depth(size: int) -> int:
+    """Down steps for square images of `size` pixels: as deep as they can be halved, within 2 to 8."""
+    return max(2, min(8, size.bit_length() - 1))
+
+
+def _initialise(layer: nn.Module) -> None:
+    """The published start: weights from N(0, 0.02), biases zero."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class UNet(nn.Module):
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
+
+    The smallest maps are never normalised, so a bottleneck of one pixel keeps its content under every norm.
+    """
+
+    def __init__(
+        self, out_channels: int, *, width: int, depth: int, norm: Norm, bounded: bool, dropout: float = 0.5
+    ):
+        super().__init__()
+        widths = [width * min(2**level, 8) for level in range(depth)]
+        bias = norm in ("none", "group")  # batch and instance norm subtract it again
+        self.multiple = 2**depth
+        self.bounded = bounded
+        self.first = nn.Conv2d(1, widths[0], 4, stride=2, padding=1)
+        self.downs = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        for level in range(1, depth):
+            innermost = level == depth - 1
+            conv = nn.Conv2d(widths[level - 1], widths[level], 4, stride=2, padding=1, bias=bias or innermost)
+            self.downs.append(conv if innermost else nn.Sequential(conv, normalization(norm, widths[level])))
+        for level in range(depth - 1, 0, -1):
+            num_in = widths[level] if level == depth - 1 else 2 * widths[level]
+            up = [
+                nn.ConvTranspose2d(num_in, widths[level - 1], 4, stride=2, padding=1, bias=bias),
+                normalization(norm, widths[level - 1]),
+            ]
+            if level >= max(5, depth - 3):
+                up.append(nn.Dropout(dropout))
+            self.ups.append(nn.Sequential(*up))
+        self.last = nn.ConvTranspose2d(2 * widths[0], out_channels, 4, stride=2, padding=1)
+        if norm != "none":  # without a norm the small start would fade from layer to layer
+            self.apply(_initialise)
+        zero_init(self.last)
+
+    def forward(self, input_B1HW: Tensor) -> Tensor:
+        x = self.first(reflect_to_multiple(input_B1HW, self.multiple))
+        skips = []
+        for down in self.downs:
+            skips.append(x)
+            x = down(F.leaky_relu(x, 0.2))
+        for up in self.ups:
+            x = torch.cat((skips.pop(), up(F.relu(x))), 1)
+        x = crop_like(self.last(F.relu(x)), input_B1HW)
+        return torch.sigmoid(x) if self.bounded else x
+
+
+def build_generator(
+    *,
+    out_channels: int,
+    size: int = 256,
+    width: int | None = None,
+    depth: int | None = None,
+    norm: Norm | None = None,
+    pretrained: bool = False,
+    bounded: bool = False,
+) -> UNet:
+    """The U-Net: `width` (64) channels at half size, `depth` (8 at size 256, 6 at 64), `norm` ("instance").
+
+    Instance norm is what the published BatchNorm is at its batch of 1, and does not depend on how a batch is
+    split.
+    """
+    refuse("unet", pretrained=pretrained)
+    return UNet(
+        out_channels,
+        width=at_least(1, 64 if width is None else width, "width"),
+        depth=at_least(2, default_depth(size) if depth is None else depth, "depth"),
+        norm="instance" if norm is None else norm,
+        bounded=bounded,
+    )

@@ -1,0 +1,202 @@
+"""From a TrainConfig to the objects that training needs; the one place here that picks by name."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.optim import AdamW
+
+from streamgan.core.color import HEADS, Head
+from streamgan.core.config import TrainConfig
+from streamgan.core.errors import ConfigError
+from streamgan.core.seeding import torch_seed
+from streamgan.data.loader import Loader, build_loader
+from streamgan.losses import ADVERSARIAL, RECONSTRUCTION
+from streamgan.models import DISCRIMINATORS, GENERATORS, choose
+
+from .ema import ema_copy
+from .step import Losses
+
+_INIT = 10  # hash key of the initial weights
+WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says otherwise
+
+
+@dataclass
+class Networks:
+    """Everything that a checkpoint holds beside the step. Modules are the ones that `Accelerator.prepare`
+    gave.
+
+    `plain_*` are the same modules without the distributed wrapper: what is averaged, saved and frozen.
+    """
+
+    generator: nn.Module
+    plain_generator: nn.Module
+    ema: nn.Module
+    optimizer_g: AdamW
+    discriminator: nn.Module | None = None
+    plain_discriminator: nn.Module | None = None
+    optimizer_d: AdamW | None = None
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """The Accelerator of this process, after the guard against processes that silently train alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=False)]
+    )
+    if accelerator.num_processes != world:
+        raise ConfigError(
+            "launcher",
+            f"{world} processes were started but this one trains alone",
+            "see launch/README.md for the command of this machine",
+        )
+    if accelerator.device.type == "cpu":
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(config.run.threads or max(1, cores // local_world))
+    torch.set_float32_matmul_precision("high")
+    return accelerator
+
+
+def build_head(config: TrainConfig) -> Head:
+    return HEADS[config.model.head]
+
+
+def build_losses(config: TrainConfig) -> Losses:
+    loss = config.loss
+    return Losses(
+        adversarial=ADVERSARIAL[loss.gan],
+        reconstruction=RECONSTRUCTION[loss.rec],
+        rec_weight=loss.rec_weight,
+        r1_weight=loss.r1_weight,
+        r1_every=loss.r1_every,
+    )
+
+
+def check_models(config: TrainConfig) -> None:
+    """ConfigError if a model name or one of its options does not exist; builds without memory."""
+    with torch.device("meta"):
+        _build_generator(config, pretrained=False)
+        if config.loss.gan_weight > 0:
+            _build_discriminator(config)
+
+
+def _build_generator(config: TrainConfig, *, pretrained: bool) -> nn.Module:
+    spec = generator_spec(config)
+    return choose(GENERATORS, spec["generator"], "model.generator")(**spec["options"], pretrained=pretrained)
+
+
+def _build_discriminator(config: TrainConfig) -> nn.Module:
+    model = config.model
+    return choose(DISCRIMINATORS, model.discriminator, "model.discriminator")(width=model.d_width)
+
+
+def generator_spec(config: TrainConfig) -> dict[str, Any]:
+    """How to build the generator without this configuration: travels inside every weights file."""
+    model = config.model
+    options = {
+        "out_channels": HEADS[model.head].channels,
+        "size": config.data.size,
+        "width": model.width,
+        "depth": model.depth,
+        "norm": model.norm,
+        "bounded": model.head == "rgb",
+    }
+    return {"generator": model.generator, "head": model.head, "size": config.data.size, "options": options}
+
+
+def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
+    """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks."""
+    torch.manual_seed(torch_seed(config.run.seed, _INIT))
+    layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
+    generator = _build_generator(config, pretrained=config.model.pretrained)
+    generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
+    ema = ema_copy(generator)
+    optimizer_g = _optimizer(config, generator, lr=config.optim.lr_g, weight_decay=config.optim.weight_decay)
+    wrapped_g, prepared_g = accelerator.prepare(generator, optimizer_g)
+    networks = Networks(wrapped_g, accelerator.unwrap_model(wrapped_g), ema, prepared_g)
+    if config.loss.gan_weight > 0:
+        discriminator = _build_discriminator(config)
+        discriminator = discriminator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
+        optimizer_d = _optimizer(config, discriminator, lr=config.optim.lr_d, weight_decay=0.0)
+        networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
+        networks.plain_discriminator = accelerator.unwrap_model(networks.discriminator)
+    return networks
+
+
+def _optimizer(config: TrainConfig, module: nn.Module, *, lr: float, weight_decay: float) -> AdamW:
+    # The fused implementation takes `found_inf`: a non-finite step is skipped without a host sync.
+    return AdamW(module.parameters(), lr=lr, betas=config.optim.betas, weight_decay=weight_decay, fused=True)
+
+
+def build_train_loader(
+    config: TrainConfig, accelerator: Accelerator, *, start_step: int, stop_step: int
+) -> Loader:
+    """This rank's batches from `start_step` on; ConfigError where the batch cannot be shared out."""
+    data, world = config.data, accelerator.num_processes
+    if data.batch % (world * config.optim.accumulate):
+        raise ConfigError(
+            "data.batch",
+            f"{data.batch} does not divide into {world} ranks x {config.optim.accumulate} micro-batches",
+            "choose another data.batch, optim.accumulate or number of ranks",
+        )
+    return build_loader(
+        data.shards,
+        "train",
+        data.batch,
+        data.size,
+        data.workers,
+        config.run.seed,
+        accelerator.process_index,
+        world,
+        start_step,
+        lanes=data.lanes,
+        window=data.window,
+        gray="twin" if data.gray == "twin" else None,
+        max_samples=data.max_samples,
+        stop_step=stop_step,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    return config.run.steps or (config.run.epochs or 0) * steps_per_epoch
+
+
+def adversarial_weight(config: TrainConfig, step: int, total: int) -> float:
+    """Weight of the adversarial loss at `step`: 0 in the warm-up, then rising linearly to loss.gan_weight."""
+    loss = config.loss
+    warmup = round(WARMUP_SHARE * total) if loss.warmup_steps is None else loss.warmup_steps
+    ramp = warmup if loss.ramp_steps is None else loss.ramp_steps
+    if step < warmup:
+        return 0.0
+    return loss.gan_weight * (min(1.0, (step - warmup + 1) / ramp) if ramp else 1.0)
+
+
+def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
+    """Multiplier of the learning rates at `step`: a pure function, so there is no scheduler to save."""
+    optim = config.optim
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    progress = (step - optim.warmup_steps) / max(1, total - optim.warmup_steps)
+    if optim.schedule == "linear":
+        return 1 - progress
+    if optim.schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1.0
+
+
+def set_learning_rates(networks: Networks, config: TrainConfig, factor: float) -> None:
+    """Give both optimizers their learning rate for the next step."""
+    for optimizer, rate in (
+        (networks.optimizer_g, config.optim.lr_g),
+        (networks.optimizer_d, config.optim.lr_d),
+    ):
+        if optimizer is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor

@@ -1,0 +1,31 @@
+"""Exponential moving average of the generator's weights, kept in float32 on every rank."""
+
+import copy
+
+import torch
+from torch import nn
+
+RAMP_UP = (
+    0.05  # the half-life is at most this share of the images seen, so that early weights are forgotten soon
+)
+
+
+def ema_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy of `model` in eval mode, to be moved by `update_ema`."""
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def ema_decay(*, batch: int, images_seen: int, half_life_images: float) -> float:
+    """Weight of the old average after one more batch: 0.5 ** (batch / half-life), the half-life ramped up."""
+    half_life = min(half_life_images, images_seen * RAMP_UP)
+    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the parameters of `average` towards those of `model`; buffers and counters are copied."""
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  (one kernel for all tensors)
+        list(average.parameters()), list(model.parameters()), 1 - decay
+    )
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)

@@ -1,0 +1,145 @@
+"""Scores of a generator on a split, always beside the baselines that cost nothing.
+
+All ranks evaluate disjoint samples; padding is masked; float32 without autocast.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from streamgan.core.color import HEADS, Head, unit_rgb
+from streamgan.core.logs import progress
+from streamgan.data.loader import Batch, GrayMode, Loader, build_eval_loader
+from streamgan.losses import RECONSTRUCTION
+from streamgan.metrics import PROTOCOL, ColorizationMetrics, constant_ab, gray_passthrough, median_ab
+
+Scores = dict[str, float]
+
+
+MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline
+
+
+def measure_median_ab(loader: Loader, device: torch.device) -> Tensor:
+    """The median a and b over the pixels of a loader's images, float32 (2,) in Lab units."""
+    return median_ab(batch.color_B3HW.to(device) for batch in loader)
+
+
+@torch.inference_mode()
+def score_generator(
+    generator: nn.Module,
+    head: Head,
+    loader: Loader,
+    *,
+    accelerator: Accelerator,
+    reconstruction: Callable[[Tensor, Tensor], Tensor],
+    show_progress: bool = False,
+) -> Scores:
+    """Metrics of a generator in eval mode over a loader's images, with its reconstruction error as `loss`."""
+    generator.eval()
+    metrics = ColorizationMetrics().to(accelerator.device)
+    losses = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum over images, images
+    bar = progress(total=len(loader), unit="batch", label="model", hidden=not show_progress)
+    for batch in loader:
+        given, target, truth, valid = _on_device(batch, head, accelerator.device)
+        output = generator(given)
+        metrics.update(head.decode(given, output), truth, valid)
+        if valid.any():
+            count = valid.sum()
+            losses += torch.stack(
+                (reconstruction(output[valid], target[valid]).double() * count, count.double())
+            )
+        bar.update()
+    bar.close()
+    total, count = accelerator.reduce(losses, "sum").tolist()  # type: ignore[union-attr]
+    return {"loss": total / count, **metrics.compute()}
+
+
+@torch.inference_mode()
+def score_baselines(
+    loader: Loader, *, accelerator: Accelerator, median_2: Tensor, show_progress: bool = False
+) -> dict[str, Scores]:
+    """`{"gray": ..., "median_ab": ...}`: chroma zero, and the training set's median chroma everywhere."""
+    lab = HEADS["lab"]
+    gray, middle = (ColorizationMetrics().to(accelerator.device) for _ in range(2))
+    bar = progress(total=len(loader), unit="batch", label="baselines", hidden=not show_progress)
+    for batch in loader:
+        given, _, truth, valid = _on_device(batch, lab, accelerator.device)
+        gray.update(lab.decode(given, gray_passthrough(given)), truth, valid)
+        middle.update(lab.decode(given, constant_ab(given, median_2)), truth, valid)
+        bar.update()
+    bar.close()
+    return {"gray": gray.compute(), "median_ab": middle.compute()}
+
+
+def evaluate_weights(
+    generator: nn.Module,
+    head: Head,
+    shards: str,
+    split: str,
+    *,
+    size: int,
+    batch: int = 16,
+    workers: int = 2,
+    num_images: int | None = None,
+    gray: GrayMode | None = None,
+) -> dict[str, Any]:
+    """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
+
+    Runs on all ranks if there are several; `batch` is a rank's.
+    """
+    accelerator = Accelerator()
+    common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
+    mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
+    loader = build_eval_loader(shards, split, **common, **mine)
+    median_2 = measure_median_ab(
+        build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common), accelerator.device
+    )
+    model = score_generator(
+        generator.to(accelerator.device),
+        head,
+        loader,
+        accelerator=accelerator,
+        reconstruction=RECONSTRUCTION["l1"],
+        show_progress=True,
+    )
+    baselines = score_baselines(loader, accelerator=accelerator, median_2=median_2, show_progress=True)
+    protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
+    return {
+        "num_images": loader.num_samples,
+        "split": split,
+        "size": size,
+        "protocol": protocol,
+        "shards_digest": loader.digest,
+        "model": model,
+        "baselines": baselines,
+    }
+
+
+@torch.inference_mode()
+def sample_rows(
+    generator: nn.Module, ema: nn.Module, head: Head, batch: Batch, device: torch.device
+) -> list[Tensor]:
+    """The rows of a sample grid, sRGB in [0, 1]: gray, G, EMA, truth."""
+    given, _, truth, _ = _on_device(batch, head, device)
+    lab = HEADS["lab"]
+    lightness = lab.encode(*_images(batch, device))[0]
+    was_training = generator.training
+    generator.eval()
+    gray = lab.decode(lightness, gray_passthrough(lightness))
+    rows = [gray, head.decode(given, generator(given)), head.decode(given, ema(given)), truth]
+    generator.train(was_training)
+    return rows
+
+
+def _images(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    gray = batch.gray_B1HW if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
+    return batch.color_B3HW.to(device, non_blocking=True), gray
+
+
+def _on_device(batch: Batch, head: Head, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(network input, target, true sRGB in [0, 1], mask of real images)."""
+    color, gray = _images(batch, device)
+    return *head.encode(color, gray), unit_rgb(color), (batch.ids_B >= 0).to(device)

@@ -1,0 +1,165 @@
+"""The training loop, top to bottom on one page.
+
+A run is its configuration and its shard set. The only state is the step, the weights and the optimizers, so
+the same command continues a run exactly where its newest checkpoint is.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from streamgan.core.config import TrainConfig, dump_yaml
+from streamgan.core.errors import StreamganError
+from streamgan.core.logs import say
+
+from . import build
+from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, write_config
+from .ema import ema_decay, update_ema
+from .process import StopRequest, run_lock
+from .report import Meter, Report, format_values
+from .step import StepSettings, gan_step
+from .validation import Validation
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train to the configured length, from the newest checkpoint if there is one.
+
+    Returns {"run", "steps", "stopped" (asked to stop early), "validation" (last figures)}. To be called in
+    every process that the launcher starts.
+    """
+    accelerator = build.start_accelerator(config)
+    try:
+        with run_lock(Path(config.run.dir), active=accelerator.is_main_process), StopRequest() as stop:
+            return _train(config, accelerator, stop)
+    finally:
+        accelerator.end_training()
+
+
+def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> dict[str, Any]:
+    run, device, batch_size = Path(config.run.dir), accelerator.device, config.data.batch
+    probe = build.build_train_loader(
+        config, accelerator, start_step=0, stop_step=0
+    )  # refuses before all the work
+    steps_per_epoch, digest = probe.steps_per_epoch, probe.digest
+    total = build.total_steps(config, steps_per_epoch)
+    head, losses = build.build_head(config), build.build_losses(config)
+    networks = build.build_networks(config, accelerator)
+
+    start, validation = 0, {}
+    checkpoints = list_checkpoints(run)
+    if checkpoints:
+        newest = checkpoints[-1]
+        load_checkpoint(newest, config=config, digest=digest, networks=networks, accelerator=accelerator)
+        start, validation = newest.step, newest.meta["validation"]
+    if start >= total:
+        say(f"{run}: all {total} steps are done; raise run.steps or run.epochs to go on")
+        return {"run": str(run), "steps": start, "stopped": False, "validation": validation}
+    say(
+        f"{run}: steps {start} to {total} ({steps_per_epoch} an epoch) on {probe.num_samples} images, "
+        f"{accelerator.num_processes} x {device.type}, mixed precision {accelerator.mixed_precision}"
+    )
+    if accelerator.is_main_process:
+        write_config(run, config)
+    report = Report(run, start_step=start, total_steps=total, active=accelerator.is_main_process)
+    report.text("config", dump_yaml(config))
+    validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
+    batches = iter(build.build_train_loader(config, accelerator, start_step=start, stop_step=total))
+    meter, bad_in_a_row = Meter(), torch.zeros((), device=device)
+    interval_step, interval_start, waited_s = start, time.monotonic(), 0.0
+
+    step = start
+    stopping = False
+    while step < total and not stopping:
+        asked = time.monotonic()
+        batch = next(batches)
+        waited_s += time.monotonic() - asked
+        color_B3HW = batch.color_B3HW.to(device, non_blocking=True)
+        gray_B1HW = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
+
+        rate = build.learning_rate_factor(config, step, total)
+        build.set_learning_rates(networks, config, rate)
+        settings = StepSettings(
+            step=step,
+            seed=config.run.seed,
+            adversarial_weight=build.adversarial_weight(config, step, total),
+            accumulate=config.optim.accumulate,
+            clip_g=config.optim.clip_g,
+            clip_d=config.optim.clip_d,
+        )
+        scalars = gan_step(accelerator, networks, head, losses, color_B3HW, gray_B1HW, settings=settings)
+        step += 1
+        half_life = config.optim.ema_half_life_images
+        decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
+        update_ema(networks.ema, networks.plain_generator, decay)
+        bad_in_a_row = (bad_in_a_row + 1) * (scalars["grad/skipped"] > 0)
+        meter.add(scalars)
+        report.advance()
+
+        due = _Due(config, step, steps_per_epoch=steps_per_epoch, total=total)
+        stopping = stop.agreed(accelerator, ask_others=due.log)
+        save = due.checkpoint or stopping
+        if due.log or save:  # a checkpoint closes the interval: a resumed run then logs the same means
+            seconds, steps = time.monotonic() - interval_start, step - interval_step
+            values = meter.read(accelerator) | {
+                "lr/g": config.optim.lr_g * rate,
+                "lr/d": config.optim.lr_d * rate,
+                "perf/images_per_s": steps * batch_size / seconds,
+                "perf/step_ms": 1000 * seconds / steps,
+                "perf/data_wait_ms": 1000 * waited_s / steps,
+            }
+            if device.type == "cuda":
+                values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+            report.scalars(step, values)
+            report.line(step, values)
+        validation = validate.scores(networks.ema, head) if due.validate else {}
+        if validation:
+            report.scalars(step, validation)
+            report.line(step, validation)
+        if due.sample and accelerator.is_main_process:
+            report.grid(step, "samples/val", validate.samples(networks, head))
+        if save:
+            save_checkpoint(
+                run,
+                step,
+                config=config,
+                digest=digest,
+                validation=validation,
+                networks=networks,
+                accelerator=accelerator,
+            )
+        if due.log or save:
+            if bad_in_a_row.item() >= config.run.max_bad_steps:
+                count = int(bad_in_a_row.item())
+                raise StreamganError(
+                    run, f"gradients were not finite for {count} steps", "lower optim.lr_g and lr_d"
+                )
+            interval_step, interval_start, waited_s = step, time.monotonic(), 0.0
+
+    report.close()
+    accelerator.wait_for_everyone()
+    if stopping:
+        say(f"{run}: stopped at step {step} of {total}, checkpoint written; the same command continues")
+    else:
+        say(f"{run}: done, {total} steps; {format_values(validation)}")
+    return {"run": str(run), "steps": step, "stopped": step < total, "validation": validation}
+
+
+class _Due:
+    """What is to be done after `step` optimizer steps."""
+
+    def __init__(self, config: TrainConfig, step: int, *, steps_per_epoch: int, total: int):
+        end, epoch_end = step == total, step % steps_per_epoch == 0
+        self.log = end or step % config.run.log_every == 0
+        self.checkpoint = end or epoch_end or _every(step, config.run.checkpoint_every)
+        own = config.run.validate_every
+        self.validate = end or (_every(step, own) if own else epoch_end)
+        self.sample = end or (
+            _every(step, config.run.sample_every) if config.run.sample_every else self.validate
+        )
+
+
+def _every(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

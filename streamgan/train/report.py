@@ -1,0 +1,142 @@
+"""What a run shows: TensorBoard, metrics.jsonl, sample grids and the console, all with the same names and
+numbers.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid, save_image
+
+from streamgan.core.files import atomic_write
+from streamgan.core.logs import progress, say
+
+
+class Meter:
+    """Means of device scalars over an interval and over all ranks, read back to the host once an interval."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        for tag, value in scalars.items():
+            self._sums[tag] = self._sums[tag] + value if tag in self._sums else value.clone()
+            self._counts[tag] = self._counts.get(tag, 0) + 1
+
+    def read(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means by tag since the last call. `grad/skipped` is a count of steps, not a mean."""
+        if not self._sums:
+            return {}
+        tags = sorted(self._sums)
+        means = torch.stack(
+            [self._sums[tag] / (1 if tag == "grad/skipped" else self._counts[tag]) for tag in tags]
+        )
+        means = accelerator.reduce(means, "mean")
+        self._sums, self._counts = {}, {}
+        return dict(zip(tags, means.tolist(), strict=True))  # type: ignore[union-attr]
+
+
+class Report:
+    """The main process's writers; on other ranks every method does nothing.
+
+    Lines of metrics.jsonl and TensorBoard points after `start_step` belong to work that was lost and is
+    done again: they are dropped.
+    """
+
+    def __init__(self, run: Path, *, start_step: int, total_steps: int, active: bool):
+        self._run, self._active = run, active
+        if not active:
+            return
+        self._jsonl = run / "metrics.jsonl"
+        kept = []
+        if self._jsonl.exists():
+            for line in self._jsonl.read_text().splitlines(keepends=True):
+                if line.endswith("\n") and json.loads(line)["step"] <= start_step:
+                    kept.append(line)
+        with atomic_write(self._jsonl) as file:
+            file.write("".join(kept).encode())
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
+        # Elsewhere than on a terminal the line of every interval tells the same.
+        self._bar = progress(
+            total=total_steps, unit="step", label="train", start=start_step, hidden=not sys.stderr.isatty()
+        )
+        self._started, self._start_step, self._total = time.monotonic(), start_step, total_steps
+
+    def text(self, tag: str, text: str) -> None:
+        if self._active:
+            self._board.add_text(tag, "```\n" + text + "\n```", 0)
+
+    def advance(self) -> None:
+        if self._active:
+            self._bar.update(1)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write scalars to TensorBoard and metrics.jsonl (non-finite values as strings, JSON has none)."""
+        if not self._active:
+            return
+        for tag, value in values.items():
+            self._board.add_scalar(tag, value, step)
+        row: dict[str, Any] = {"step": step, "time": round(time.time(), 3)}
+        row.update({tag: v if abs(v) != float("inf") and v == v else str(v) for tag, v in values.items()})
+        with open(self._jsonl, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def line(self, step: int, values: dict[str, float]) -> None:
+        """The console's line: progress, time left, losses and speed, or a validation's figures."""
+        if not self._active:
+            return
+        done = step - self._start_step
+        left = (time.monotonic() - self._started) / max(1, done) * (self._total - step)
+        say(f"step {step}/{self._total} eta {_clock(left)} {format_values(values)}")
+
+    def grid(self, step: int, tag: str, rows: list[Tensor]) -> None:
+        """Rows of images ((B, 3, H, W), [0, 1]) under one another, to TensorBoard and RUN/samples."""
+        if not self._active:
+            return
+        grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=2)
+        self._board.add_image(tag, grid, step)
+        folder = self._run / "samples"
+        folder.mkdir(exist_ok=True)
+        with atomic_write(folder / f"step-{step:08d}.png") as file:
+            save_image(grid, file, format="png")
+
+    def close(self) -> None:
+        if self._active:
+            self._bar.close()
+            self._board.close()
+
+
+_SHORT = {
+    "loss/g_total": "g_loss",
+    "loss/g_rec": "rec",
+    "loss/g_adv": "adv",
+    "loss/d_total": "d_loss",
+    "loss/d_real": "real",
+    "loss/d_fake": "fake",
+    "val/loss": "val_loss",
+    "val/psnr": "psnr",
+    "val/ssim": "ssim",
+    "val/cf": "cf",
+    "val/gray_psnr": "gray_psnr",
+    "perf/images_per_s": "img/s",
+    "perf/data_wait_ms": "wait_ms",
+    "grad/skipped": "skipped",
+}
+
+
+def format_values(values: dict[str, float]) -> str:
+    """The console's share of the scalars, with short names."""
+    return " ".join(f"{name} {values[tag]:.4g}" for tag, name in _SHORT.items() if tag in values)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,91 @@
+"""Validation during training: the EMA generator on a fixed part of the validation split, with the baselines
+beside.
+"""
+
+from collections.abc import Callable
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from streamgan.core.color import Head
+from streamgan.core.config import TrainConfig
+from streamgan.core.logs import say
+from streamgan.data.format import read_manifest
+from streamgan.data.loader import Batch, Loader, build_eval_loader
+
+from .build import Networks
+from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
+
+
+class Validation:
+    """Scores and sample rows of a run. Baselines and the sample batch are read once and kept."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        *,
+        reconstruction: Callable[[Tensor, Tensor], Tensor],
+    ):
+        self._config, self._accelerator, self._reconstruction = config, accelerator, reconstruction
+        splits = read_manifest(config.data.shards).splits
+        self.split = "val" if "val" in splits and splits["val"].samples else "train"
+        self._num_samples = min(config.run.sample_images, splits[self.split].samples)
+        if self.split == "train":
+            say(f"{config.data.shards}: no validation split; validating on training images")
+        self._baselines: dict[str, float] | None = None
+        self._sample_batch: Batch | None = None
+
+    def scores(self, ema: nn.Module, head: Head) -> dict[str, float]:
+        """`val/loss`, `val/psnr`, ... of the EMA generator and `val/gray_psnr`, ... of the baselines; on
+        all ranks.
+        """
+        loader = self._loader()
+        scores = score_generator(
+            ema, head, loader, accelerator=self._accelerator, reconstruction=self._reconstruction
+        )
+        if self._baselines is None:
+            train = self._loader(
+                "train", num_images=self._config.run.validate_images, every_rank_reads_all=True
+            )
+            median = measure_median_ab(train, self._accelerator.device)
+            baselines = score_baselines(loader, accelerator=self._accelerator, median_2=median)
+            self._baselines = {
+                f"val/{name}_{metric}": row[metric]
+                for name, row in baselines.items()
+                for metric in ("psnr", "ssim")
+            }
+        return {f"val/{metric}": value for metric, value in scores.items()} | self._baselines
+
+    def samples(self, networks: Networks, head: Head) -> list[Tensor]:
+        """Rows gray | G | EMA | truth of the same images every time."""
+        if self._sample_batch is None:
+            count = self._num_samples
+            loader = self._loader(num_images=count, batch=count, every_rank_reads_all=True)
+            self._sample_batch = next(iter(loader))
+        return sample_rows(
+            networks.plain_generator, networks.ema, head, self._sample_batch, self._accelerator.device
+        )
+
+    def _loader(
+        self,
+        split: str | None = None,
+        *,
+        num_images: int | None = None,
+        batch: int | None = None,
+        every_rank_reads_all: bool = False,
+    ) -> Loader:
+        data, alone = self._config.data, every_rank_reads_all
+        local = max(1, data.batch // self._accelerator.num_processes // self._config.optim.accumulate)
+        return build_eval_loader(
+            data.shards,
+            split or self.split,
+            batch=batch or local,
+            size=data.size,
+            workers=data.workers,
+            rank=0 if alone else self._accelerator.process_index,
+            world=1 if alone else self._accelerator.num_processes,
+            num_images=num_images or self._config.run.validate_images,
+            gray="twin" if data.gray == "twin" else None,
+            pin_memory=self._accelerator.device.type == "cuda",
+        )

@@ -1,0 +1,113 @@
+"""Losses against their formulas, under autocast, and through DDP's eyes."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, r1_penalty
+from streamgan.losses.reconstruction import SMOOTH_BETA
+
+
+def test_adversarial_losses_are_what_their_formulas_say():
+    x = torch.tensor([[-2.0], [0.5], [3.0]])
+    sigmoid = x.sigmoid()
+    expected = {
+        "bce": (-sigmoid.log(), -(1 - sigmoid).log(), -sigmoid.log()),
+        "hinge": ((1 - x).clamp_min(0), (1 + x).clamp_min(0), -x),
+        "lsgan": ((x - 1) ** 2, x**2, (x - 1) ** 2),
+    }
+    assert expected.keys() == ADVERSARIAL.keys()
+    for name, formulas in expected.items():
+        for function, values in zip(ADVERSARIAL[name], formulas, strict=True):
+            torch.testing.assert_close(function(x), values.mean())
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_adversarial_losses_push_logits_the_right_way(name):
+    loss = ADVERSARIAL[name]
+    for function, sign in ((loss.d_real, -1), (loss.d_fake, 1), (loss.g, -1)):
+        logits = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
+        (gradient,) = torch.autograd.grad(function(logits), logits)
+        wanted = (
+            logits.detach() - (1 if sign < 0 else 0) if name == "lsgan" else torch.full((3,), float(sign))
+        )
+        assert torch.equal(gradient.sign(), wanted.sign())
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_adversarial_losses_stay_finite_and_fp32_for_huge_bf16_logits(name):
+    logits = torch.tensor([-300.0, 300.0], dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [function(logits) for function in ADVERSARIAL[name]]
+    assert all(loss.dtype == torch.float32 and loss.ndim == 0 and loss.isfinite() for loss in losses)
+    (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), logits)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+@pytest.mark.parametrize("shape", [(8, 1), (8, 1, 5, 7)])
+def test_the_mean_over_micro_batches_is_the_loss_of_the_batch(name, shape):
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for function in ADVERSARIAL[name]:
+        parts = torch.stack([function(part) for part in logits.split(2)])
+        torch.testing.assert_close(parts.mean(), function(logits))
+
+
+def test_reconstruction_losses_are_what_their_formulas_say():
+    pred = torch.tensor([0.0, 0.05, -0.5, 1.0]).view(1, 2, 1, 2)
+    zero = torch.zeros_like(pred)
+    size = pred.abs()
+    huber = torch.where(size < SMOOTH_BETA, size**2 / (2 * SMOOTH_BETA), size - SMOOTH_BETA / 2)
+    expected = {"l1": size.mean(), "mse": (size**2).mean(), "smooth_l1": huber.mean()}
+    assert expected.keys() == RECONSTRUCTION.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(RECONSTRUCTION[name](pred, zero), value)
+        assert RECONSTRUCTION[name](pred.bfloat16(), zero).dtype == torch.float32
+
+
+def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
+    weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    real = torch.rand(5, 3, 4, 4, requires_grad=True)
+    logits = (real * weight).sum((1, 2, 3)).view(5, 1)
+    torch.testing.assert_close(r1_penalty(logits, real), 0.5 * weight.square().sum())
+
+
+def test_r1_of_patches_does_not_grow_with_the_image():
+    values = []
+    for patches in (2, 6):
+        real = torch.rand(2, 3, 4 * patches, 4 * patches, requires_grad=True)
+        conv = nn.Conv2d(3, 1, 4, stride=4)
+        nn.init.constant_(conv.weight, 0.1)
+        values.append(r1_penalty(conv(real), real).item())
+    assert values[0] == pytest.approx(values[1]) == pytest.approx(0.5 * 48 * 0.01)
+
+
+def test_r1_reaches_every_parameter_and_has_finite_second_derivatives():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3))
+    real = torch.rand(2, 3, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = r1_penalty(model(real), real)
+    assert penalty.dtype == torch.float32
+    assert math.isfinite(penalty.item())
+    penalty.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"DDP would wait for {name}"
+        assert parameter.grad.isfinite().all()
+    assert model[0].weight.grad.abs().sum() > 0
+    assert model[2].bias.grad.abs().sum() == 0
+
+
+def test_r1_of_a_batch_is_the_mean_over_its_images():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 1, 3))
+    images = torch.rand(4, 3, 8, 8)
+
+    def penalty(part: torch.Tensor) -> torch.Tensor:
+        real = part.clone().requires_grad_()
+        return r1_penalty(model(real), real)
+
+    torch.testing.assert_close(
+        torch.stack([penalty(part) for part in images.split(1)]).mean(), penalty(images)
+    )

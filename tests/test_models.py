@@ -1,0 +1,221 @@
+"""The zoo: sizes, shapes, the gray start, refusals."""
+
+import inspect
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from streamgan.core.color import HEADS, rgb_to_lab
+from streamgan.core.errors import ConfigError
+from streamgan.metrics.functional import psnr
+from streamgan.models import DISCRIMINATORS, GENERATORS, choose
+from streamgan.models.layers import NORMS
+from streamgan.models.padding import crop_like, reflect_to_multiple
+from streamgan.models.unet import default_depth
+
+SMALL = {"paper_cnn": {"width": 4, "depth": 1}, "unet": {"width": 4, "depth": 3}}
+PUBLISHED = {
+    "paper_cnn": (GENERATORS, {"out_channels": 3, "bounded": True}, 10.3e6, 0.005),
+    "unet": (GENERATORS, {"out_channels": 2}, 54.41e6, 0.001),
+    "paper_cnn D": (DISCRIMINATORS, {}, 1.55e6, 0.005),
+    "patchgan": (DISCRIMINATORS, {}, 2.77e6, 0.005),
+}
+
+
+def generator(name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return GENERATORS[name](**{"out_channels": 2, **SMALL[name], **options})
+
+
+def disturb(model: nn.Module) -> nn.Module:
+    """Every parameter away from its start, so that a zero-initialised layer lets the image through."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0, 0.2)
+    return model
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_size_is_reached_at_full_width(name):
+    table, options, num_parameters, tolerance = PUBLISHED[name]
+    with torch.device("meta"):
+        model = table[name.removesuffix(" D")](**options)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(num_parameters, rel=tolerance)
+
+
+@pytest.mark.parametrize("table", [GENERATORS, DISCRIMINATORS], ids=["G", "D"])
+def test_all_builders_of_a_table_take_the_same_keywords(table):
+    generators = {"out_channels", "size", "width", "depth", "norm", "pretrained", "bounded"}
+    wanted = generators if table is GENERATORS else {"in_channels", "width", "depth", "norm"}
+    for build in table.values():
+        parameters = inspect.signature(build).parameters
+        assert set(parameters) == wanted
+        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (16, 16), (97, 131)])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_any_image_size_comes_back_as_it_went_in(name, size):
+    output = disturb(generator(name).eval())(torch.rand(2, 1, *size))
+    assert output.shape == (2, 2, *size)
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_norm_trains_and_keeps_the_input_visible_at_a_bottleneck_of_one_pixel(name, norm):
+    model = disturb(generator(name, norm=norm))
+    image = torch.rand(2, 1, 8, 8, requires_grad=True)
+    output = model(image)
+    (gradient,) = torch.autograd.grad(output.square().sum(), image)
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("norm", ["instance", "group", "none"])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_an_image_is_coloured_alike_alone_and_in_a_batch(name, norm):
+    model = disturb(generator(name, norm=norm))
+    images = torch.rand(3, 1, 24, 24)
+    alone = torch.cat([model(image) for image in images.split(1)])
+    torch.testing.assert_close(model(images), alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("paper_cnn", "lab"), ("unet", "lab"), ("unet", "ycbcr"), ("unet", "rgb")]
+)
+def test_an_untrained_generator_gives_the_gray_baseline(name, head):
+    color = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    channels = HEADS[head].channels
+    given, _ = HEADS[head].encode(color, None)
+    model = generator(name, out_channels=channels, bounded=head == "rgb")
+    gray = torch.zeros(2, 2, 32, 32)
+    baseline = HEADS["lab" if head == "rgb" else head].decode(given, gray)
+    difference = psnr(HEADS[head].decode(given, model(given)), color / 255) - psnr(baseline, color / 255)
+    assert difference.abs().max() < 0.01
+    assert rgb_to_lab(HEADS[head].decode(given, model(given)))[:, 1:].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_bounded_generator_stays_within_0_and_1(name):
+    output = disturb(generator(name, out_channels=3, bounded=True))(10 * torch.randn(2, 1, 16, 16))
+    assert ((output >= 0) & (output <= 1)).all()
+    assert output.std() > 0
+
+
+def test_the_unet_normalises_neither_its_first_nor_its_innermost_map():
+    norms = [m for m in generator("unet", depth=5, norm="batch").modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == (5 - 2) + (5 - 1)  # down steps but two, up steps but the last
+
+
+def test_the_bounded_paper_generator_gives_rgb_and_is_not_zero_at_the_start():
+    output = generator("paper_cnn", out_channels=3, bounded=True)(torch.rand(2, 1, 16, 16))
+    assert ((output > 0) & (output < 1)).all()
+    assert output.std() > 0
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_parameter_of_a_generator_learns_once_the_last_layer_has_moved(name):
+    model = disturb(generator(name, norm="group"))
+    model(torch.rand(2, 1, 16, 16)).square().sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize(
+    ("table", "name"), [(GENERATORS, n) for n in GENERATORS] + [(DISCRIMINATORS, n) for n in DISCRIMINATORS]
+)
+def test_models_run_under_bf16_autocast_in_channels_last_and_on_meta(table, name):
+    def build() -> nn.Module:
+        return generator(name) if table is GENERATORS else table[name](width=4)
+
+    channels = 1 if table is GENERATORS else 3
+    model = build().to(memory_format=torch.channels_last)
+    image = torch.rand(2, channels, 29, 31).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(image)
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+    with torch.device("meta"):
+        assert build()(torch.rand(2, channels, 29, 31)).shape == output.shape
+
+
+def test_the_unet_follows_the_image_down_to_one_pixel():
+    assert [default_depth(size) for size in (1, 16, 64, 96, 128, 256, 512)] == [2, 4, 6, 6, 7, 8, 8]
+    with torch.device("meta"):
+        deep, shallow = (GENERATORS["unet"](out_channels=2, size=size) for size in (256, 32))
+    dropouts = [sum(isinstance(m, nn.Dropout) for m in model.modules()) for model in (deep, shallow)]
+    assert dropouts == [3, 0]
+
+
+def test_the_patches_of_patchgan_have_70_pixels():
+    model = DISCRIMINATORS["patchgan"](width=2).eval()
+    image = torch.rand(1, 3, 160, 160, requires_grad=True)
+    logits = model(image)
+    (gradient,) = torch.autograd.grad(logits[0, 0, 9, 9], image)
+    seen = gradient.abs().sum((0, 1)).nonzero()
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [70, 70]
+    assert logits.shape == (1, 1, 18, 18)
+
+
+def test_patchgan_has_unit_spectral_norm_and_no_batch_norm():
+    model = DISCRIMINATORS["patchgan"](width=4)
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convs) == 5
+    for _ in range(20):
+        model(torch.rand(1, 3, 32, 32))
+    for conv in convs:
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.05)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def test_patchgan_says_when_an_image_is_too_small():
+    model = DISCRIMINATORS["patchgan"](width=2)
+    assert model(torch.rand(1, 3, 24, 40)).shape == (1, 1, 1, 3)
+    with pytest.raises(ConfigError, match="got 23 x 40"):
+        model(torch.rand(1, 3, 23, 40))
+
+
+def test_the_paper_discriminator_gives_one_logit_an_image_of_any_size():
+    model = DISCRIMINATORS["paper_cnn"](width=4)
+    for size in ((16, 16), (33, 50)):
+        assert model(torch.rand(3, 3, *size)).shape == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "where"),
+    [
+        (GENERATORS["paper_cnn"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (GENERATORS["unet"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (GENERATORS["unet"], {"out_channels": 2, "depth": 1}, "model.depth"),
+        (GENERATORS["paper_cnn"], {"out_channels": 2, "width": 0}, "model.width"),
+        (GENERATORS["unet"], {"out_channels": 2, "width": 2, "norm": "layer"}, "model.norm"),
+        (DISCRIMINATORS["paper_cnn"], {"depth": 3}, "model.depth"),
+        (DISCRIMINATORS["patchgan"], {"norm": "batch"}, "model.norm"),
+    ],
+)
+def test_an_option_that_a_model_does_not_have_is_refused(build, options, where):
+    with pytest.raises(ConfigError, match=f"^{where}: "):
+        build(**options)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    assert choose(GENERATORS, "unet", "model.generator") is GENERATORS["unet"]
+    with pytest.raises(
+        ConfigError, match=r"model.generator: .*'papercnn'.*'paper_cnn'.*choose from paper_cnn, unet"
+    ):
+        choose(GENERATORS, "papercnn", "model.generator")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (8, 8), (9, 17)])
+def test_padding_reflects_as_numpy_does_and_crops_back(size):
+    image = torch.rand(1, 2, *size)
+    padded = reflect_to_multiple(image, 8)
+    extra = [math.ceil(side / 8) * 8 - side for side in size]
+    numpy = pytest.importorskip("numpy")
+    expected = numpy.pad(image.numpy(), ((0, 0), (0, 0), (0, extra[0]), (0, extra[1])), mode="reflect")
+    assert torch.equal(padded, torch.from_numpy(expected))
+    assert torch.equal(crop_like(padded, image), image)
