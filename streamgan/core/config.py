@@ -92,6 +92,9 @@ class OptimConfig(_Section):
     """Learning rate of the discriminator (AdamW)."""
     betas: tuple[float, float] = (0.5, 0.999)
     """AdamW betas of both networks."""
+    eps: PositiveFloat = 1e-6
+    """AdamW's term against division by 0. At torch's 1e-8, gradients that are zero but for rounding make steps of
+    full size, and a run on another number of ranks drifts away."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -12,7 +12,7 @@ Shape suffixes: B batch, K input channels, H height, W width, h w the map of log
 | conv4x4 s2, LeakyReLU 0.2 | 128, H/4 | 10 |
 | conv4x4 s2, LeakyReLU 0.2 | 256, H/8 | 22 |
 | conv4x4 s1, LeakyReLU 0.2 | 512, H/8 - 1 | 46 |
-| conv4x4 s1 | 1, H/8 - 2 | 70 |
+| conv4x4 s1, no bias | 1, H/8 - 2 | 70 |
 """
 
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from streamgan.core.errors import ConfigError
 from streamgan.models.options import at_least, refuse
 
 
-def _conv(num_in: int, num_out: int, *, stride: int) -> nn.Module:
-    return spectral_norm(nn.Conv2d(num_in, num_out, 4, stride=stride, padding=1))
+def _conv(num_in: int, num_out: int, *, stride: int, bias: bool = True) -> nn.Module:
+    return spectral_norm(nn.Conv2d(num_in, num_out, 4, stride=stride, padding=1, bias=bias))
 
 
 class PatchDiscriminator(nn.Module):
@@ -41,7 +41,9 @@ class PatchDiscriminator(nn.Module):
         for level in range(1, depth + 1):
             stride = 1 if level == depth else 2
             layers += [_conv(widths[level - 1], widths[level], stride=stride), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, _conv(widths[-1], 1, stride=1))
+        # No bias on the logits, unlike the paper: while all of them lie within the hinge its gradient is zero
+        # but for rounding, which Adam makes large; another number of ranks would then train another network.
+        self.layers = nn.Sequential(*layers, _conv(widths[-1], 1, stride=1, bias=False))
 
     def forward(self, image_BKHW: Tensor) -> Tensor:
         height, width = image_BKHW.shape[-2:]

@@ -131,7 +131,10 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
 
 def _optimizer(config: TrainConfig, module: nn.Module, *, lr: float, weight_decay: float) -> AdamW:
     # The fused implementation takes `found_inf`: a non-finite step is skipped without a host sync.
-    return AdamW(module.parameters(), lr=lr, betas=config.optim.betas, weight_decay=weight_decay, fused=True)
+    optim = config.optim
+    return AdamW(
+        module.parameters(), lr=lr, betas=optim.betas, eps=optim.eps, weight_decay=weight_decay, fused=True
+    )
 
 
 def build_train_loader(
