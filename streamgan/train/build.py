@@ -81,14 +81,14 @@ def build_losses(config: TrainConfig) -> Losses:
 def check_models(config: TrainConfig) -> None:
     """ConfigError if a model name or one of its options does not exist; builds without memory."""
     with torch.device("meta"):
-        _build_generator(config, pretrained=False)
+        _build_generator(config)
         if config.loss.gan_weight > 0:
             _build_discriminator(config)
 
 
-def _build_generator(config: TrainConfig, *, pretrained: bool) -> nn.Module:
-    spec = generator_spec(config)
-    return choose(GENERATORS, spec["generator"], "model.generator")(**spec["options"], pretrained=pretrained)
+def _build_generator(config: TrainConfig) -> nn.Module:
+    model, options = config.model, generator_spec(config)["options"]
+    return choose(GENERATORS, model.generator, "model.generator")(**options, pretrained=model.pretrained)
 
 
 def _build_discriminator(config: TrainConfig) -> nn.Module:
@@ -114,7 +114,7 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks."""
     torch.manual_seed(torch_seed(config.run.seed, _INIT))
     layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
-    generator = _build_generator(config, pretrained=config.model.pretrained)
+    generator = _build_generator(config)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
     optimizer_g = _optimizer(config, generator, lr=config.optim.lr_g, weight_decay=config.optim.weight_decay)

@@ -4,7 +4,6 @@ A run is its configuration and its shard set. The only state is the step, the we
 the same command continues a run exactly where its newest checkpoint is.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from . import build
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, write_config
 from .ema import ema_decay, update_ema
 from .process import StopRequest, run_lock
-from .report import Meter, Report, format_values
+from .report import Interval, Report, format_values
 from .step import StepSettings, gan_step
 from .validation import Validation
 
@@ -63,82 +62,70 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
     )
     if accelerator.is_main_process:
         write_config(run, config)
-    report = Report(run, start_step=start, total_steps=total, active=accelerator.is_main_process)
-    report.text("config", dump_yaml(config))
     validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
     batches = iter(build.build_train_loader(config, accelerator, start_step=start, stop_step=total))
-    meter, bad_in_a_row = Meter(), torch.zeros((), device=device)
-    interval_step, interval_start, waited_s = start, time.monotonic(), 0.0
+    interval = Interval(start, batch_size=batch_size)
+    bad_in_a_row = torch.zeros((), device=device)
+    with Report(run, start_step=start, total_steps=total, active=accelerator.is_main_process) as report:
+        report.text("config", dump_yaml(config))
+        step, stopping = start, False
+        while step < total and not stopping:
+            with interval.waiting():
+                batch = next(batches)
+            color_B3HW = batch.color_B3HW.to(device, non_blocking=True)
+            gray_B1HW = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
 
-    step = start
-    stopping = False
-    while step < total and not stopping:
-        asked = time.monotonic()
-        batch = next(batches)
-        waited_s += time.monotonic() - asked
-        color_B3HW = batch.color_B3HW.to(device, non_blocking=True)
-        gray_B1HW = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
-
-        rate = build.learning_rate_factor(config, step, total)
-        build.set_learning_rates(networks, config, rate)
-        settings = StepSettings(
-            step=step,
-            seed=config.run.seed,
-            adversarial_weight=build.adversarial_weight(config, step, total),
-            accumulate=config.optim.accumulate,
-            clip_g=config.optim.clip_g,
-            clip_d=config.optim.clip_d,
-        )
-        scalars = gan_step(accelerator, networks, head, losses, color_B3HW, gray_B1HW, settings=settings)
-        step += 1
-        half_life = config.optim.ema_half_life_images
-        decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
-        update_ema(networks.ema, networks.plain_generator, decay)
-        bad_in_a_row = (bad_in_a_row + 1) * (scalars["grad/skipped"] > 0)
-        meter.add(scalars)
-        report.advance()
-
-        due = _Due(config, step, steps_per_epoch=steps_per_epoch, total=total)
-        stopping = stop.agreed(accelerator, ask_others=due.log)
-        save = due.checkpoint or stopping
-        if due.log or save:  # a checkpoint closes the interval: a resumed run then logs the same means
-            seconds, steps = time.monotonic() - interval_start, step - interval_step
-            values = meter.read(accelerator) | {
-                "lr/g": config.optim.lr_g * rate,
-                "lr/d": config.optim.lr_d * rate,
-                "perf/images_per_s": steps * batch_size / seconds,
-                "perf/step_ms": 1000 * seconds / steps,
-                "perf/data_wait_ms": 1000 * waited_s / steps,
-            }
-            if device.type == "cuda":
-                values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
-            report.scalars(step, values)
-            report.line(step, values)
-        validation = validate.scores(networks.ema, head) if due.validate else {}
-        if validation:
-            report.scalars(step, validation)
-            report.line(step, validation)
-        if due.sample and accelerator.is_main_process:
-            report.grid(step, "samples/val", validate.samples(networks, head))
-        if save:
-            save_checkpoint(
-                run,
-                step,
-                config=config,
-                digest=digest,
-                validation=validation,
-                networks=networks,
-                accelerator=accelerator,
+            rate = build.learning_rate_factor(config, step, total)
+            build.set_learning_rates(networks, config, rate)
+            settings = StepSettings(
+                step=step,
+                seed=config.run.seed,
+                adversarial_weight=build.adversarial_weight(config, step, total),
+                accumulate=config.optim.accumulate,
+                clip_g=config.optim.clip_g,
+                clip_d=config.optim.clip_d,
             )
-        if due.log or save:
-            if bad_in_a_row.item() >= config.run.max_bad_steps:
-                count = int(bad_in_a_row.item())
-                raise StreamganError(
-                    run, f"gradients were not finite for {count} steps", "lower optim.lr_g and lr_d"
-                )
-            interval_step, interval_start, waited_s = step, time.monotonic(), 0.0
+            scalars = gan_step(accelerator, networks, head, losses, color_B3HW, gray_B1HW, settings=settings)
+            step += 1
+            half_life = config.optim.ema_half_life_images
+            decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
+            update_ema(networks.ema, networks.plain_generator, decay)
+            bad_in_a_row = (bad_in_a_row + 1) * (scalars["grad/skipped"] > 0)
+            interval.add(scalars)
+            report.advance()
 
-    report.close()
+            due = _Due(config, step, steps_per_epoch=steps_per_epoch, total=total)
+            stopping = stop.agreed(accelerator, ask_others=due.log)
+            hopeless = (due.log or stopping) and bad_in_a_row.item() >= config.run.max_bad_steps
+            save = due.checkpoint or stopping or hopeless
+            if due.log or save:  # a checkpoint closes the interval: a resumed run then logs the same means
+                values = interval.read(step, accelerator)
+                values |= {"lr/g": config.optim.lr_g * rate, "lr/d": config.optim.lr_d * rate}
+                report.scalars(step, values)
+                report.line(step, values)
+            validation = validate.scores(networks.ema, head) if due.validate else {}
+            if validation:
+                report.scalars(step, validation)
+                report.line(step, validation)
+            if due.sample and accelerator.is_main_process:
+                report.grid(step, "samples/val", validate.samples(networks, head))
+            if save:
+                save_checkpoint(
+                    run,
+                    step,
+                    config=config,
+                    digest=digest,
+                    validation=validation,
+                    networks=networks,
+                    accelerator=accelerator,
+                )
+            if hopeless:
+                count = int(bad_in_a_row.item())
+                what = f"gradients were not finite for {count} steps, all skipped"
+                raise StreamganError(run, what, "lower optim.lr_g and lr_d, or set optim.clip_g and clip_d")
+            if due.log or save:
+                interval.restart(step)
+
     accelerator.wait_for_everyone()
     if stopping:
         say(f"{run}: stopped at step {step} of {total}, checkpoint written; the same command continues")

@@ -5,6 +5,8 @@ numbers.
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,49 @@ from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress, say
 
 
-class Meter:
-    """Means of device scalars over an interval and over all ranks, read back to the host once an interval."""
+class Interval:
+    """What happened since the last log line: means of device scalars over steps and ranks, and speed.
 
-    def __init__(self) -> None:
+    Scalars stay on the device; the host reads them once an interval, in `read`.
+    """
+
+    def __init__(self, step: int, *, batch_size: int):
+        self._batch_size = batch_size
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begin a new interval after `step`; what was validated and saved in between is not counted."""
+        self._step, self._started, self._waited_s = step, time.monotonic(), 0.0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside is time that the step waits for data."""
+        asked = time.monotonic()
+        yield
+        self._waited_s += time.monotonic() - asked
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         for tag, value in scalars.items():
             self._sums[tag] = self._sums[tag] + value if tag in self._sums else value.clone()
             self._counts[tag] = self._counts.get(tag, 0) + 1
 
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means by tag since the last call. `grad/skipped` is a count of steps, not a mean."""
-        if not self._sums:
-            return {}
+    def read(self, step: int, accelerator: Accelerator) -> dict[str, float]:
+        """Means by tag, and `perf/*`, on every rank the same. `grad/skipped` is a count, not a mean."""
         tags = sorted(self._sums)
         means = torch.stack(
             [self._sums[tag] / (1 if tag == "grad/skipped" else self._counts[tag]) for tag in tags]
         )
         means = accelerator.reduce(means, "mean")
-        self._sums, self._counts = {}, {}
-        return dict(zip(tags, means.tolist(), strict=True))  # type: ignore[union-attr]
+        values: dict[str, float] = dict(zip(tags, means.tolist(), strict=True))  # type: ignore[union-attr]
+        seconds, steps = time.monotonic() - self._started, step - self._step
+        values["perf/images_per_s"] = steps * self._batch_size / seconds
+        values["perf/step_ms"] = 1000 * seconds / steps
+        values["perf/data_wait_ms"] = 1000 * self._waited_s / steps
+        if accelerator.device.type == "cuda":
+            values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(accelerator.device) / 1e9
+        return values
 
 
 class Report:
@@ -107,7 +129,10 @@ class Report:
         with atomic_write(folder / f"step-{step:08d}.png") as file:
             save_image(grid, file, format="png")
 
-    def close(self) -> None:
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._active:
             self._bar.close()
             self._board.close()

@@ -1,0 +1,40 @@
+# `make test` and `make demo` each set everything up: a virtual environment in .venv, then the command.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install test test-all lint format types demo clean
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamgan needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --editable '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed  ## Create .venv with streamgan and everything for development
+
+test: install  ## Unit suite with two-process runs, under 90 s on two cores
+	$(BIN)/pytest -n 2 -m 'not slow and not gpu'
+
+test-all: install  ## Every test, the slow ones too (GPU tests where there is a GPU)
+	$(BIN)/pytest -n 2
+
+lint: install  ## Style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: install  ## Reformat
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: install  ## Static types
+	$(BIN)/pyright
+
+demo: install  ## The whole journey on real photos: parquet, shards, training, scores, coloured photos
+	$(BIN)/streamgan demo --out demo
+
+clean:  ## Remove what the demo made
+	rm -rf demo

@@ -1,0 +1,196 @@
+"""The rules of the house, read from the source: layers, length of files, who prints, what help costs."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from torch.utils.data import DataLoader
+
+from streamgan.cli.main import streamgan
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "streamgan"
+# What a package may import of streamgan, beside itself.
+LAYERS = {
+    "core": set(),
+    "data": {"core"},
+    "sharding": {"core", "data.format"},
+    "models": {"core"},
+    "losses": {"core"},
+    "metrics": {"core"},
+    "inference": {"core", "data", "models"},
+    "train": {"core", "data", "models", "losses", "metrics"},
+    "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train"},
+}
+LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+MAX_LINES = 300
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
+COMMANDS = sorted(streamgan.commands)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Modules that a file imports, relative ones resolved; `top_level`: only those at import time."""
+    tree = ast.parse(path.read_text())
+    parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = parents[: len(parents) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from streamgan.data import format` means the module data.format, `... import Batch` means data
+            found |= {f"{module}.{a.name}" if is_module(f"{module}.{a.name}") else module for a in node.names}
+    return found
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def own(modules: set[str]) -> set[str]:
+    """The parts of streamgan among them, as `core.files`."""
+    return {name.removeprefix("streamgan.") for name in modules if name.startswith("streamgan.")}
+
+
+def allows(layer: set[str], module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in layer)
+
+
+def test_every_package_stands_in_the_table_of_layers():
+    packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert packages == set(LAYERS)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_layers_point_down_only(package):
+    wrong = [
+        f"{name_of(path)} imports streamgan.{module}"
+        for path in (PACKAGE / package).rglob("*.py")
+        for module in sorted(own(imports(path)))
+        if not allows(LAYERS[package] | {package}, module)
+    ]
+    assert not wrong
+
+
+def test_commands_import_more_than_core_only_when_they_run():
+    for path in (PACKAGE / "cli").rglob("*.py"):
+        for module in own(imports(path, top_level=True)):
+            assert module.split(".")[0] in ("core", "cli"), f"{name_of(path)}: {module}"
+
+
+def test_scripts_of_the_launcher_only_call_the_command():
+    assert SCRIPTS
+    for path in SCRIPTS:
+        assert own(imports(path)) == {"cli.train"}, name_of(path)
+
+
+@pytest.mark.parametrize("package", ["data", "models", "losses", "metrics", "inference"])
+def test_only_wiring_knows_the_configuration(package):
+    for path in (PACKAGE / package).rglob("*.py"):
+        assert not any(module.startswith("core.config") for module in own(imports(path))), name_of(path)
+
+
+def test_no_file_is_longer_than_a_person_reads_at_once():
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+
+
+def test_every_module_says_what_it_is_for():
+    assert [name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_nothing_outside_the_commands_prints():
+    guilty = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo")
+            stdout = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stdout"
+            if (called or stdout) and PACKAGE / "cli" not in path.parents:
+                guilty.append(f"{name_of(path)}:{node.lineno}")
+    assert not guilty
+
+
+def test_no_environment_variable_is_read_but_the_launchers_own():
+    read = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            # os.environ["X"], os.environ.get("X"), os.getenv("X"); anything else has no name to show
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+                read.add(ast.unparse(node.slice).strip("'"))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.get", "os.getenv"):
+                read.add(ast.unparse(node.args[0]).strip("'"))
+    assert read <= LAUNCHER_VARIABLES
+
+
+def test_nothing_is_unpickled_that_could_run_code():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), name_of(path)
+                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert name != "torch.load" or options.get("weights_only") == "True", name_of(path)
+                assert name != "np.load" or options.get("allow_pickle") == "False", name_of(path)
+
+
+def test_help_imports_no_heavy_library():
+    script = """
+import json, sys
+from streamgan.cli.main import main
+sys.argv = ["streamgan", "--help"]
+try:
+    main()
+except SystemExit as end:
+    heavy = {"torch", "pyarrow", "datasets", "webdataset", "accelerate", "PIL", "torchmetrics", "pydantic"}
+    print(json.dumps([end.code, sorted(heavy & set(sys.modules))]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Usage: streamgan" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(name):
+    command = streamgan.commands[name]
+    context = click.Context(command, info_name=f"streamgan {name}")
+    text = command.get_help(context)
+    usage, examples = text.splitlines()[0], text.splitlines()[1:]
+    assert usage.startswith(f"Usage: streamgan {name}")
+    assert any(re.match(rf"\s+(streamgan {name}|accelerate launch) ", line) for line in examples)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text(name):
+    options = [option for option in streamgan.commands[name].params if isinstance(option, click.Option)]
+    assert options
+    assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_json_form(name):
+    assert "--json" in {opt for option in streamgan.commands[name].params for opt in option.opts}
+
+
+def test_the_accelerator_leaves_a_loader_as_it_is(shard_set):
+    from accelerate import Accelerator
+
+    from streamgan.data import Loader, build_loader
+
+    loader = build_loader(shard_set, batch=8, size=32, workers=0, epochs=1)
+    assert isinstance(loader, Loader)
+    assert not isinstance(loader, DataLoader)  # which `prepare` would shard a second time
+    assert Accelerator(cpu=True).prepare(loader) is loader
+    assert sum(len(batch.ids_B) for batch in loader) == 64

@@ -1,0 +1,106 @@
+"""Two real processes through the launcher, on the CPU with gloo."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training import losses, read_metrics, settings, tiny_config
+
+from streamgan.train.loop import train
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.dist
+TWO = [
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+]
+ONE = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
+
+
+def launch(options: list[str], script: str, *words: str) -> subprocess.CompletedProcess:
+    """A script under `accelerate launch`, on the CPU."""
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options]
+    if "--multi_gpu" in options:
+        launcher += ["--main_process_port", "0"]
+    return subprocess.run(
+        [*launcher, str(ROOT / script), *words],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def two_processes(shard_set, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("dist") / "two"
+    done = launch(TWO, "launch/train.py", *settings(shard_set, run, "run.steps=20"))
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stderr
+    return run
+
+
+def test_two_processes_train_like_one(shard_set, two_processes, tmp_path):
+    train(tiny_config(shard_set, tmp_path / "one", "run.steps=20"))
+    one, two = losses(tmp_path / "one"), losses(two_processes)
+    assert list(one) == list(two) == list(range(1, 21))
+    for step, values in one.items():
+        assert two[step] == pytest.approx(values, abs=1e-4), step
+    assert read_metrics(two_processes)[-1]["val/psnr"] == pytest.approx(
+        read_metrics(tmp_path / "one")[-1]["val/psnr"], abs=1e-3
+    )
+
+
+def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_path):
+    more = ("run.steps=24",)
+    train(tiny_config(shard_set, two_processes, *more))
+    train(tiny_config(shard_set, tmp_path / "one", *more))
+    one, both = losses(tmp_path / "one"), losses(two_processes)
+    assert list(both) == list(range(1, 25))
+    for step in range(21, 25):
+        assert both[step] == pytest.approx(one[step], abs=1e-4), step
+
+
+def test_two_processes_see_the_global_batches_of_one(shard_set, tmp_path):
+    done = launch(TWO, "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    alone = launch(ONE, "tests/dist/batch_ids.py", str(shard_set), str(tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stderr
+    whole = json.loads((tmp_path / "alone" / "rank-0.json").read_text())
+    halves = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert len(whole) == 20
+    assert [first + second for first, second in zip(*halves, strict=True)] == whole
+
+
+def test_bf16_trains_on_the_cpu(shard_set, tmp_path):
+    words = settings(shard_set, tmp_path / "bf16", "run.steps=3")
+    done = launch([*ONE, "--mixed_precision", "bf16"], "launch/train.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert "mixed precision bf16" in done.stderr
+    assert all(value == value for step in losses(tmp_path / "bf16").values() for value in step.values())
+
+
+def test_processes_that_would_train_alone_are_refused(shard_set, tmp_path):
+    words = settings(shard_set, tmp_path / "run", "run.steps=1")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "train.py"), *words],
+        env={**os.environ, "WORLD_SIZE": "2", "RANK": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "2 processes were started but this one trains alone" in done.stderr
+    assert "Traceback" not in done.stderr

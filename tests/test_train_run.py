@@ -1,0 +1,278 @@
+"""Whole runs in one process: what they leave, and that an interrupted one ends like an uninterrupted one."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training import losses, read_metrics, settings, tiny_config
+
+from streamgan.core.errors import CheckpointError, ConfigError
+from streamgan.train import checkpoint as checkpoints
+from streamgan.train.loop import train
+
+ROOT = Path(__file__).parents[1]
+SCALARS = {
+    "loss/g_total", "loss/g_rec", "loss/g_adv", "loss/d_total", "loss/d_real", "loss/d_fake",
+    "d/real_mean", "d/fake_mean", "lr/g", "lr/d", "grad/g_norm", "grad/d_norm", "grad/skipped",
+    "perf/images_per_s", "perf/step_ms", "perf/data_wait_ms",
+    "val/loss", "val/psnr", "val/ssim", "val/cf", "val/gray_psnr", "val/median_ab_psnr",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole_run(shard_set, tmp_path_factory) -> Path:
+    """Ten steps without a break: 64 training images, 8 steps an epoch."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(tiny_config(shard_set, run, "run.steps=10", "run.checkpoint_every=3", "run.keep=9"))
+    assert result["steps"] == 10
+    assert not result["stopped"]
+    return run
+
+
+def test_checkpoints_come_every_n_steps_and_at_the_end_of_every_epoch(whole_run):
+    assert [c.step for c in checkpoints.list_checkpoints(whole_run)] == [3, 6, 8, 9, 10]
+    names = {path.name for path in checkpoints.list_checkpoints(whole_run)[0].path.iterdir()}
+    assert names == {
+        "generator.safetensors", "ema.safetensors", "discriminator.safetensors", "trainer.pt", "meta.json"
+    }  # fmt: skip
+
+
+def test_tensorboard_and_metrics_hold_the_same_scalars(whole_run):
+    board = EventAccumulator(str(whole_run / "tensorboard"))
+    board.Reload()
+    assert set(board.Tags()["scalars"]) >= SCALARS
+    assert board.Tags()["images"] == ["samples/val"]
+    in_file = {
+        line["step"]: line["loss/g_total"] for line in read_metrics(whole_run) if "loss/g_total" in line
+    }
+    in_board = {event.step: event.value for event in board.Scalars("loss/g_total")}
+    assert in_file == pytest.approx(in_board)
+    assert list(in_file) == list(range(1, 11))
+
+
+def test_tensorboard_serves_scalars_and_grids_of_a_run(whole_run):
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", str(whole_run),
+         "--host", "127.0.0.1", "--port", "0", "--load_fast=false", "--reload_interval", "1"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stderr
+        line = next(line for line in server.stderr if "http://" in line)
+        address = line[line.index("http://") :].split()[0].rstrip("/")
+
+        def get(path: str):
+            with urllib.request.urlopen(f"{address}/data/plugin/{path}", timeout=30) as answer:
+                return json.load(answer)
+
+        deadline = time.monotonic() + 60
+        while not (tags := get("scalars/tags")) and time.monotonic() < deadline:
+            pass
+        assert "loss/g_total" in tags["tensorboard"]
+        assert len(get("scalars/scalars?run=tensorboard&tag=loss%2Fg_total")) == 10
+        grids = get("images/images?run=tensorboard&tag=samples%2Fval&sample=0")
+        with urllib.request.urlopen(
+            f"{address}/data/plugin/images/individualImage?{grids[-1]['query']}", timeout=30
+        ) as answer:
+            assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def test_the_grid_has_four_rows_of_the_same_fixed_images(whole_run):
+    from PIL import Image
+
+    grids = sorted((whole_run / "samples").glob("step-*.png"))
+    assert [path.stem for path in grids] == ["step-00000008", "step-00000010"]
+    first, last = (Image.open(path) for path in grids)
+    assert first.size == (4 * 50 + 2, 4 * 50 + 2)  # 4 images of 48 pixels, 2 pixels between
+    truth = (0, 3 * 50, first.width, first.height)
+    assert first.crop(truth).tobytes() == last.crop(truth).tobytes()
+    generated = (0, 50, first.width, 100)
+    assert first.crop(generated).tobytes() != last.crop(generated).tobytes()
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 9])
+def test_a_run_continued_after_any_step_ends_with_the_same_bits(shard_set, whole_run, tmp_path, cut):
+    run = tmp_path / "cut"
+    for steps in (cut, 10):
+        train(
+            tiny_config(shard_set, run, f"run.steps={steps}", "run.checkpoint_every=3", "data.workers=1",
+                        "loss.warmup_steps=2")
+        )  # fmt: skip
+    for name in ("generator", "ema", "discriminator"):
+        path = f"checkpoints/step-00000010/{name}.safetensors"
+        ours, theirs = (checkpoints.load_file(folder / path) for folder in (run, whole_run))
+        assert all((ours[key] == theirs[key]).all() for key in theirs), name
+    assert losses(run) == losses(whole_run)
+
+
+def test_lines_after_the_checkpoint_are_dropped_when_a_run_goes_on(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=2"))
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "loss/g_total": 1.0}\n{"step": 4, "loss/g_to')
+    train(tiny_config(shard_set, run, "run.steps=3"))
+    steps = [line["step"] for line in read_metrics(run) if "loss/g_total" in line]
+    assert steps == [1, 2, 3]
+
+
+def test_a_finished_run_says_that_there_is_nothing_to_do(shard_set, whole_run, capsys):
+    before = sorted(path.stat().st_mtime_ns for path in whole_run.rglob("*.safetensors"))
+    assert train(tiny_config(shard_set, whole_run, "run.steps=10"))["steps"] == 10
+    assert "all 10 steps are done" in capsys.readouterr().err
+    assert before == sorted(path.stat().st_mtime_ns for path in whole_run.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("run.seed=1", "run.seed=0 (got 1)"),
+        ("data.batch=16", "data.batch=8 (got 16)"),
+        ("model.width=8", "model.width=6 (got 8)"),
+        ("optim.lr_g=1e-3", "optim.lr_g=0.0002 (got 0.001)"),
+    ],
+)
+def test_a_changed_setting_is_refused_with_its_name(shard_set, whole_run, change, named):
+    with pytest.raises(CheckpointError) as caught:
+        train(tiny_config(shard_set, whole_run, "run.steps=20", change))
+    assert named in str(caught.value)
+
+
+def test_other_shards_are_refused(source_folder, whole_run, tmp_path):
+    from streamgan.sharding.run import ShardOptions, shard
+
+    options = ShardOptions(samples_per_shard=30, splits="source")
+    shard([str(source_folder)], tmp_path / "other", options=options, num_workers=0)
+    with pytest.raises(CheckpointError, match="other shards"):
+        train(tiny_config(tmp_path / "other", whole_run, "run.steps=20"))
+
+
+def test_moved_shards_are_not_refused(shard_set, tmp_path):
+    train(tiny_config(shard_set, tmp_path / "run", "run.steps=1"))
+    moved = shutil.copytree(shard_set, tmp_path / "moved")
+    assert train(tiny_config(moved, tmp_path / "run", "run.steps=2"))["steps"] == 2
+
+
+def test_a_damaged_checkpoint_is_named(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=1"))
+    weights = run / "checkpoints" / "step-00000001" / "ema.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: missing or damaged"):
+        train(tiny_config(shard_set, run, "run.steps=2"))
+
+
+def test_an_unfinished_checkpoint_does_not_count(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1"))
+    newest = run / "checkpoints" / "step-00000002"
+    shutil.copytree(newest, run / "checkpoints" / "step-00000003.tmp")
+    (newest / "meta.json").unlink()
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1]
+    assert train(tiny_config(shard_set, run, "run.steps=3"))["steps"] == 3
+    assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1", "run.validate_every=1"))
+    meta_path = run / "checkpoints" / "step-00000001" / "meta.json"
+    meta = json.loads(meta_path.read_text())
+    meta["validation"]["val/psnr"] = 99.0
+    meta_path.write_text(json.dumps(meta))
+    train(tiny_config(shard_set, run, "run.steps=6", "run.checkpoint_every=1", "run.keep=2"))
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 5, 6]
+    best = checkpoints.best_checkpoint(checkpoints.list_checkpoints(run))
+    assert best is not None
+    assert best.step == 1
+
+
+def test_a_run_folder_in_use_is_refused(shard_set, tmp_path):
+    from streamgan.train.process import run_lock
+
+    with run_lock(tmp_path / "run", active=True), pytest.raises(CheckpointError, match="another process"):
+        train(tiny_config(shard_set, tmp_path / "run", "run.steps=1"))
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(shard_set, tmp_path):
+    with pytest.raises(ConfigError, match="micro-batches"):
+        train(tiny_config(shard_set, tmp_path / "run", "run.steps=1", "optim.accumulate=3"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_gradients_that_stay_not_finite_stop_the_run_and_keep_the_weights(shard_set, tmp_path):
+    from streamgan.core.errors import StreamganError
+
+    # 1e39 is infinite in float32
+    with pytest.raises(StreamganError, match="not finite for 5 steps"):
+        train(
+            tiny_config(
+                shard_set, tmp_path / "run", "run.steps=8", "loss.rec_weight=1e39", "run.max_bad_steps=5"
+            )
+        )
+
+
+def test_the_twin_gray_is_used_when_asked_for(shard_set, tmp_path):
+    train(tiny_config(shard_set, tmp_path / "twin", "run.steps=2", "data.gray=twin"))
+    train(tiny_config(shard_set, tmp_path / "derived", "run.steps=2"))
+    assert losses(tmp_path / "twin") != losses(tmp_path / "derived")
+
+
+@pytest.mark.parametrize("generator", ["unet", "paper_cnn"])
+@pytest.mark.parametrize("head", ["lab", "ycbcr", "rgb"])
+def test_every_generator_trains_with_every_head(shard_set, tmp_path, generator, head):
+    more = ["run.steps=3", f"model.generator={generator}", f"model.head={head}", "model.depth=3"]
+    result = train(tiny_config(shard_set, tmp_path / "run", *more, "loss.gan=bce"))
+    assert result["validation"]["val/psnr"] > 5
+
+
+def _start(shards: Path, run: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "launch" / "train.py"), *settings(shards, run, *more)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def _wait_for_step(process: subprocess.Popen, number: int) -> None:
+    """Read the console until the line of a step."""
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith(f"step {number}/"):
+            return
+    raise AssertionError(f"ended before step {number}")
+
+
+def test_a_killed_run_continues_to_the_same_bits(shard_set, tmp_path):
+    more = ("run.steps=40", "run.checkpoint_every=7", "run.keep=99")
+    train(tiny_config(shard_set, tmp_path / "whole", *more))
+    process = _start(shard_set, tmp_path / "killed", *more)
+    _wait_for_step(process, 17)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    newest = checkpoints.list_checkpoints(tmp_path / "killed")[-1].step
+    assert 16 <= newest < 40
+    train(tiny_config(shard_set, tmp_path / "killed", *more))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    for name in ("generator", "ema", "discriminator"):
+        path = f"checkpoints/step-00000040/{name}.safetensors"
+        assert (tmp_path / "killed" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()
+
+
+def test_sigterm_finishes_the_step_saves_and_exits_0(shard_set, tmp_path):
+    process = _start(shard_set, tmp_path / "run", "run.steps=100000")
+    _wait_for_step(process, 3)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "the same command continues" in stderr
+    newest = checkpoints.list_checkpoints(tmp_path / "run")[-1].step
+    assert max(losses(tmp_path / "run")) == newest

@@ -1,0 +1,225 @@
+"""The GAN step and the schedules around it."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from streamgan.core.color import HEADS
+from streamgan.core.config import load_config
+from streamgan.core.errors import ConfigError
+from streamgan.train import build
+from streamgan.train.ema import ema_copy, ema_decay, update_ema
+from streamgan.train.step import StepSettings, gan_step
+
+SMALL = [
+    "run.steps=10",
+    "data.size=48",
+    "model.width=6",
+    "model.depth=3",
+    "model.norm=group",
+    "model.d_width=4",
+]
+
+
+def make(*more: str):
+    config = load_config(None, [*SMALL, *more])
+    accelerator = Accelerator(cpu=True)
+    return config, accelerator, build.build_networks(config, accelerator)
+
+
+def images(count: int = 8, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 48, 48), dtype=torch.uint8, generator=generator)
+
+
+def step(config, accelerator, networks, color, *, number: int = 0, weight: float = 0.1, accumulate: int = 1):
+    settings = StepSettings(step=number, seed=0, adversarial_weight=weight, accumulate=accumulate)
+    head = HEADS[config.model.head]
+    return gan_step(accelerator, networks, head, build.build_losses(config), color, None, settings=settings)
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).clone()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_both_networks_move_in_every_step_whatever_the_accumulation(accumulate):
+    config, accelerator, networks = make()
+    for number in range(3):
+        before = weights(networks.generator), weights(networks.discriminator)
+        step(config, accelerator, networks, images(), number=number, accumulate=accumulate)
+        assert not torch.equal(before[0], weights(networks.generator))
+        assert not torch.equal(before[1], weights(networks.discriminator))
+
+
+def test_accumulation_gives_the_generator_the_gradient_of_the_whole_batch():
+    moved = []
+    for accumulate in (1, 2, 4):
+        config, accelerator, networks = make()
+        scalars = step(config, accelerator, networks, images(), weight=0.0, accumulate=accumulate)
+        moved.append((weights(networks.generator), scalars["loss/g_rec"], scalars["grad/g_norm"]))
+    for weight, loss, norm in moved[1:]:
+        torch.testing.assert_close(weight, moved[0][0], atol=2e-6, rtol=0)
+        torch.testing.assert_close(loss, moved[0][1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(norm, moved[0][2], atol=1e-6, rtol=1e-5)
+
+
+def test_accumulated_losses_are_those_of_the_whole_batch():
+    values = []
+    for accumulate in (1, 4):
+        # BCE: its logits need no power iteration to agree, the spectral norm has converged from one
+        config, accelerator, networks = make("loss.gan=bce", "model.discriminator=paper_cnn")
+        networks.discriminator.eval()
+        values.append(step(config, accelerator, networks, images(), accumulate=accumulate))
+    for tag in ("loss/d_real", "loss/d_fake", "loss/g_rec", "d/real_mean"):
+        torch.testing.assert_close(values[0][tag], values[1][tag], atol=1e-5, rtol=0)
+
+
+def test_the_generator_step_leaves_no_gradient_in_the_discriminator_and_thaws_it():
+    config, accelerator, networks = make()
+    step(config, accelerator, networks, images())
+    assert all(parameter.grad is None for parameter in networks.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in networks.discriminator.parameters())
+
+
+def test_the_generator_runs_forward_once_a_step():
+    config, accelerator, networks = make()
+    calls = []
+    handle = networks.generator.register_forward_hook(lambda *_: calls.append(1))
+    step(config, accelerator, networks, images())
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step_and_the_next_one_counts():
+    config, accelerator, networks = make()
+    step(config, accelerator, networks, images())
+    poison = next(networks.generator.parameters())
+    before = weights(networks.generator)
+    moments = copy.deepcopy(networks.optimizer_g.state_dict()["state"])
+    handle = poison.register_hook(lambda gradient: gradient * float("nan"))
+    scalars = step(config, accelerator, networks, images(), number=1)
+    handle.remove()
+    assert scalars["grad/skipped"] == 1
+    assert torch.equal(before, weights(networks.generator))
+    after = networks.optimizer_g.state_dict()["state"]
+    for key, old in moments.items():
+        assert all(torch.equal(value, after[key][name]) for name, value in old.items())
+    scalars = step(config, accelerator, networks, images(), number=2)
+    assert scalars["grad/skipped"] == 0
+    assert not torch.equal(before, weights(networks.generator))
+
+
+def test_the_discriminator_does_not_run_in_the_warm_up():
+    config, accelerator, networks = make()
+    before = weights(networks.discriminator)
+    scalars = step(config, accelerator, networks, images(), weight=0.0)
+    assert torch.equal(before, weights(networks.discriminator))
+    assert "loss/d_total" not in scalars
+    assert "loss/g_adv" not in scalars
+
+
+def test_r1_is_added_every_kth_step():
+    config, accelerator, networks = make("loss.r1_weight=1.0", "loss.r1_every=4")
+    seen = [n for n in range(9) if "loss/r1" in step(config, accelerator, networks, images(), number=n)]
+    assert seen == [0, 4, 8]
+
+
+def test_clipping_bounds_the_gradient_of_each_network_apart():
+    config, accelerator, networks = make()
+    seen = {}
+
+    def keep(name, optimizer):
+        def hook(*_):
+            grads = [
+                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            seen[name] = torch.nn.utils.get_total_norm(grads).item()
+
+        return hook
+
+    networks.optimizer_g.optimizer.register_step_pre_hook(keep("g", networks.optimizer_g))
+    networks.optimizer_d.optimizer.register_step_pre_hook(keep("d", networks.optimizer_d))
+    settings = StepSettings(step=0, seed=0, adversarial_weight=0.1, clip_g=1e-3, clip_d=2e-3)
+    gan_step(
+        accelerator, networks, HEADS["lab"], build.build_losses(config), images(), None, settings=settings
+    )
+    assert seen["g"] == pytest.approx(1e-3, rel=1e-3)
+    assert seen["d"] == pytest.approx(2e-3, rel=1e-3)
+
+
+def test_dropout_is_a_function_of_the_step():
+    config, accelerator, networks = make("data.size=64", "model.depth=6", "model.width=4")
+    start = copy.deepcopy(networks.generator.state_dict())
+    values = []
+    for number in (3, 3, 4):
+        networks.generator.load_state_dict(start)
+        torch.nn.init.ones_(networks.generator.last.weight)
+        torch.manual_seed(number * 100 + len(values))
+        values.append(
+            step(config, accelerator, networks, images(), number=number, weight=0.0)["loss/g_rec"].item()
+        )
+    assert values[0] == values[1]
+    assert values[0] != values[2]
+
+
+def test_the_average_forgets_half_of_a_weight_in_its_half_life():
+    decay = ema_decay(batch=10, images_seen=10**9, half_life_images=1000)
+    assert decay**100 == pytest.approx(0.5)
+    assert (
+        ema_decay(batch=10, images_seen=10, half_life_images=1000) < 1e-5
+    )  # ramp-up: nearly a copy at first
+    assert ema_decay(batch=10, images_seen=10**9, half_life_images=0) == 0.0
+
+
+def test_the_average_moves_parameters_and_copies_buffers():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    average = ema_copy(model)
+    torch.nn.init.constant_(model[0].weight, 1.0)
+    torch.nn.init.constant_(average[0].weight, 0.0)
+    model[1].running_mean.fill_(7.0)
+    model[1].num_batches_tracked.fill_(3)
+    update_ema(average, model, 0.75)
+    assert average[0].weight.item() == pytest.approx(0.25)
+    assert average[1].running_mean.item() == 7.0
+    assert average[1].num_batches_tracked.item() == 3
+    assert not any(parameter.requires_grad for parameter in average.parameters())
+
+
+def test_the_adversarial_weight_waits_for_the_warm_up_and_ramps():
+    config = load_config(
+        None, ["run.steps=100", "loss.gan_weight=1", "loss.warmup_steps=10", "loss.ramp_steps=5"]
+    )
+    weights_ = [build.adversarial_weight(config, step, 100) for step in (0, 9, 10, 12, 14, 99)]
+    assert weights_ == pytest.approx([0, 0, 0.2, 0.6, 1, 1])
+    unset = load_config(None, ["run.steps=100", "loss.gan_weight=1"])
+    assert build.adversarial_weight(unset, 14, 100) == 0
+    assert build.adversarial_weight(unset, 15, 100) > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "last"), [("constant", 1, 1), ("linear", 0.5, 0.01), ("cosine", 0.5, 0)]
+)
+def test_learning_rates_warm_up_and_follow_their_schedule(schedule, middle, last):
+    config = load_config(None, ["run.steps=110", "optim.warmup_steps=10", f"optim.schedule={schedule}"])
+    factors = [build.learning_rate_factor(config, step, 110) for step in range(110)]
+    assert factors[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
+    assert factors[60] == pytest.approx(middle, abs=1e-6)
+    assert factors[109] == pytest.approx(last, abs=1e-3)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = weights(make()[2].generator)
+    torch.manual_seed(2)
+    assert torch.equal(first, weights(make()[2].generator))
+    assert not torch.equal(first, weights(make("run.seed=1")[2].generator))
+
+
+def test_unknown_models_and_options_are_refused_before_any_work():
+    with pytest.raises(ConfigError, match="did you mean 'unet'"):
+        build.check_models(load_config(None, ["run.steps=1", "model.generator=unett"]))
+    with pytest.raises(ConfigError, match="pretrained"):
+        build.check_models(load_config(None, ["run.steps=1", "model.pretrained=true"]))

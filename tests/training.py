@@ -1,0 +1,38 @@
+"""A training run small enough for a test: seconds on one thread, both networks, every part of the loop."""
+
+import json
+from pathlib import Path
+
+from streamgan.core.config import TrainConfig, load_config
+
+TINY = [
+    "data.batch=8", "data.size=48", "data.workers=0",
+    "model.width=6", "model.depth=3", "model.norm=group", "model.d_width=4",
+    "loss.warmup_steps=2", "loss.ramp_steps=2", "optim.ema_half_life_images=50",
+    "run.log_every=1", "run.validate_images=8", "run.sample_images=4", "run.threads=1",
+]  # fmt: skip
+
+
+def settings(shards: Path, run: Path, *more: str) -> list[str]:
+    """The KEY=VALUE words of a tiny run; the later word on a key wins."""
+    return [f"data.shards={shards}", f"run.dir={run}", *TINY, *more]
+
+
+def tiny_config(shards: Path, run: Path, *more: str) -> TrainConfig:
+    return load_config(None, settings(shards, run, *more))
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "time" and not k.startswith("perf/")} for line in lines]
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """Loss scalars by step."""
+    lines = read_metrics(run)
+    return {
+        line["step"]: {k: v for k, v in line.items() if k.startswith("loss/")}
+        for line in lines
+        if "loss/g_total" in line
+    }
