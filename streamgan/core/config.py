@@ -6,7 +6,7 @@ description in `streamgan train --settings` and in the JSON schema.
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -23,9 +23,13 @@ from pydantic import (
 
 from .errors import ConfigError
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(_Section):
@@ -90,7 +94,7 @@ class OptimConfig(_Section):
     """Learning rate of the generator (AdamW)."""
     lr_d: PositiveFloat = 2e-4
     """Learning rate of the discriminator (AdamW)."""
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
     """AdamW betas of both networks."""
     eps: PositiveFloat = 1e-6
     """AdamW's term against division by 0. At torch's 1e-8, gradients that are zero but for rounding make steps of

@@ -1,0 +1,127 @@
+"""`streamgan shard`: parquet -> WebDataset shards."""
+
+import json
+import os
+
+import click
+
+_PIXEL_LIMIT = (
+    178_956_970  # PIL opens nothing larger; equals sharding.check.PIXEL_LIMIT, which is slow to import
+)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@click.command()
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the shard set.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=_cpus,
+    show_default="number of CPUs",
+    help="Processes; 0 works in this one. The bytes do not depend on it.",
+)
+@click.option(
+    "--samples-per-shard",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Rows a unit of work; each unit writes one shard a split.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the order of row groups.")
+@click.option(
+    "--splits",
+    default="train=70,val=20,test=10",
+    show_default=True,
+    help="Weights of the splits, chosen by a hash of the image; or `source`: by file name.",
+)
+@click.option(
+    "--gray",
+    type=click.Choice(["keep", "derive"]),
+    default="keep",
+    show_default=True,
+    help="Keep the gray twins, or drop them so that gray is derived from colour.",
+)
+@click.option("--keep-text", is_flag=True, show_default=True, help="Keep the caption in KEY.json.")
+@click.option("--image-column", show_default="image", help="Column of colour images.")
+@click.option(
+    "--gray-column",
+    show_default="conditioning_image or grayscale_image, if any",
+    help="Column of gray twins.",
+)
+@click.option("--text-column", show_default="text or caption", help="Column of captions.")
+@click.option(
+    "--max-samples",
+    type=click.IntRange(min=1),
+    default=None,
+    show_default="all",
+    help="Take this many rows, the same ones for the same seed.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Fraction of bad rows beyond which the run fails.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1, _PIXEL_LIMIT),
+    default=50_000_000,
+    show_default=True,
+    help="Larger images are bad rows; read from the header, before any decoding.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["decode", "header", "none"]),
+    default="header",
+    show_default=True,
+    help="How far each image is read: all of it, all but the pixels, or the first bytes.",
+)
+@click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
+def shard(sources, out, workers, max_bad, as_json, **options):
+    """Turn parquet files into a set of WebDataset shards.
+
+    SOURCE is a parquet file, a folder of them, or a glob. The same command again continues where it
+    stopped, or says that there is nothing to do; the bytes are the same however often it was stopped.
+
+    \b
+    Example:
+      streamgan shard data/photos --out shards/photos --splits train=70,val=20,test=10
+    """
+    from streamgan.sharding.run import ShardOptions
+    from streamgan.sharding.run import shard as make_set
+
+    result = make_set(sources, out, options=ShardOptions(**options), num_workers=workers, max_bad=max_bad)
+    manifest = result.manifest
+    speed = result.written_bytes / 1e6 / result.seconds if result.seconds else 0.0
+    splits = {
+        name: {"samples": split.samples, "shards": len(split.shards), "bytes": split.bytes}
+        for name, split in manifest.splits.items()
+    }
+    if as_json:
+        summary = {
+            "ok": True,
+            "out": str(out),
+            "digest": manifest.digest,
+            "splits": splits,
+            "quarantine": manifest.quarantine["reasons"],
+            "nothing_to_do": result.nothing_to_do,
+            "seconds": round(result.seconds, 3),
+            "mb_per_s": round(speed, 1),
+        }
+        click.echo(json.dumps(summary))
+        return
+    if result.nothing_to_do:
+        click.echo(f"{out}: finished already, nothing to do")
+    for name, split in splits.items():
+        size = f"{split['shards']:5} shards {split['bytes'] / 1e6:10.1f} MB"
+        click.echo(f"{name:5} {split['samples']:9} samples {size}")
+    for reason, count in manifest.quarantine["reasons"].items():
+        click.echo(f"bad   {count:9} {reason}")
+    click.echo(f"digest {manifest.digest}")
+    if not result.nothing_to_do:
+        click.echo(f"{result.seconds:.1f} s, {speed:.0f} MB/s")

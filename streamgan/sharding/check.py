@@ -1,0 +1,168 @@
+"""Whether a row is fit for training, and why not. Reasons are stable words: they are counted in the manifest.
+
+Details never quote a library's message: those may hold addresses or change between releases, and the list
+of bad rows is part of the set's digest.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from .source import Cell
+
+Check = Literal["decode", "header", "none"]
+Role = Literal["color", "gray"]
+
+# PIL refuses to open anything larger, as a guard against decompression bombs
+PIXEL_LIMIT = 178_956_970
+_OTHER_IMAGES = {
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+}
+_PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone (ITU-T T.81, B.1.1.3)
+
+
+class BadRow(Exception):
+    """A row that goes to quarantine."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An image fit for a shard. `extension` says what the bytes are; the size is None if nobody looked."""
+
+    data: bytes
+    extension: str
+    size: tuple[int, int] | None
+
+
+def check_image(cell: Cell, role: Role, *, check: Check, max_pixels: int) -> Checked:
+    """The image in `cell`, or BadRow. `header` looks at all but the pixels, `none` at the magic."""
+    try:
+        data = _bytes(cell)
+        extension = _extension(data)
+        if check == "none":
+            return Checked(data, extension, None)
+        return Checked(data, extension, _inspect(data, extension, role, check == "decode", max_pixels))
+    except BadRow as bad:
+        if role == "gray":
+            raise BadRow(f"gray_{bad.reason}", bad.detail) from bad
+        raise
+
+
+def check_pair(color: Checked, gray: Checked) -> None:
+    """BadRow unless both have one size."""
+    if color.size and gray.size and color.size != gray.size:
+        sizes = "{}x{} colour, {}x{} gray".format(*color.size, *gray.size)
+        raise BadRow("gray_size_differs", sizes)
+
+
+def check_text(text: bytes | None) -> str | None:
+    """The caption as a string, or BadRow."""
+    try:
+        return None if text is None else text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRow("text_not_utf8", f"byte {error.start}") from None
+
+
+def _bytes(cell: Cell) -> bytes:
+    if cell.data is None:
+        if cell.path:
+            raise BadRow("only_a_path", cell.path)
+        raise BadRow("missing")
+    if not cell.data:
+        raise BadRow("empty")
+    return cell.data
+
+
+def _extension(data: bytes) -> str:
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    for magic, name in _OTHER_IMAGES.items():
+        if data.startswith(magic):
+            raise BadRow("unsupported_format", name)
+    if data[4:8] == b"ftyp":
+        raise BadRow("unsupported_format", data[8:12].decode("ascii", "replace"))
+    raise BadRow("not_an_image", f"starts with {data[:8].hex()}")
+
+
+def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: int) -> tuple[int, int]:
+    if _is_cut(data, extension):
+        raise BadRow("truncated", f"{len(data)} bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=[_PIL_FORMATS[extension]])
+    except Image.DecompressionBombError:
+        raise BadRow("too_many_pixels", f"more than {PIXEL_LIMIT}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL raises half a dozen unrelated types for a malformed header
+        raise BadRow("damaged", type(error).__name__) from error
+    with image:
+        if image.width * image.height > max_pixels:
+            raise BadRow("too_many_pixels", f"{image.width}x{image.height}")
+        # the same for both roles: a gray twin may be stored as RGB, a photo may be gray
+        if image.mode not in ("RGB", "L"):
+            raise BadRow("unsupported_mode", image.mode)
+        if extension == "png" and data[24] == 16:  # PIL halves 16-bit RGB silently and calls it RGB
+            raise BadRow("unsupported_mode", "16-bit")
+        # a JPEG with several pictures (MPO, from phones) reads as its first everywhere
+        if getattr(image, "is_animated", False) and extension != "jpg":
+            raise BadRow("animated")
+        try:
+            # of a PNG, PIL would decode all pixels to see whether EXIF data comes behind them
+            has_exif = extension != "png" or b"eXIf" in data
+            orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+            if decode:
+                image.load()
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise BadRow("damaged", type(error).__name__) from error
+        if orientation not in (0, 1):
+            raise BadRow("exif_orientation", str(orientation))
+        return image.size
+
+
+def _is_cut(data: bytes, extension: str) -> bool:
+    """Whether the end of the image is missing. Bytes after the end are common and harmless."""
+    if extension == "png":
+        return data.rfind(_PNG_END) < 0
+    if extension == "webp":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    # inside a scan 0xff is always followed by 0, so an end marker behind the first scan is one; a thumbnail
+    # in the EXIF segment has its own end marker, therefore not from the start of the file
+    return data.rfind(b"\xff\xd9", _first_scan(data)) < 0
+
+
+def _first_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins (its SOS marker); the end of the data if it is not reached."""
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            return 0  # not a segment: broken, but not short; PIL has the last word
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return at
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker in _WITHOUT_LENGTH:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return len(data)

@@ -1,0 +1,236 @@
+"""`streamgan verify`: proof that a set is what its manifest says, and if not, where the damage lies.
+
+The manifest is sealed by its digest and seals every other file by sha256. A file whose seal holds needs no
+other look; in a shard whose seal is broken, the CRC-32 of every member and the checksum of every tar header
+name the keys.
+"""
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from streamgan.core.errors import DataError
+from streamgan.core.files import TEMPORARY_SUFFIX, sha256_file
+from streamgan.core.logs import progress
+from streamgan.data.format import (
+    MANIFEST,
+    QUARANTINE,
+    Manifest,
+    Sample,
+    ShardEntry,
+    idx_name,
+    pack_index,
+    read_idx,
+    read_manifest,
+)
+
+from .writer import BLOCK, WORK
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. `key` is the sample it hits or lies next to, where there is one."""
+
+    file: str
+    key: str | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}: {self.what}" if self.key else f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, over how much. `digest` is None if the manifest itself is damaged."""
+
+    findings: list[Finding]
+    samples: int
+    files: int
+    bytes: int
+    digest: str | None
+
+
+def verify(root: Path | str, *, full: bool = False, num_threads: int | None = None) -> Report:
+    """Check every byte of the set in `root`; `full` also decodes every image. Writes nothing.
+
+    DataError if there is no set at all.
+    """
+    root = Path(root)
+    try:
+        manifest = read_manifest(root)
+    except DataError as error:
+        if not (root / MANIFEST).exists():
+            raise
+        return Report([Finding(MANIFEST, None, error.what)], 0, 1, 0, None)
+    seals = _seals(manifest)
+    findings = list(_stray_files(root, set(seals)))
+    names_by_seal = {sha256: name for name, sha256 in seals.items()}
+    shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
+    size = 0
+    pool = ThreadPoolExecutor(num_threads or os.cpu_count())  # hashing and decoding release the GIL
+    bar = progress(total=len(seals), unit=" files", label="verify")
+    try:
+        checks = pool.map(
+            lambda name: list(_check_file(root, name, seals, names_by_seal, shards.get(name), full)), seals
+        )
+        for name, found in zip(seals, checks, strict=True):
+            findings += found
+            size += (root / name).stat().st_size if (root / name).exists() else 0
+            bar.update()
+    finally:
+        bar.close()
+        pool.shutdown(cancel_futures=True)
+    if full and not findings:
+        findings += _disagreements(root, manifest)
+    samples = sum(split.samples for split in manifest.splits.values())
+    return Report(findings, samples, len(seals), size, manifest.digest)
+
+
+def _seals(manifest: Manifest) -> dict[str, str]:
+    """sha256 by file name, for every file that the manifest speaks for."""
+    seals = {}
+    for name, split in manifest.splits.items():
+        for entry in split.shards:
+            seals[entry.name] = entry.sha256
+            seals[idx_name(entry.name)] = entry.idx_sha256
+        seals[f"{name}.index"] = split.index_sha256
+    seals[QUARANTINE] = manifest.quarantine["sha256"]
+    return seals
+
+
+def _stray_files(root: Path, listed: set[str]) -> Iterator[Finding]:
+    for name in sorted(set(os.listdir(root)) - listed - {MANIFEST}):
+        if name == WORK or name.endswith(TEMPORARY_SUFFIX):
+            yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
+        else:
+            yield Finding(name, None, "not listed in the manifest")
+
+
+def _check_file(
+    root: Path,
+    name: str,
+    seals: dict[str, str],
+    names_by_seal: dict[str, str],
+    shard: ShardEntry | None,
+    full: bool,
+) -> Iterator[Finding]:
+    """Everything wrong with one sealed file; `shard` is its entry if it is a tar."""
+    path = root / name
+    if not path.is_file():
+        yield Finding(name, None, "missing")
+        return
+    sha256 = sha256_file(path)
+    if sha256 == seals[name]:
+        if full and shard:
+            yield from _undecodable(root, shard)
+        return
+    if sha256 in names_by_seal:
+        yield Finding(name, None, f"holds the content of {names_by_seal[sha256]} (swapped or copied)")
+    elif shard:
+        yield from _locate(root, shard, seals[idx_name(name)])
+    else:
+        yield Finding(name, None, "sha256 differs from the manifest")
+
+
+def _locate(root: Path, shard: ShardEntry, idx_sha256: str) -> Iterator[Finding]:
+    """Where in a shard of the wrong sha256 the damage lies. Every shard that comes here has a finding."""
+    path, idx = root / shard.name, root / idx_name(shard.name)
+    size = path.stat().st_size
+    if size != shard.bytes:
+        yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
+    if not idx.is_file() or sha256_file(idx) != idx_sha256:
+        yield Finding(shard.name, None, f"sha256 differs; without a sound {idx.name} the place is unknown")
+        return
+    found = size != shard.bytes
+    with open(path, "rb") as file:
+        for finding in _walk(file, size, shard, read_idx(idx)):
+            found = True
+            yield finding
+    if not found:
+        yield Finding(shard.name, None, "sha256 differs, but no member, header or padding shows where")
+
+
+def _walk(file: io.BufferedIOBase, size: int, shard: ShardEntry, samples: list[Sample]) -> Iterator[Finding]:
+    """Compare a tar with its index from front to back."""
+    at = 0
+    key: str | None = None
+    for number, sample in enumerate(samples):
+        key = sample.key
+        for member in sample.members:
+            end = member.offset + member.size
+            if end > size:
+                lost = len(samples) - number
+                yield Finding(
+                    shard.name, key, f"cut at byte {size}: this and all later samples are lost ({lost})"
+                )
+                return
+            file.seek(at)
+            between = file.read(member.offset - at)
+            if what := _bad_header(between, f"{key}.{member.suffix}", member.size):
+                yield Finding(shard.name, key, f"bytes {at}-{member.offset - 1}: {what}")
+            if zlib.crc32(file.read(member.size)) != member.crc32:
+                yield Finding(
+                    shard.name, key, f"{member.suffix} is damaged (CRC-32, bytes {member.offset}-{end - 1})"
+                )
+            at = end
+    file.seek(at)
+    if any(file.read(max(0, shard.bytes - at))):
+        yield Finding(shard.name, key, f"bytes {at}-{shard.bytes - 1}: not zero after the last member")
+
+
+def _bad_header(between: bytes, name: str, size: int) -> str | None:
+    """What is wrong with the bytes between two members' data: padding, then the header of `name`."""
+    if any(between[:-BLOCK]):
+        return "damaged padding before the tar header"
+    try:
+        header = tarfile.TarInfo.frombuf(between[-BLOCK:], "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        return f"damaged tar header ({error})"
+    if (header.name, header.size) != (name, size):
+        return f"the tar header is that of {header.name} ({header.size} bytes)"
+    return None
+
+
+def _images(root: Path, shard: ShardEntry) -> Iterator[tuple[str, str, bytes]]:
+    """(key, suffix, bytes) of every image of a sound shard."""
+    with open(root / shard.name, "rb") as file:
+        for sample in read_idx(root / idx_name(shard.name)):
+            for member in sample.members:
+                if member.suffix != "json":
+                    file.seek(member.offset)
+                    yield sample.key, member.suffix, file.read(member.size)
+
+
+def _undecodable(root: Path, shard: ShardEntry) -> Iterator[Finding]:
+    try:
+        for key, suffix, data in _images(root, shard):
+            try:
+                with Image.open(io.BytesIO(data)) as image:
+                    image.load()
+            except MemoryError:
+                raise
+            except Exception as error:  # PIL raises half a dozen unrelated types
+                yield Finding(shard.name, key, f"{suffix} does not decode ({type(error).__name__})")
+    except DataError:
+        return  # the .idx is damaged, which its own check reports
+
+
+def _disagreements(root: Path, manifest: Manifest) -> Iterator[Finding]:
+    """Sealed files that contradict each other: the work of a defect, not of a disk."""
+    for name, split in manifest.splits.items():
+        listed = [sample for entry in split.shards for sample in read_idx(root / idx_name(entry.name))]
+        packed = np.load(root / f"{name}.index", allow_pickle=False)
+        if not np.array_equal(pack_index(listed), packed) or len(listed) != split.samples:
+            yield Finding(f"{name}.index", None, "disagrees with the .idx files or the manifest")
+    with open(root / QUARANTINE, "rb") as file:
+        if sum(1 for line in file if json.loads(line)) != manifest.quarantine["rows"]:
+            yield Finding(QUARANTINE, None, "disagrees with the manifest")

@@ -1,0 +1,184 @@
+"""One unit of work: its rows from the source into one tar a split, then the indexes, then the commit record.
+
+Each file is written under a temporary name, flushed and renamed; the record comes last. A unit without a
+record is done again from the start and gives the same bytes, so a crash at any point costs at most one unit
+a worker.
+"""
+
+import errno
+import hashlib
+import json
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from streamgan.core.errors import DataError
+from streamgan.core.files import atomic_write, sha256_file, write_json
+from streamgan.data.format import Member, Sample, ShardEntry, idx_name, pack_index, write_idx, write_index
+
+from .check import BadRow, Check, check_image, check_pair, check_text
+from .plan import Unit, split_of_content
+from .source import Row, SourceFile, read_rows
+
+WORK = ".work"
+BLOCK = 512  # tar's unit of everything
+WRITE_BYTES = 1 << 20
+TAR_OWNER = "streamgan"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all units need to know. `file_splits`, one a file, stands instead of `split_ends`."""
+
+    root: Path
+    files: tuple[SourceFile, ...]
+    split_ends: dict[str, int]
+    file_splits: tuple[str, ...] | None
+    check: Check
+    max_pixels: int
+
+
+def shard_name(split: str, unit: int) -> str:
+    return f"{split}-{unit:06d}.tar"
+
+
+def record_path(root: Path, unit: int) -> Path:
+    return root / WORK / f"unit-{unit:06d}.json"
+
+
+def packed_path(root: Path, split: str, unit: int) -> Path:
+    """Where a unit leaves its part of `SPLIT.index`, so that the last step need not parse every `.idx`."""
+    return root / WORK / f"{split}-{unit:06d}.index"
+
+
+class _HashingFile:
+    """What `TarWriter` writes to: the file, hashed and counted on the way so that nobody has to read it.
+
+    TarWriter gives 10 KB at a time; collecting a megabyte saves most of the calls.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256, self.size = file, hashlib.sha256(), 0
+        self.pending = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.pending += data
+        if len(self.pending) >= WRITE_BYTES:
+            self.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        self.sha256.update(self.pending)
+        self.file.write(self.pending)
+        self.size += len(self.pending)
+        self.pending.clear()
+
+
+@dataclass
+class _OpenShard:
+    """A tar under construction and the index of what it holds so far."""
+
+    tar: Any
+    stream: _HashingFile
+    samples: list[Sample] = field(default_factory=list)
+
+    def add(self, key: str, members: dict[str, bytes]) -> None:
+        """Append a sample. `members` in the order of their names, which is the order TarWriter gives them."""
+        begin = offset = self.tar.tarstream.offset
+        listed = []
+        for suffix, data in members.items():
+            listed.append(Member(suffix, offset + BLOCK, len(data), zlib.crc32(data)))
+            offset += BLOCK + -(-len(data) // BLOCK) * BLOCK
+        self.tar.write({"__key__": key, **members})
+        assert self.tar.tarstream.offset == offset, "a member took more than one header block"
+        self.samples.append(Sample(key, begin, offset - begin, tuple(listed)))
+
+
+@contextmanager
+def _open_shard(path: Path) -> Iterator[_OpenShard]:
+    from webdataset import TarWriter  # pyright: ignore[reportAttributeAccessIssue] - and slow to import
+
+    with atomic_write(path) as file:
+        stream = _HashingFile(file)
+        with TarWriter(stream, user=TAR_OWNER, group=TAR_OWNER, mtime=0, encoder=False) as tar:
+            yield _OpenShard(tar, stream)
+        stream.flush()
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Failures of the output disk as DataError that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or root
+        if error.errno in _FULL:
+            todo = "free some space and run the same command again: finished shards are kept"
+            raise DataError(where, "the disk is full (nothing unfinished has a final name)", todo) from error
+        todo = "repair the disk or its permissions, then run the same command again"
+        raise DataError(where, f"cannot be written ({error.strerror or error})", todo) from error
+
+
+def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
+    """Write the shards of `unit` and its record, which is returned: shard entries and rejected rows."""
+    rejected: list[dict[str, Any]] = []
+    shards: dict[str, _OpenShard] = {}
+    with disk_errors(job.root):
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # PIL warns about odd metadata of images that are fine
+            for file_index, row in _unit_rows(job, unit):
+                try:
+                    split, members = _sample(job, file_index, row)
+                except BadRow as bad:
+                    rejected.append(
+                        {"file": file_index, "row": row.number, "reason": bad.reason, "detail": bad.detail}
+                    )
+                    continue
+                if split not in shards:
+                    path = job.root / shard_name(split, unit.number)
+                    shards[split] = stack.enter_context(_open_shard(path))
+                shards[split].add(f"{file_index:05d}-{row.number:09d}", members)
+        entries = {split: _commit(job.root, split, unit.number, shards[split]) for split in sorted(shards)}
+        record = {"unit": unit.number, "rows": unit.num_rows, "shards": entries, "rejected": rejected}
+        write_json(record_path(job.root, unit.number), record)
+    return record
+
+
+def _unit_rows(job: Job, unit: Unit) -> Iterator[tuple[int, Row]]:
+    for piece in unit.pieces:
+        file = job.files[piece.file]
+        for row in read_rows(file, row_group=piece.row_group, start=piece.start, stop=piece.stop):
+            yield piece.file, row
+
+
+def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes]]:
+    """(split, members by suffix) of a good row; BadRow otherwise."""
+    color = check_image(row.color, "color", check=job.check, max_pixels=job.max_pixels)
+    members = {f"color.{color.extension}": color.data}
+    if row.gray is not None:
+        gray = check_image(row.gray, "gray", check=job.check, max_pixels=job.max_pixels)
+        check_pair(color, gray)
+        members[f"gray.{gray.extension}"] = gray.data
+    about: dict[str, Any] = {"width": color.size[0], "height": color.size[1]} if color.size else {}
+    if job.files[file_index].text is not None:
+        about["text"] = check_text(row.text)
+    members["json"] = json.dumps(about, ensure_ascii=False).encode()
+    if job.file_splits is not None:
+        return job.file_splits[file_index], members
+    return split_of_content(color.data, job.split_ends), members
+
+
+def _commit(root: Path, split: str, unit: int, shard: _OpenShard) -> dict[str, Any]:
+    """Write both indexes of a finished tar; its entry for the manifest."""
+    name = shard_name(split, unit)
+    size, sha256 = shard.stream.size, shard.stream.sha256.hexdigest()
+    idx = root / idx_name(name)
+    write_idx(idx, {"name": name, "bytes": size, "sha256": sha256}, shard.samples)
+    write_index(packed_path(root, split, unit), pack_index(shard.samples))
+    return asdict(ShardEntry(name, len(shard.samples), size, sha256, sha256_file(idx)))
