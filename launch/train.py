@@ -1,4 +1,4 @@
-"""Train under a launcher: `accelerate launch launch/train.py --config launch/recipes/R.yaml KEY=VALUE ...`."""
+"""Training for a launcher: `accelerate launch launch/train.py --config RECIPE.yaml KEY=VALUE ...`."""
 
 from streamgan.cli.train import main
 

@@ -11,7 +11,7 @@ from .output import emit
 SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 
 
-@click.command()
+@click.command(short_help="Colour photos at their own resolution and luminance.")
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--model", required=True, type=click.Path(), help="Run folder, checkpoint folder or weights file."

@@ -24,7 +24,7 @@ TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
 ]  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="The whole journey on real photographs, in minutes, on a CPU.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -5,7 +5,7 @@ import click
 from .output import emit, table
 
 
-@click.command()
+@click.command(short_help="Score a model beside the trivial baselines.")
 @click.argument("run", type=click.Path())
 @click.option("--shards", required=True, type=click.Path(), help="Folder of the shard set to score on.")
 @click.option("--split", default="test", show_default=True, help="Split to score on.")

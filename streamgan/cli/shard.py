@@ -1,9 +1,10 @@
 """`streamgan shard`: parquet -> WebDataset shards."""
 
-import json
 import os
 
 import click
+
+from .output import emit
 
 _PIXEL_LIMIT = (
     178_956_970  # PIL opens nothing larger; equals sharding.check.PIXEL_LIMIT, which is slow to import
@@ -102,26 +103,21 @@ def shard(sources, out, workers, max_bad, as_json, **options):
         name: {"samples": split.samples, "shards": len(split.shards), "bytes": split.bytes}
         for name, split in manifest.splits.items()
     }
-    if as_json:
-        summary = {
-            "ok": True,
-            "out": str(out),
-            "digest": manifest.digest,
-            "splits": splits,
-            "quarantine": manifest.quarantine["reasons"],
-            "nothing_to_do": result.nothing_to_do,
-            "seconds": round(result.seconds, 3),
-            "mb_per_s": round(speed, 1),
-        }
-        click.echo(json.dumps(summary))
-        return
-    if result.nothing_to_do:
-        click.echo(f"{out}: finished already, nothing to do")
+    summary = {
+        "out": str(out),
+        "digest": manifest.digest,
+        "splits": splits,
+        "quarantine": manifest.quarantine["reasons"],
+        "nothing_to_do": result.nothing_to_do,
+        "seconds": round(result.seconds, 3),
+        "mb_per_s": round(speed, 1),
+    }
+    lines = [f"{out}: finished already, nothing to do"] if result.nothing_to_do else []
     for name, split in splits.items():
         size = f"{split['shards']:5} shards {split['bytes'] / 1e6:10.1f} MB"
-        click.echo(f"{name:5} {split['samples']:9} samples {size}")
-    for reason, count in manifest.quarantine["reasons"].items():
-        click.echo(f"bad   {count:9} {reason}")
-    click.echo(f"digest {manifest.digest}")
+        lines.append(f"{name:5} {split['samples']:9} samples {size}")
+    lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
+    lines.append(f"digest {manifest.digest}")
     if not result.nothing_to_do:
-        click.echo(f"{result.seconds:.1f} s, {speed:.0f} MB/s")
+        lines.append(f"{result.seconds:.1f} s, {speed:.0f} MB/s")
+    emit("\n".join(lines), summary, as_json=as_json)

@@ -5,7 +5,7 @@ import click
 from .output import emit, run_command
 
 
-@click.command()
+@click.command(short_help="Train a colorization GAN, or continue a run.")
 @click.option(
     "--config", "-c", type=click.Path(), help="YAML recipe; launch/recipes has one for every model."
 )

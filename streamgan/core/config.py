@@ -27,9 +27,7 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -97,8 +95,8 @@ class OptimConfig(_Section):
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
     """AdamW betas of both networks."""
     eps: PositiveFloat = 1e-6
-    """AdamW's term against division by 0. At torch's 1e-8, gradients that are zero but for rounding make steps of
-    full size, and a run on another number of ranks drifts away."""
+    """AdamW's term against division by 0. At the usual 1e-8, gradients that are zero but for rounding make
+    steps of full size, and a run on another number of ranks drifts away."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

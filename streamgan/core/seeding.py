@@ -15,7 +15,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def hash64(*keys: int | np.ndarray) -> Any:
-    """A well-mixed 64-bit hash of the sequence `keys`: uint64; arrays are hashed elementwise and broadcast."""
+    """A well-mixed hash (uint64) of the sequence `keys`; arrays are hashed elementwise and broadcast."""
     state = np.uint64(0)
     with np.errstate(over="ignore"):
         for key in keys:

@@ -163,7 +163,7 @@ def read_idx(path: Path) -> list[Sample]:
             Sample(key, offset, span, tuple(Member(suffix, *where) for suffix, where in members.items()))
             for key, offset, span, members in raw["samples"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(path, f"damaged ({error!r})", todo) from error
 
 

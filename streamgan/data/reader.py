@@ -8,7 +8,7 @@ import os
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class ShardReader:
     """Random access to the encoded images of one split of a local shard set."""
 
     def __init__(self, root: Path | str, split: str):
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._pid = os.getpid()
         self.root = Path(root)
         self.split = split
         self.manifest = read_manifest(root)
@@ -37,8 +39,12 @@ class ShardReader:
         self.index = open_index(self.root, split, self.entry)
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._pid = os.getpid()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # a descriptor has one owner
 
     def __len__(self) -> int:
         return self.entry.samples
@@ -75,7 +81,12 @@ class ShardReader:
         offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
         if kind == "gray" and not size:
             raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
-        data = os.pread(self._descriptor(self._shard(sample_id)), size, offset)
+        descriptor = self._descriptor(self._shard(sample_id))
+        try:
+            data = os.pread(descriptor, size, offset)
+        except OSError as error:
+            what = f"cannot be read ({error.strerror})"
+            raise DataError(self.where(sample_id), what, "check the disk, restore the shard") from error
         if len(data) != size or zlib.crc32(data) != int(row[f"{kind}_crc32"]):
             what = (
                 f"cut short ({len(data)} of {size} bytes)"
