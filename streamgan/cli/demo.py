@@ -40,8 +40,7 @@ TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
 @click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="Training steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def demo(out: Path, images: Path | None, steps: int, as_json: bool) -> None:
-    """Photos -> parquet -> WebDataset shards -> a GAN trained by `accelerate launch` -> scores ->
-    coloured photos.
+    """Photos -> parquet -> shards -> a GAN trained by `accelerate launch` -> scores -> coloured photos.
 
     Every step is a command that you can type yourself; it is printed before it runs. Run again, it continues.
 

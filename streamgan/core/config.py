@@ -161,9 +161,7 @@ class TrainConfig(_Section):
 
 
 def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file (None: defaults) with `section.key=value` overrides; ConfigError if
-    wrong.
-    """
+    """The configuration of a YAML file (None: defaults) with `section.key=value` overrides, or ConfigError."""
     tree: dict[str, Any] = {}
     if path is not None:
         try:

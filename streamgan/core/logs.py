@@ -1,5 +1,4 @@
-"""What a person sees while something long runs: one progress bar on a terminal, a line every ten seconds
-elsewhere.
+"""What a person sees while something long runs: a progress bar; a line every ten seconds where no terminal is.
 
 Everything here goes to stderr, from rank 0 alone; stdout belongs to results.
 """

@@ -18,9 +18,7 @@ MAX_PIXELS = 200_000_000  # refuse decompression bombs before decoding
 
 
 class Crop(NamedTuple):
-    """Where a crop lies and whether it is mirrored: `position` in [0, 1] along the long side (0.5: the
-    middle).
-    """
+    """Where a crop lies (`position` in [0, 1] along the long side, 0.5: the middle), and its mirroring."""
 
     position: float
     flip: bool
@@ -35,9 +33,7 @@ def sampled_crop(seed: int, epoch: int, sample_id: int) -> Crop:
 
 
 def decode(data: bytes, mode: Literal["RGB", "L"], *, size: int, crop: Crop) -> np.ndarray:
-    """A crop as uint8, (size, size, 3) for RGB and (size, size, 1) for L. ValueError if the bytes are no
-    image.
-    """
+    """A crop as uint8, (size, size, 3) for RGB, (size, size, 1) for L; ValueError if it is no image."""
     is_jpeg = data[:2] == b"\xff\xd8"
     return _cut(_decode_jpeg(data, mode, size) if is_jpeg else _decode_other(data, mode), size, crop)
 

@@ -1,5 +1,4 @@
-"""Shard set, format 1: the files of a set and what stands in them. shards/README.md is the page for
-third parties.
+"""Shard set, format 1: the files of a set and what stands in them; shards/README.md says it to others.
 
 A set is plain WebDataset tars plus what makes them exact: `manifest.json` (the table of contents, with
 a digest of itself), one `.idx` a shard (where each member lies, with its CRC-32), and one packed
@@ -37,9 +36,7 @@ INDEX_DTYPE = np.dtype(
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample inside a shard: `suffix` (color.jpg, gray.png, json), where its data lies,
-    its CRC-32.
-    """
+    """One file of a sample: `suffix` (color.jpg, gray.png, json), where its data lies, its CRC-32."""
 
     suffix: str
     offset: int

@@ -1,6 +1,4 @@
-"""Photos in, coloured photos out: original resolution and luminance, chroma from the generator at its work
-size.
-"""
+"""Photos in, coloured photos out: resolution and luminance stay, the chroma comes from the generator."""
 
 from pathlib import Path
 
@@ -37,9 +35,7 @@ class Colorizer:
 
     @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> Image.Image:
-        """The photo (gray or colour, any mode) in colour: upright, same size, RGB or RGBA, luminance
-        unchanged.
-        """
+        """The photo (any mode) in colour: upright, same size and luminance, RGB or RGBA."""
         if photo.width * photo.height > MAX_PIXELS:
             raise ValueError(f"{photo.width} x {photo.height} pixels, over the cap of {MAX_PIXELS}")
         upright = ImageOps.exif_transpose(photo)

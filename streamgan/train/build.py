@@ -28,8 +28,7 @@ WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says other
 
 @dataclass
 class Networks:
-    """Everything that a checkpoint holds beside the step. Modules are the ones that `Accelerator.prepare`
-    gave.
+    """Everything that a checkpoint holds beside the step; modules as `Accelerator.prepare` gives them.
 
     `plain_*` are the same modules without the distributed wrapper: what is averaged, saved and frozen.
     """
@@ -46,9 +45,7 @@ class Networks:
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """The Accelerator of this process, after the guard against processes that silently train alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=False)]
-    )
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
     if accelerator.num_processes != world:
         raise ConfigError(
             "launcher",

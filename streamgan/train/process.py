@@ -52,9 +52,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def agreed(self, accelerator: Accelerator, *, ask_others: bool) -> bool:
-        """Whether to stop now, the same answer on every rank; several ranks can only agree where all of
-        them ask.
-        """
+        """Whether to stop now, the same answer on every rank; ranks agree only where all of them ask."""
         if accelerator.num_processes == 1:
             return self.asked
         if not ask_others:

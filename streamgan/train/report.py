@@ -1,6 +1,4 @@
-"""What a run shows: TensorBoard, metrics.jsonl, sample grids and the console, all with the same names and
-numbers.
-"""
+"""What a run shows, with the same numbers everywhere: TensorBoard, metrics.jsonl, sample grids, console."""
 
 import json
 import sys

@@ -32,9 +32,7 @@ _NOISE = 11  # hash key of dropout
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a run. R1 is `r1_weight / 2 * |grad|^2`, applied every `r1_every` steps and multiplied
-    by it.
-    """
+    """The losses of a run. R1, `r1_weight / 2 * |grad|^2`, comes every `r1_every` steps, times that."""
 
     adversarial: AdversarialLoss
     reconstruction: Callable[[Tensor, Tensor], Tensor]
@@ -72,9 +70,7 @@ def gan_step(
     *,
     settings: StepSettings,
 ) -> dict[str, Tensor]:
-    """Train both networks on one local batch of uint8 images; scalars by TensorBoard tag, still on the
-    device.
-    """
+    """Train both networks on one local batch of uint8 images; scalars by tag, still on the device."""
     input_B1HW, target_BCHW = head.encode(color_B3HW, gray_B1HW)
     micros = [
         MicroBatch(*parts)

@@ -1,6 +1,4 @@
-"""Validation during training: the EMA generator on a fixed part of the validation split, with the baselines
-beside.
-"""
+"""Validation during training: the EMA generator on a fixed part of its split, beside the baselines."""
 
 from collections.abc import Callable
 
@@ -37,9 +35,7 @@ class Validation:
         self._sample_batch: Batch | None = None
 
     def scores(self, ema: nn.Module, head: Head) -> dict[str, float]:
-        """`val/loss`, `val/psnr`, ... of the EMA generator and `val/gray_psnr`, ... of the baselines; on
-        all ranks.
-        """
+        """`val/loss`, `val/psnr`, ... of the EMA generator, `val/gray_psnr`, ... of the baselines."""
         loader = self._loader()
         scores = score_generator(
             ema, head, loader, accelerator=self._accelerator, reconstruction=self._reconstruction
