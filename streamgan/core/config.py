@@ -161,7 +161,7 @@ class TrainConfig(_Section):
 
 
 def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> TrainConfig:
-    """The configuration of a YAML file (None: defaults) with `section.key=value` overrides, or ConfigError."""
+    """A YAML file (None: defaults) with `section.key=value` overrides on top; ConfigError if it is wrong."""
     tree: dict[str, Any] = {}
     if path is not None:
         try:

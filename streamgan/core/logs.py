@@ -1,4 +1,4 @@
-"""What a person sees while something long runs: a progress bar; a line every ten seconds where no terminal is.
+"""What a person sees while something long runs: a progress bar, or lines where there is no terminal.
 
 Everything here goes to stderr, from rank 0 alone; stdout belongs to results.
 """
