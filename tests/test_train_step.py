@@ -11,7 +11,7 @@ from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.train import build
 from streamgan.train.ema import ema_copy, ema_decay, update_ema
-from streamgan.train.step import StepSettings, gan_step
+from streamgan.train.step import GanStep, StepSettings
 
 SMALL = [
     "run.steps=10",
@@ -36,8 +36,8 @@ def images(count: int = 8, seed: int = 0) -> torch.Tensor:
 
 def step(config, accelerator, networks, color, *, number: int = 0, weight: float = 0.1, accumulate: int = 1):
     settings = StepSettings(step=number, seed=0, adversarial_weight=weight, accumulate=accumulate)
-    head = HEADS[config.model.head]
-    return gan_step(accelerator, networks, head, build.build_losses(config), color, None, settings=settings)
+    train_step = GanStep(accelerator, networks, HEADS[config.model.head], build.build_losses(config))
+    return train_step(color, None, settings=settings)
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
@@ -143,9 +143,8 @@ def test_clipping_bounds_the_gradient_of_each_network_apart():
     networks.optimizer_g.optimizer.register_step_pre_hook(keep("g", networks.optimizer_g))
     networks.optimizer_d.optimizer.register_step_pre_hook(keep("d", networks.optimizer_d))
     settings = StepSettings(step=0, seed=0, adversarial_weight=0.1, clip_g=1e-3, clip_d=2e-3)
-    gan_step(
-        accelerator, networks, HEADS["lab"], build.build_losses(config), images(), None, settings=settings
-    )
+    train_step = GanStep(accelerator, networks, HEADS["lab"], build.build_losses(config))
+    train_step(images(), None, settings=settings)
     assert seen["g"] == pytest.approx(1e-3, rel=1e-3)
     assert seen["d"] == pytest.approx(2e-3, rel=1e-3)
 

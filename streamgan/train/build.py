@@ -2,7 +2,6 @@
 
 import math
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,26 +19,11 @@ from streamgan.losses import ADVERSARIAL, RECONSTRUCTION
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
 
 from .ema import ema_copy
+from .state import Networks
 from .step import Losses
 
 _INIT = 10  # hash key of the initial weights
 WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says otherwise
-
-
-@dataclass
-class Networks:
-    """Everything that a checkpoint holds beside the step; modules as `Accelerator.prepare` gives them.
-
-    `plain_*` are the same modules without the distributed wrapper: what is averaged, saved and frozen.
-    """
-
-    generator: nn.Module
-    plain_generator: nn.Module
-    ema: nn.Module
-    optimizer_g: AdamW
-    discriminator: nn.Module | None = None
-    plain_discriminator: nn.Module | None = None
-    optimizer_d: AdamW | None = None
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:

@@ -22,7 +22,8 @@ from streamgan.core.config import TrainConfig, dump_yaml
 from streamgan.core.errors import CheckpointError
 from streamgan.core.files import atomic_write, read_json, sha256_file, sync_directory, write_json
 
-from .build import Networks, generator_spec
+from .build import generator_spec
+from .state import Networks
 
 FORMAT = "streamgan-checkpoint"
 VERSION = 1

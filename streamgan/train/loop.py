@@ -19,7 +19,7 @@ from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, writ
 from .ema import ema_decay, update_ema
 from .process import StopRequest, run_lock
 from .report import Interval, Report, format_values
-from .step import StepSettings, gan_step
+from .step import GanStep, StepSettings
 from .validation import Validation
 
 
@@ -64,6 +64,7 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
         write_config(run, config)
     validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
     batches = iter(build.build_train_loader(config, accelerator, start_step=start, stop_step=total))
+    train_step = GanStep(accelerator, networks, head, losses)
     interval = Interval(start, batch_size=batch_size)
     bad_in_a_row = torch.zeros((), device=device)
     with Report(run, start_step=start, total_steps=total, active=accelerator.is_main_process) as report:
@@ -85,7 +86,7 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
                 clip_g=config.optim.clip_g,
                 clip_d=config.optim.clip_d,
             )
-            scalars = gan_step(accelerator, networks, head, losses, color_B3HW, gray_B1HW, settings=settings)
+            scalars = train_step(color_B3HW, gray_B1HW, settings=settings)
             step += 1
             half_life = config.optim.ema_half_life_images
             decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)

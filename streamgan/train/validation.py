@@ -11,8 +11,8 @@ from streamgan.core.logs import say
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import Batch, Loader, build_eval_loader
 
-from .build import Networks
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
+from .state import Networks
 
 
 class Validation:
