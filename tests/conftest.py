@@ -1,6 +1,8 @@
 """What all tests share: one thread, nothing left behind, and a small shard set of structured photos."""
 
+import gc
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -58,19 +60,28 @@ def _shared_memory() -> set[str]:
     return found
 
 
+def _kill(processes: list[psutil.Process]) -> None:
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises when a worker is killed
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=GRACE_S)
+    signal.signal(signal.SIGCHLD, handler)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     """Fails a test that leaves threads, child processes or shared memory."""
     threads, children, memory = _threads(), _children(), _shared_memory()
     yield
+    if _threads() - threads or _children() - children:
+        gc.collect()  # an exception that the test caught keeps its frames, and what they hold, until then
     left_threads = _threads() - threads
     for thread in left_threads:
         thread.join(GRACE_S)
     left_threads = {thread for thread in left_threads if thread.is_alive()}
     left_children = psutil.wait_procs(_children() - children, timeout=GRACE_S)[1]
     left_memory = _shared_memory() - memory
-    for child in left_children:  # the next test is not to blame
-        child.kill()
+    _kill(left_children)  # the next test is not to blame
     assert not left_threads, f"threads left behind: {left_threads}"
     assert not left_children, f"processes left behind: {left_children}"
     assert not left_memory, f"shared memory left behind: {left_memory}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from torch.utils.data import DataLoader
 
 from streamgan.cli.main import streamgan
@@ -164,9 +165,7 @@ except SystemExit as end:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(name):
-    command = streamgan.commands[name]
-    context = click.Context(command, info_name=f"streamgan {name}")
-    text = command.get_help(context)
+    text = CliRunner().invoke(streamgan, [name, "--help"], prog_name="streamgan").stdout
     usage, examples = text.splitlines()[0], text.splitlines()[1:]
     assert usage.startswith(f"Usage: streamgan {name}")
     assert any(re.match(rf"\s+(streamgan {name}|accelerate launch) ", line) for line in examples)

@@ -73,13 +73,15 @@ def test_a_flip_mirrors_left_and_right(photo):
     assert not np.array_equal(plain, flipped)
 
 
-def test_a_large_jpeg_is_decoded_small(photo, monkeypatch):
-    """What libjpeg gives back, before the last resize: 1024 for a crop of 200 is decoded at 2/8."""
+@pytest.mark.parametrize(("side", "size", "decoded"), [(1024, 200, 256), (512, 300, 320), (512, 321, 384)])
+def test_a_jpeg_is_decoded_at_the_smallest_eighth_that_covers_the_crop(
+    photo, monkeypatch, side, size, decoded
+):
     shapes = []
     cut = decode_module._cut
     monkeypatch.setattr(decode_module, "_cut", lambda *args: (shapes.append(args[0].shape), cut(*args))[1])
-    decode(encode(photo(1, (1024, 1024))), "RGB", size=200, crop=CENTER)
-    assert shapes == [(256, 256, 3)]
+    decode(encode(photo(1, (side, side))), "RGB", size=size, crop=CENTER)
+    assert shapes == [(decoded, decoded, 3)]
 
 
 def test_a_sampled_crop_is_a_function_of_seed_epoch_and_sample():

@@ -8,6 +8,7 @@ import pytest
 from streamgan.core.errors import DataError
 from streamgan.data.format import (
     INDEX_DTYPE,
+    Manifest,
     Member,
     Sample,
     SplitEntry,
@@ -78,6 +79,9 @@ def test_a_split_that_is_not_there_lists_those_that_are(shard_set):
     manifest = read_manifest(shard_set)
     with pytest.raises(DataError, match=r"'tset' \(got train \(64\), val \(16\), test \(12\)\)"):
         manifest.split("tset", shard_set)
+    empty = SplitEntry(samples=0, bytes=0, index_sha256="", shards=())
+    with pytest.raises(DataError, match=r"'val' \(got none\)"):
+        Manifest({}, {}, {"val": empty}).split("val", shard_set)
 
 
 def test_the_index_of_a_shard_comes_back_as_it_was_written(tmp_path):

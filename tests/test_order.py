@@ -73,6 +73,7 @@ def test_the_order_is_what_its_definition_says(order, epoch):
     assert epoch_ids(order, epoch).tolist() == spelled_out(order, epoch)
 
 
+@settings(max_examples=60)
 @given(orders(), st.integers(0, 5))
 @example(Order([1, 0, 1, 0, 0, 1], seed=0, batch=3, lanes=3, window=1), 0)
 @example(Order([0, 0, 7], seed=0, batch=1, lanes=1, window=9), 3)
@@ -84,6 +85,7 @@ def test_an_epoch_has_no_sample_twice_and_none_that_does_not_exist(order, epoch)
     assert ids.max() < order.num_samples
 
 
+@settings(max_examples=40)
 @given(orders())
 def test_an_epoch_has_as_many_steps_as_there_are_whole_batches(order):
     assert order.num_samples == sum(order.shard_sizes)
@@ -94,6 +96,7 @@ def test_an_epoch_has_as_many_steps_as_there_are_whole_batches(order):
     ]
 
 
+@settings(max_examples=40)
 @given(orders(), st.data())
 def test_a_step_is_the_same_whether_walked_to_or_jumped_to(order, data):
     last = 3 * order.steps_per_epoch

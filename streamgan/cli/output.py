@@ -45,6 +45,9 @@ def run_command(command: click.Command) -> NoReturn:
     try:
         result = command.main(arguments, standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)  # click returns the code of --help and --version
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)  # the help itself, without "error:" before it
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""

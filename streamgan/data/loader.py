@@ -21,6 +21,7 @@ from streamgan.core.errors import DataError, StreamganError
 from .decode import CENTER, decode, sampled_crop
 from .order import Order, default_lanes, rank_slice
 from .reader import ShardReader
+from .workers import watched
 
 GrayMode = Literal["derive", "twin"]
 _LUMA = np.array(
@@ -119,21 +120,11 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(self._loader)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
-                    raise
-                reason = str(error).splitlines()[0]
-                raise DataError(
-                    "loader", reason, "check memory and disk, then run the same command again"
-                ) from error
-            if isinstance(batch, StreamganError):
-                raise batch
-            yield batch
+        with watched(iterator):
+            for batch in iterator:
+                if isinstance(batch, StreamganError):
+                    raise batch
+                yield batch
 
 
 class _Plan:

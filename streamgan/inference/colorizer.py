@@ -39,6 +39,8 @@ class Colorizer:
         if photo.width * photo.height > MAX_PIXELS:
             raise ValueError(f"{photo.width} x {photo.height} pixels, over the cap of {MAX_PIXELS}")
         upright = ImageOps.exif_transpose(photo)
+        if "transparency" in upright.info and upright.mode in ("1", "L", "P", "RGB"):  # one colour or more
+            upright = upright.convert("RGBA")
         given_B1HW = self._input(upright)
         small = given_B1HW
         short = min(given_B1HW.shape[-2:])

@@ -9,8 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from streamgan.core.color import HEADS, Head
-from streamgan.core.errors import CheckpointError
-from streamgan.core.files import read_json
+from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.models import GENERATORS, choose
 
 
@@ -38,8 +37,8 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
         return path / "ema.safetensors"
     steps = {}
     for meta_path in sorted((path / "checkpoints").glob("step-*/meta.json")):
-        meta = read_json(meta_path, todo="delete this checkpoint folder")
-        steps[int(meta["step"])] = (meta["validation"].get("val/psnr", float("-inf")), meta_path.parent)
+        step, psnr = _read_meta(meta_path)
+        steps[step] = (psnr, meta_path.parent)
     if not steps:
         raise CheckpointError(
             path, "no checkpoint here", "give a run folder, a checkpoint or a .safetensors file"
@@ -53,6 +52,15 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
     return steps[step][1] / "ema.safetensors"
 
 
+def _read_meta(path: Path) -> tuple[int, float]:
+    """(step, validation PSNR or -inf) of a checkpoint."""
+    try:
+        meta = json.loads(path.read_bytes())
+        return int(meta["step"]), float(meta["validation"].get("val/psnr", "-inf"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(path, f"damaged ({error!r})", "delete this checkpoint folder") from error
+
+
 def load_weights(path: Path) -> Weights:
     """Build the generator that a weights file describes; CheckpointError if the file is not ours."""
     todo = "give weights written by streamgan"
@@ -64,12 +72,17 @@ def load_weights(path: Path) -> Weights:
         raise CheckpointError(path, f"cannot be read ({error})", todo) from error
     if "model" not in about:
         raise CheckpointError(path, "does not say which model it is", todo)
-    spec: dict[str, Any] = json.loads(about["model"])
-    generator = choose(GENERATORS, spec["generator"], str(path))(**spec["options"])
+    try:
+        spec: dict[str, Any] = json.loads(about["model"])
+        generator = choose(GENERATORS, spec["generator"], str(path))(**spec["options"])
+        head, size = HEADS[spec["head"]], int(spec["size"])
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        reason = error.what if isinstance(error, ConfigError) else repr(error)
+        raise CheckpointError(path, f"describes no generator of this release: {reason}", todo) from error
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(path, f"does not fit {spec['generator']} ({reason})", todo) from error
     generator.eval().requires_grad_(False)
-    return Weights(generator, HEADS[spec["head"]], spec["size"], path, int(about.get("step", 0)))
+    return Weights(generator, head, size, path, int(about.get("step", 0)))

@@ -1,0 +1,320 @@
+"""What a user sees: one line for an error, the right exit code, one JSON object where it was asked for."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import click
+import numpy as np
+import pytest
+import yaml
+from parquet_fixtures import write_rows
+from PIL import Image
+
+from streamgan import __version__
+from streamgan.cli.main import streamgan
+from streamgan.cli.output import emit, run_command, table
+from streamgan.core.errors import ConfigError
+from streamgan.data.format import read_manifest
+
+EXIT = {"CheckFailed": 1, "UsageError": 2, "ConfigError": 2, "DataError": 3, "CheckpointError": 4}
+
+
+@dataclass
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """`run("verify", folder)` as the `streamgan` script would, in this process."""
+
+    def call(*arguments: object, command: click.Command = streamgan) -> Result:
+        monkeypatch.setattr(sys, "argv", ["streamgan", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            run_command(command)
+        return Result(caught.value.code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def places(shard_set, tmp_path):
+    """Names that stand for paths in the cases below."""
+    (tmp_path / "empty").mkdir()
+    write_rows(tmp_path / "columns" / "a.parquet", [{"text": "x", "picture": b"\xff\xd8\xff"}])
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "a.parquet").write_bytes(b"PAR1 this is none PAR1")
+    (tmp_path / "recipe.yaml").write_text("data: {bach: 3}\nrun: {steps: 1}\n")
+    cut = shutil.copytree(shard_set, tmp_path / "cut")
+    for shard in read_manifest(cut).splits["test"].shards:
+        os.truncate(cut / shard.name, 1500)
+    Image.new("L", (20, 20), 90).save(tmp_path / "photo.png")
+    (tmp_path / "text.safetensors").write_text("not weights")
+    names = (
+        "empty",
+        "columns",
+        "fake",
+        "recipe.yaml",
+        "cut",
+        "photo.png",
+        "text.safetensors",
+        "nowhere",
+        "out",
+    )
+    return {name: tmp_path / name for name in names} | {"shards": shard_set}
+
+
+CASES = [  # command line, error, what the message holds
+    ("shard @nowhere --out @out", "DataError", "nowhere: no such file or folder"),
+    ("shard @empty --out @out", "DataError", "empty: holds no .parquet file"),
+    ("shard @fake --out @out", "DataError", "a.parquet: "),
+    ("shard @columns --out @out", "ConfigError", "a.parquet: no column image (got text, picture)"),
+    ("shard @columns --image-column pic --out @out", "ConfigError", "no column 'pic' (got text, picture)"),
+    ("shard @columns --out @out --splits train", "ConfigError", ""),
+    ("verify @nowhere", "DataError", "nowhere: no such folder"),
+    ("verify @empty", "DataError", "manifest.json: no such file"),
+    ("train --config @nowhere run.steps=1", "ConfigError", "nowhere: no such file"),
+    ("train --config @recipe.yaml", "ConfigError", "unknown setting data.bach (did you mean data.batch?)"),
+    ("train --dry-run run.steps=1 optim.lrg=1", "ConfigError", "(did you mean optim.lr_g?)"),
+    ("train --dry-run run.steps=1 model.generator=unett", "ConfigError", "did you mean 'unet'?"),
+    ("train --dry-run", "ConfigError", "exactly one of run.steps and run.epochs"),
+    ("evaluate @nowhere --shards @shards", "CheckpointError", "nowhere: no checkpoint here"),
+    ("evaluate @text.safetensors --shards @shards", "CheckpointError", "text.safetensors: cannot be read"),
+    ("evaluate @model --shards @nowhere", "DataError", "nowhere: no such folder of shards"),
+    ("evaluate @model --shards @shards --split dev", "DataError", "no samples in split 'dev'"),
+    ("evaluate @model --shards @cut --workers 0", "DataError", "cut short"),
+    ("evaluate @model --shards @cut --workers 1", "DataError", "cut short"),
+    ("colorize @photo.png --model @nowhere --out @out", "CheckpointError", "nowhere: no checkpoint here"),
+    ("colorize @nowhere --model @model --out @out", "ConfigError", "nowhere: no such file"),
+    ("colorize @recipe.yaml --model @model --out @out", "CheckFailed", "1 of 1 photos failed"),
+]
+USAGE = [
+    ("shard", "Missing argument 'SOURCE...'"),
+    ("shard @empty", "Missing option '--out'"),
+    ("shard @empty --out @out --workers -1", "--workers"),
+    ("verify", "Missing argument 'DIR'"),
+    ("verify @shards --ful", "Did you mean '--full'?"),
+    ("evaluate @model", "Missing option '--shards'"),
+    ("colorize --model @model --out @out", "Missing argument"),
+    ("colorise", "No such command 'colorise'"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Weights of a tiny generator."""
+    import torch
+    from safetensors.torch import save_file
+
+    from streamgan.models import GENERATORS
+
+    options = {"out_channels": 2, "size": 32, "width": 4, "depth": 3}
+    spec = {"generator": "unet", "head": "lab", "size": 32, "options": options}
+    path = tmp_path_factory.mktemp("model") / "ema.safetensors"
+    torch.manual_seed(0)
+    weights = GENERATORS["unet"](**options).state_dict()
+    save_file(weights, path, metadata={"model": json.dumps(spec), "step": "5"})
+    return path
+
+
+def words(line: str, places: dict) -> list[str]:
+    return [str(places[word[1:]]) if word.startswith("@") else word for word in line.split()]
+
+
+@pytest.mark.parametrize(("line", "error", "what"), CASES)
+def test_an_error_is_one_line_with_its_exit_code(run, places, model, line, error, what):
+    result = run(*words(line, places | {"model": model}))
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert what in last
+    assert last.count("; ") >= 1  # what to do
+    assert result.code == EXIT[error]
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    if error != "CheckFailed":  # which reports every photo on a line of its own
+        assert len([text for text in result.stderr.splitlines() if "it/s" not in text]) == 1
+
+
+@pytest.mark.parametrize(("line", "error", "what"), CASES)
+def test_an_error_is_one_json_object_where_json_was_asked_for(run, places, model, line, error, what):
+    result = run(*words(line, places | {"model": model}), "--json")
+    assert result.code == EXIT[error]
+    told = json.loads(result.stdout)
+    assert told["ok"] is False
+    assert told["exit_code"] == result.code
+    assert told["error"]["type"] == error
+    assert what in told["error"]["message"]
+    assert {"where", "what", "todo"} <= set(told["error"])
+    assert f"error: {told['error']['message']}" == result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+@pytest.mark.parametrize(("line", "what"), USAGE)
+def test_wrong_usage_points_at_the_help(run, places, model, line, what, extra):
+    result = run(*words(line, places | {"model": model}), *extra)
+    name = line.split()[0]
+    assert result.code == 2
+    (message,) = result.stderr.splitlines()
+    assert message.startswith("error: ")
+    assert what in message
+    assert message.endswith(f"(see streamgan {name} --help)" if name in streamgan.commands else "--help)")
+    assert result.stdout == "" if not extra else json.loads(result.stdout)["error"]["type"] == "UsageError"
+
+
+def test_no_command_shows_the_help_without_calling_it_an_error(run):
+    result = run()
+    assert result.code == 2
+    assert result.stderr.startswith("Usage: streamgan")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["shard", "--help"], ["train", "-h"]])
+def test_help_goes_to_stdout_and_is_no_failure(run, arguments):
+    result = run(*arguments)
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: streamgan")
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version").stdout == f"streamgan, version {__version__}\n"
+
+
+def test_a_set_is_made_checked_and_found_finished(run, source_folder, tmp_path):
+    line = (
+        "shard",
+        source_folder,
+        "--out",
+        tmp_path / "set",
+        "--workers",
+        0,
+        "--samples-per-shard",
+        20,
+        "--json",
+    )
+    first, second = run(*line), run(*line)
+    assert (first.code, second.code) == (0, 0)
+    told = [json.loads(result.stdout) for result in (first, second)]
+    assert [one["ok"] for one in told] == [True, True]
+    assert [one["nothing_to_do"] for one in told] == [False, True]
+    assert told[0]["digest"] == told[1]["digest"]
+    assert sum(split["samples"] for split in told[0]["splits"].values()) == 92
+    checked = run("verify", tmp_path / "set", "--json")
+    assert (checked.code, json.loads(checked.stdout)["samples"]) == (0, 92)
+
+
+def test_a_check_that_finds_something_exits_with_1(run, places):
+    result = run("verify", places["cut"])
+    assert result.code == 1
+    assert "test-" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    as_json = run("verify", places["cut"], "--json")
+    told = json.loads(as_json.stdout)
+    assert (as_json.code, told["ok"]) == (1, False)
+    assert told["findings"]
+
+
+def test_scores_are_a_table_or_one_object(run, shard_set, model):
+    line = ("evaluate", model, "--shards", shard_set, "--workers", 0, "--max-images", 4)
+    text, told = run(*line), json.loads(run(*line, "--json").stdout)
+    assert text.code == 0
+    assert text.stdout.splitlines()[0].split()[:4] == ["test,", "N", "=", "4"]
+    assert f"weights: {model} (step 5)" in text.stdout
+    assert (told["ok"], told["num_images"], told["step"], told["split"]) == (True, 4, 5, "test")
+    assert told["shards_digest"] == read_manifest(shard_set).digest
+    assert told["model"]["psnr"] > 10
+    assert set(told["baselines"]) == {"gray", "median_ab"}
+
+
+def test_a_dry_run_prints_the_whole_configuration_that_reads_back(run, tmp_path):
+    result = run("train", "--dry-run", "run.steps=3", "data.batch=4")
+    assert (result.code, result.stderr) == (0, "")
+    (tmp_path / "again.yaml").write_text(result.stdout)
+    told = json.loads(run("train", "--dry-run", "--json", "--config", tmp_path / "again.yaml").stdout)
+    assert told["config"] == yaml.safe_load(result.stdout)
+    assert told["config"]["data"]["batch"] == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_are_listed_with_their_meaning(run):
+    assert "data.batch = 16\n    GLOBAL batch" in run("train", "--settings").stdout
+    told = json.loads(run("train", "--settings", "--json").stdout)["settings"]
+    assert {"name", "default", "meaning"} == set(told[0])
+
+
+def command_that(callback) -> click.Command:
+    option = click.Option(["--json", "as_json"], is_flag=True)
+    return click.Command("x", callback=lambda as_json: callback(), params=[option])
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def failing():
+    raise ConfigError("here", "is wrong", "mend it")
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_ctrl_c_exits_with_130(run, extra):
+    result = run(*extra, command=command_that(interrupted))
+    assert result.code == 130
+    assert result.stderr.strip() == "error: interrupted; the same command continues"
+    assert result.stdout == "" if not extra else json.loads(result.stdout)["exit_code"] == 130
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["streamgan"])
+    with pytest.raises(ZeroDivisionError):
+        run_command(command_that(lambda: 1 / 0))
+
+
+def test_other_ranks_say_who_they_are_and_leave_stdout_to_the_first(run, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    result = run("--json", command=command_that(failing))
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.strip() == "error (rank 3): here: is wrong; mend it"
+
+
+def test_json_has_no_nan(capsys):
+    emit("", {"a": float("nan"), "b": [1.5, (float("inf"), 2)], "c": {"d": -float("inf")}}, as_json=True)
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1
+    assert json.loads(told) == {"ok": True, "a": None, "b": [1.5, [None, 2]], "c": {"d": None}}
+
+
+def test_columns_of_a_table_are_aligned():
+    assert table(["model", "x"], [["unet", "1.25"], ["a", "10"]]) == "model     x\nunet   1.25\na        10"
+
+
+def streamgan_process(*arguments: object) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "streamgan.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_process_fails_with_one_line_and_the_code_of_its_error(places):
+    done = streamgan_process("shard", places["nowhere"], "--out", places["out"])
+    assert done.returncode == 3
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {places['nowhere']}: no such file or folder")
+
+
+def test_a_process_with_workers_ends_at_once_on_a_cut_shard(places, model):
+    done = streamgan_process("evaluate", model, "--shards", places["cut"], "--workers", 2, "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["error"]["type"]) == (3, "DataError")
+    assert ", key " in told["error"]["where"]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_process_colours_a_photo(places, model):
+    done = streamgan_process("colorize", places["photo.png"], "--model", model, "--out", places["out"])
+    assert (done.returncode, done.stdout.strip()) == (0, str(places["out"] / "photo.png"))
+    with Image.open(places["out"] / "photo.png") as colored:
+        assert abs(np.asarray(colored.convert("L"), int) - 90).max() <= 1

@@ -1,0 +1,315 @@
+"""The loader: the same global batches whoever reads them, exact continuation, and no silent loss or hang."""
+
+import os
+import shutil
+import threading
+from itertools import islice
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from parquet_fixtures import encode, hub, picture, write_rows
+from PIL import Image
+
+from streamgan.core.errors import ConfigError, DataError
+from streamgan.data import loader as loader_module
+from streamgan.data.decode import CENTER, decode, sampled_crop
+from streamgan.data.format import idx_name, read_idx, read_manifest
+from streamgan.data.loader import Batch, build_eval_loader, build_loader
+from streamgan.data.order import Order
+from streamgan.data.reader import ShardReader
+from streamgan.sharding.run import ShardOptions, shard
+
+BATCH, SIZE, STEPS = 12, 32, 7  # 64 samples: 5 steps an epoch, so that 7 reach into the second
+
+
+def build(root, **options):
+    return build_loader(root, **{"batch": BATCH, "size": SIZE, "workers": 0, "stop_step": STEPS, **options})
+
+
+def global_batches(root, world: int, **options) -> list[Batch]:
+    """Batches of all ranks joined, the ranks one after the other in this process."""
+    ranks = [list(build(root, rank=rank, world=world, **options)) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1
+    return [
+        Batch(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*step, strict=True)))
+        for step in zip(*ranks, strict=True)
+    ]
+
+
+def assert_equal(one: list[Batch], other: list[Batch]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.ids_B.tolist() == b.ids_B.tolist()
+        assert torch.equal(a.color_B3HW, b.color_B3HW)
+        assert (a.gray_B1HW is None) == (b.gray_B1HW is None)
+        assert a.gray_B1HW is None or torch.equal(a.gray_B1HW, b.gray_B1HW)
+
+
+@pytest.fixture(scope="module")
+def expected(shard_set) -> list[Batch]:
+    """What one rank without workers reads."""
+    return list(build(shard_set))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_the_global_batches_depend_on_neither_ranks_nor_workers(shard_set, expected, world, workers):
+    assert_equal(global_batches(shard_set, world, workers=workers), expected)
+
+
+def test_batches_are_in_canonical_order_with_the_pixels_of_their_samples(shard_set, expected):
+    reader = ShardReader(shard_set, "train")
+    order = Order(reader.shard_sizes, seed=0, batch=BATCH, lanes=12, window=4)
+    for step, batch in enumerate(expected):
+        epoch, ids = order.batch_ids(step)
+        assert batch.ids_B.tolist() == ids.tolist()
+        for row, sample_id in enumerate(ids.tolist()):
+            crop = sampled_crop(0, epoch, sample_id)
+            pixels = decode(reader.read(sample_id).color, "RGB", size=SIZE, crop=crop)
+            assert np.array_equal(batch.color_B3HW[row].permute(1, 2, 0).numpy(), pixels)
+    reader.close()
+
+
+def test_seed_lanes_and_window_reach_the_order(shard_set):
+    sizes = [entry.samples for entry in read_manifest(shard_set).splits["train"].shards]
+    loader = build(shard_set, seed=9, lanes=3, window=1)
+    order = Order(sizes, seed=9, batch=BATCH, lanes=3, window=1)
+    for step, batch in enumerate(loader):
+        assert batch.ids_B.tolist() == order.batch_ids(step)[1].tolist()
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("start", [1, 4, 5, 6])
+def test_a_run_continues_exactly_where_it_was(shard_set, expected, start, world):
+    assert_equal(global_batches(shard_set, world, start_step=start), expected[start:])
+
+
+def test_nothing_is_left_to_read_at_the_end(shard_set):
+    for start in (STEPS, STEPS + 1):
+        loader = build(shard_set, start_step=start)
+        assert len(loader) == 0
+        assert list(loader) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"epochs": 2, "stop_step": None}, 10),
+        ({"epochs": 1, "stop_step": 8}, 5),
+        ({"epochs": 2, "stop_step": 8}, 8),
+        ({"epochs": 2, "stop_step": None, "start_step": 7}, 3),
+        ({"epochs": 0, "stop_step": None}, 0),
+    ],
+)
+def test_a_loader_ends_after_its_epochs_or_before_its_last_step(shard_set, options, length):
+    loader = build(shard_set, **options)
+    assert loader.steps_per_epoch == 5
+    assert len(loader) == length
+    assert sum(1 for _ in loader) == length
+
+
+def test_a_loader_without_an_end_has_no_length_and_goes_on(shard_set):
+    loader = build(shard_set, stop_step=None)
+    with pytest.raises(TypeError, match="endless"):
+        len(loader)
+    assert sum(1 for _ in islice(loader, 12)) == 12
+
+
+def test_iterating_again_starts_again_at_the_same_place(shard_set, expected):
+    loader = build(shard_set, start_step=2)
+    assert_equal(list(loader), expected[2:])
+    assert_equal(list(loader), expected[2:])
+
+
+def test_images_are_bytes_in_channels_last_order(expected):
+    batch = expected[0]
+    for image, channels in [(batch.color_B3HW, 3), (batch.gray_B1HW, 1)]:
+        assert image.shape == (BATCH, channels, SIZE, SIZE)
+        assert image.dtype == torch.uint8
+        assert image.is_contiguous(memory_format=torch.channels_last)
+    assert batch.ids_B.dtype == torch.int64
+    assert batch.color_B3HW.float().std() > 20
+
+
+def test_derived_gray_is_what_pillow_makes_of_the_crop(expected):
+    for image_3HW, gray_1HW in zip(expected[0].color_B3HW, expected[0].gray_B1HW, strict=True):
+        with_pillow = Image.fromarray(image_3HW.permute(1, 2, 0).numpy()).convert("L")
+        assert np.array_equal(gray_1HW[0].numpy(), np.asarray(with_pillow))
+
+
+def test_a_twin_is_the_sets_own_gray_image_cropped_alike(shard_set, expected):
+    reader = ShardReader(shard_set, "train")
+    batch = next(iter(build(shard_set, gray="twin")))
+    assert torch.equal(batch.color_B3HW, expected[0].color_B3HW)
+    for row, sample_id in enumerate(batch.ids_B.tolist()):
+        crop = sampled_crop(0, 0, sample_id)
+        pixels = decode(reader.read(sample_id, gray=True).gray, "L", size=SIZE, crop=crop)
+        assert np.array_equal(batch.gray_B1HW[row].permute(1, 2, 0).numpy(), pixels)
+    off = (batch.gray_B1HW.int() - expected[0].gray_B1HW.int()).abs().float().mean()
+    assert 0 < off < 3  # another JPEG, but the same crop
+    reader.close()
+
+
+def test_gray_is_left_out_where_nobody_wants_it(shard_set, expected):
+    batch = next(iter(build(shard_set, gray=None)))
+    assert batch.gray_B1HW is None
+    assert torch.equal(batch.color_B3HW, expected[0].color_B3HW)
+
+
+def test_twins_of_a_set_without_them_are_refused_at_once(source_folder, tmp_path):
+    options = ShardOptions(gray="derive", splits="train=1", max_samples=24)
+    shard([str(source_folder)], tmp_path / "set", options=options, num_workers=0)
+    with pytest.raises(DataError, match=r"no gray twins; use data\.gray=derive"):
+        build(tmp_path / "set", gray="twin")
+    with pytest.raises(DataError, match="no gray twins"):
+        build_eval_loader(tmp_path / "set", "train", batch=4, size=SIZE, gray="twin")
+    assert next(iter(build(tmp_path / "set"))).gray_B1HW is not None
+
+
+def test_a_limit_takes_the_first_samples_of_the_split(shard_set):
+    loader = build(shard_set, max_samples=25, epochs=6, stop_step=None)
+    assert (loader.num_samples, loader.steps_per_epoch) == (25, 2)
+    seen = {sample for batch in loader for sample in batch.ids_B.tolist()}
+    assert seen == set(range(25))
+    assert build(shard_set, max_samples=1000).num_samples == 64
+
+
+def test_a_batch_that_ranks_or_samples_cannot_fill_is_refused_at_once(shard_set):
+    with pytest.raises(ConfigError, match="use 1, 2, 3, 4, 6, 12 ranks"):
+        build(shard_set, world=5)
+    with pytest.raises(ConfigError, match="96 is more than the 64 samples"):
+        build(shard_set, batch=96)
+
+
+def test_a_loader_says_what_it_reads(shard_set):
+    loader = build(shard_set)
+    assert loader.num_samples == 64
+    assert loader.digest == read_manifest(shard_set).digest
+
+
+@pytest.mark.parametrize(("world", "batch"), [(1, 5), (2, 4), (3, 2), (4, 8)])
+@pytest.mark.parametrize("num_images", [None, 1, 9, 16, 100])
+def test_evaluation_reads_every_sample_once_over_all_ranks(shard_set, world, batch, num_images):
+    options = {"batch": batch, "size": SIZE, "world": world, "num_images": num_images}
+    ranks = [build_eval_loader(shard_set, "val", rank=rank, **options) for rank in range(world)]
+    count = min(num_images or 16, 16)
+    assert {len(loader) for loader in ranks} == {-(-count // (batch * world))}
+    assert {loader.num_samples for loader in ranks} == {count}
+    batches = [list(loader) for loader in ranks]
+    assert {len(one.ids_B) for rank in batches for one in rank} == {batch}
+    ids = [sample for step in zip(*batches, strict=True) for one in step for sample in one.ids_B.tolist()]
+    assert ids == [*range(count), *[-1] * (len(ids) - count)]
+
+
+def test_evaluation_takes_the_middle_of_each_photo(shard_set):
+    reader = ShardReader(shard_set, "val")
+    for batch in build_eval_loader(shard_set, "val", batch=4, size=SIZE, gray="twin", workers=1):
+        for row, sample_id in enumerate(batch.ids_B.tolist()):
+            encoded = reader.read(sample_id, gray=True)
+            color = decode(encoded.color, "RGB", size=SIZE, crop=CENTER)
+            gray = decode(encoded.gray, "L", size=SIZE, crop=CENTER)
+            assert np.array_equal(batch.color_B3HW[row].permute(1, 2, 0).numpy(), color)
+            assert np.array_equal(batch.gray_B1HW[row].permute(1, 2, 0).numpy(), gray)
+    reader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_a_damaged_shard_ends_the_run_naming_shard_and_key(shard_set, tmp_path, how, workers):
+    root = shutil.copytree(shard_set, tmp_path / "copy")
+    name = read_manifest(root).splits["train"].shards[2].name
+    sample = read_idx(root / idx_name(name))[-1]
+    member = sample.members[0]
+    if how == "flipped":
+        data = bytearray((root / name).read_bytes())
+        data[member.offset + member.size // 2] ^= 1
+        (root / name).write_bytes(data)
+    elif how == "cut":
+        os.truncate(root / name, member.offset + 5)
+    else:
+        (root / name).unlink()
+    seen = []
+    with pytest.raises(DataError) as caught:
+        seen.extend(build(root, workers=workers, epochs=3, stop_step=None))
+    key = "" if how == "gone" else f", key {sample.key}"
+    assert caught.value.where == f"{root / name}{key}"
+    assert len(seen) < 15
+
+
+def test_an_image_that_does_not_decode_is_named_too(tmp_path):
+    rows = [{"image": hub(encode(picture(seed)))} for seed in range(12)]
+    rows[5]["image"]["bytes"] = rows[5]["image"]["bytes"][:200]
+    write_rows(tmp_path / "a.parquet", rows)
+    options = ShardOptions(check="none", splits="train=1")
+    shard([str(tmp_path / "a.parquet")], tmp_path / "set", options=options, num_workers=0)
+    with pytest.raises(DataError, match=r"train-000000.tar, key .*; run `streamgan verify --full`"):
+        list(build(tmp_path / "set", batch=4, epochs=1))
+
+
+def only_child() -> psutil.Process:
+    return next(child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
+
+
+def test_a_killed_worker_is_a_data_error_and_never_a_hang(shard_set):
+    """Wherever the training process is when the news arrives: inside `next` or in a step of its own."""
+    batches = iter(build(shard_set, workers=1, stop_step=None, timeout_s=60))
+    next(batches)
+
+    def kill_and_go_on():
+        only_child().kill()
+        for _ in batches:
+            pass
+
+    with pytest.raises(DataError, match=r"loader: DataLoader worker .*; check memory and disk"):
+        kill_and_go_on()
+
+
+def test_a_killed_worker_is_a_data_error_in_the_middle_of_a_step(shard_set):
+    batches = iter(build(shard_set, workers=1, stop_step=None))
+    next(batches)
+
+    def kill_and_compute():
+        child = only_child()
+        child.kill()
+        child.wait(20)  # stands for a step: the signal interrupts it
+
+    with pytest.raises(DataError, match=r"worker \(pid \d+\) is killed by signal: Killed"):
+        kill_and_compute()
+
+
+def test_a_stuck_worker_is_a_data_error_after_the_timeout(shard_set, monkeypatch):
+    monkeypatch.setattr(loader_module, "decode", lambda *arguments, **options: threading.Event().wait())
+    with pytest.raises(DataError, match=r"DataLoader timed out after 0\.5 seconds"):
+        next(iter(build(shard_set, workers=2, timeout_s=0.5)))
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_handing_over_a_batch_is_a_data_error(shard_set, monkeypatch, error):
+    def broken(*arguments):
+        raise error
+
+    batches = iter(build(shard_set, workers=1))
+    next(batches)
+    monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_next_data", broken)
+    with pytest.raises(DataError, match=r"loader: DataLoader worker is gone \(.+\); check memory and disk"):
+        next(batches)
+
+
+def test_a_defect_inside_a_worker_keeps_its_traceback(shard_set, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(loader_module, "decode", broken)
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*a defect of ours"):
+        list(build(shard_set, workers=1))
+
+
+def test_a_loader_that_is_left_early_ends_its_workers(shard_set):
+    batches = iter(build(shard_set, workers=2, stop_step=None))
+    next(batches)
+    workers = psutil.Process().children()
+    assert len(workers) == 2
+    del batches
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
