@@ -316,7 +316,9 @@ def test_a_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
 def test_workers_do_not_import_torch(tmp_path):
     engines.wait_for_orphans(tmp_path)
     unit = engines.Unit(0, ())
-    assert list(engines.run_local(_torch_is_loaded, [unit], num_workers=1, work=tmp_path)) == [False]
+    assert list(
+        engines.run_local(_torch_is_loaded, [unit], num_workers=1, lock=tmp_path / "workers.lock")
+    ) == [False]
 
 
 def _torch_is_loaded(unit):

@@ -167,7 +167,7 @@ def test_a_worker_that_dies_ends_the_run(tmp_path):
     engines.wait_for_orphans(tmp_path)
     units = [engines.Unit(number, ()) for number in range(4)]
     with pytest.raises(DataError, match=r"a worker process died at or after unit \d"):
-        list(engines.run_local(_die, units, num_workers=2, work=tmp_path))
+        list(engines.run_local(_die, units, num_workers=2, lock=tmp_path / "workers.lock"))
 
 
 def _die(unit):
@@ -179,7 +179,7 @@ def _die(unit):
 def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
     engines.wait_for_orphans(tmp_path)
     units = [engines.Unit(number, ()) for number in range(2)]
-    results = engines.run_local(_first_is_quick, units, num_workers=2, work=tmp_path)
+    results = engines.run_local(_first_is_quick, units, num_workers=2, lock=tmp_path / "workers.lock")
     # the terminal sends Ctrl-C to them too: they leave it to their parent
     assert next(results) == {"interrupts_blocked": True}
     began = time.monotonic()
@@ -197,7 +197,7 @@ def _first_is_quick(unit):
 def test_an_error_in_a_worker_arrives_whole(tmp_path):
     engines.wait_for_orphans(tmp_path)
     with pytest.raises(DataError, match="here: this; that"):
-        list(engines.run_local(_fail, [engines.Unit(0, ())], num_workers=1, work=tmp_path))
+        list(engines.run_local(_fail, [engines.Unit(0, ())], num_workers=1, lock=tmp_path / "workers.lock"))
 
 
 def _fail(unit):
@@ -284,7 +284,7 @@ def test_a_second_sharder_is_refused(source, tmp_path, monkeypatch):
 def test_workers_of_a_killed_run_are_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "ORPHANS_TIMEOUT_S", 0.05)
     engines.wait_for_orphans(tmp_path)
-    with open(tmp_path / engines.WORKERS_LOCK) as lock:
+    with open(engines.workers_lock(tmp_path)) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(ConfigError, match="still alive"):
             engines.wait_for_orphans(tmp_path)

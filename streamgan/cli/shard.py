@@ -1,6 +1,7 @@
 """`streamgan shard`: parquet -> WebDataset shards."""
 
 import os
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ def _cpus() -> int:
 
 
 @click.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the shard set.")
 @click.option(
     "--workers",
@@ -82,8 +83,22 @@ def _cpus() -> int:
     show_default=True,
     help="How far each image is read: all of it, all but the pixels, or the first bytes.",
 )
+@click.option(
+    "--part",
+    metavar="I/N",
+    default=None,
+    show_default="all of it",
+    help="Do part I of N and publish nothing; any machine, parts may run at the same time.",
+)
+@click.option(
+    "--finish",
+    "only_finish",
+    is_flag=True,
+    show_default=True,
+    help="Publish what parts have made, or say what is missing; needs no SOURCE.",
+)
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
-def shard(sources, out, workers, max_bad, as_json, **options):
+def shard(sources, out, workers, max_bad, part, only_finish, as_json, **options):
     """Turn parquet files into a set of WebDataset shards.
 
     SOURCE is a parquet file, a folder of them, or a glob. The same command again continues where it
@@ -92,11 +107,40 @@ def shard(sources, out, workers, max_bad, as_json, **options):
     \b
     Example:
       streamgan shard data/photos --out shards/photos --splits train=70,val=20,test=10
+      streamgan shard data/photos --out shards/photos --part 1/8    # one job of eight, then
+      streamgan shard --out shards/photos --finish
     """
-    from streamgan.sharding.run import ShardOptions
+    _refuse_nonsense(sources, part, only_finish)
+    from streamgan.sharding.parts import parse_part
+    from streamgan.sharding.run import ShardOptions, finish, shard_part
     from streamgan.sharding.run import shard as make_set
 
-    result = make_set(sources, out, options=ShardOptions(**options), num_workers=workers, max_bad=max_bad)
+    if only_finish:
+        return _report(out, finish(out, max_bad=max_bad), as_json)
+    how = {"options": ShardOptions(**options), "num_workers": workers, "max_bad": max_bad}
+    if part:
+        return _report_part(out, shard_part(sources, out, part=parse_part(part), **how), as_json)
+    return _report(out, make_set(sources, out, **how), as_json)
+
+
+def _refuse_nonsense(sources: tuple[str, ...], part: str | None, only_finish: bool) -> None:
+    """UsageError for arguments that contradict each other."""
+    if not sources and not only_finish:
+        raise click.UsageError("SOURCE... is missing; name the parquet files, or publish parts with --finish")
+    if only_finish and (sources or part):
+        given = "SOURCE" if sources else "--part"
+        raise click.UsageError(f"--finish publishes what is there and takes no {given}")
+
+
+def _report_part(out: str, result: Any, as_json: bool) -> None:
+    units = f"{result.units} units"
+    text = f"{out}: part {result.part} is complete ({units}, {result.made} made by this run); "
+    text += f"when all parts are: streamgan shard --out {out} --finish"
+    summary = {"out": str(out), "part": str(result.part), "units": result.units, "made": result.made}
+    emit(text, {**summary, "seconds": round(result.seconds, 3)}, as_json=as_json)
+
+
+def _report(out: str, result: Any, as_json: bool) -> None:
     manifest = result.manifest
     speed = result.written_bytes / 1e6 / result.seconds if result.seconds else 0.0
     splits = {

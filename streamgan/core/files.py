@@ -14,13 +14,16 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, token: str = "") -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only when the block ends without an error.
 
     The bytes are flushed to the disk before the rename, and the rename itself before this returns: after a
-    power loss the file is absent, old or new, never partial.
+    power loss the file is absent, old or new, never partial. `token` joins the temporary name: with one of
+    their own, several processes may write the same path at once, and the last rename wins.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary = path.with_name(
+        f"{path.name}.{token}{TEMPORARY_SUFFIX}" if token else path.name + TEMPORARY_SUFFIX
+    )
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -42,10 +45,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def json_bytes(value: Any) -> bytes:
+    """`value` as indented JSON. Equal values give equal bytes."""
+    return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=False).encode() + b"\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Equal values give equal bytes."""
+    """Write `value` as `json_bytes`, atomically."""
     with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=False).encode() + b"\n")
+        file.write(json_bytes(value))
 
 
 def read_json(path: Path, *, todo: str) -> Any:

@@ -6,6 +6,7 @@ a digest of itself), one `.idx` a shard (where each member lies, with its CRC-32
 manifest order, samples in tar order.
 """
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -140,15 +141,20 @@ def idx_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".idx"
 
 
-def write_idx(path: Path, shard: dict[str, Any], samples: list[Sample]) -> None:
-    """Write a shard's index: `shard` (name, bytes, sha256), then one line a sample."""
+def idx_bytes(shard: dict[str, Any], samples: list[Sample]) -> bytes:
+    """A shard's index: `shard` (name, bytes, sha256), then one line a sample."""
     head = json.dumps({"format": FORMAT, "version": VERSION, **shard})
     rows = [
         [s.key, s.offset, s.span, {m.suffix: [m.offset, m.size, m.crc32] for m in s.members}] for s in samples
     ]
     lines = ",\n".join(json.dumps(row) for row in rows)
+    return f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode()
+
+
+def write_idx(path: Path, shard: dict[str, Any], samples: list[Sample]) -> None:
+    """Write `idx_bytes`, atomically."""
     with atomic_write(path) as file:
-        file.write(f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode())
+        file.write(idx_bytes(shard, samples))
 
 
 def read_idx(path: Path) -> list[Sample]:
@@ -179,10 +185,17 @@ def pack_index(samples: list[Sample]) -> np.ndarray:
     return rows
 
 
+def index_bytes(rows: np.ndarray) -> bytes:
+    """A split's packed index as a .npy file (format version 1.0 of numpy's NEP 1)."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, rows, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
 def write_index(path: Path, rows: np.ndarray) -> None:
-    """Write a split's packed index as a .npy file (format version 1.0 of numpy's NEP 1)."""
+    """Write `index_bytes`, atomically."""
     with atomic_write(path) as file:
-        np.lib.format.write_array(file, rows, version=(1, 0), allow_pickle=False)
+        file.write(index_bytes(rows))
 
 
 def open_index(root: Path, split: str, entry: SplitEntry) -> np.ndarray:

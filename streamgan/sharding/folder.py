@@ -4,26 +4,32 @@
 a file that another program made, and nothing is continued that differs in an option or a source file.
 """
 
+import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.files import TEMPORARY_SUFFIX, read_json, sync_directory, write_json
+from streamgan.core.logs import say
 from streamgan.data.format import FORMAT, MANIFEST, QUARANTINE, SPLITS, VERSION, Manifest, read_manifest
 
+from .parts import Part, forget_count
 from .writer import WORK, record_path
 
 PLAN = "plan.json"
 LOCK = "lock"
+CLAIM_LOCK = "claim.lock"
 _OURS = re.compile(
     rf"(({'|'.join(SPLITS)})(-\d{{6,}}\.(tar|idx)|\.index)|{re.escape(MANIFEST)}|{re.escape(QUARANTINE)})"
-    rf"({re.escape(TEMPORARY_SUFFIX)})?|{re.escape(WORK)}"
+    rf"((\.[0-9a-f]+)?{re.escape(TEMPORARY_SUFFIX)})?|{re.escape(WORK)}"
 )
+_OF_UNIT = re.compile(r"\D+-(\d{6,})\.")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def refuse_foreign_files(root: Path) -> None:
@@ -86,40 +92,74 @@ def read_record(root: Path, unit: int) -> dict[str, Any] | None:
 
 
 @contextmanager
-def locked(work: Path) -> Iterator[None]:
-    """The only sharder in this folder, from here to the end of the block or of the process."""
-    busy = ConfigError(work.parent, "another sharder is writing here", "wait for it, or choose another --out")
-    with open(work / LOCK, "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
-        # a run that has just finished may have removed the file between our open and our lock
-        if not (work / LOCK).exists() or os.fstat(lock.fileno()).st_ino != (work / LOCK).stat().st_ino:
-            raise busy
+def locked(work: Path, part: Part | None = None) -> Iterator[None]:
+    """The only sharder in this folder, from here to the end of the block or of the process.
+
+    Parts share the folder with other parts, and with nothing else; each is the only one of its number.
+    """
+    wait = "wait for it, or choose another --out"
+    with ExitStack() as stack:
+        if part is None:
+            _hold(stack, work, LOCK, fcntl.LOCK_EX, "another sharder is writing here", wait)
+            forget_count(work)
+        else:
+            _hold(stack, work, LOCK, fcntl.LOCK_SH, "a sharder without --part is writing here", wait)
+            what, name = f"part {part} is running already", f"part-{part.label}.lock"
+            _hold(stack, work, name, fcntl.LOCK_EX, what, "wait for it, or run another part")
         yield
+
+
+def _hold(stack: ExitStack, work: Path, name: str, mode: int, what: str, todo: str) -> None:
+    """Lock a file of `work` until `stack` is left, or ConfigError saying `what` and `todo`."""
+    busy = ConfigError(work.parent, what, todo)
+    try:
+        lock = stack.enter_context(open(work / name, "ab"))  # noqa: SIM115 - the stack closes it
+    except FileNotFoundError:  # a run that has just finished has removed the folder
+        raise busy from None
+    try:
+        fcntl.flock(lock, mode | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise busy from None
+        say(f"{work.parent}: this file system has no locks; make sure yourself that no other run writes here")
+    # or only the file, between our open and our lock
+    if not (work / name).exists() or os.fstat(lock.fileno()).st_ino != (work / name).stat().st_ino:
+        raise busy
 
 
 def claim(root: Path, identity: dict[str, Any], num_units: int) -> None:
     """Say in the folder what is being made here, or check that it is this."""
     path = root / WORK / PLAN
-    if not path.exists():
-        if stray := sorted(set(os.listdir(root)) - {WORK}):
-            raise ConfigError(root, f"holds {stray[0]} but no {WORK}/{PLAN}", "choose an empty folder")
-        write_json(path, {"format": FORMAT, "version": VERSION, "units": num_units, **identity})
-        return
-    was = read_json(path, todo="empty the folder and start again")
-    if was.get("version") != VERSION:
-        what = f"begun by a release that writes format {was.get('version')} (this one writes {VERSION})"
+    with ExitStack() as stack:
+        # parts begin at the same time: one of them writes the plan, the others find it
+        lock = stack.enter_context(open(root / WORK / CLAIM_LOCK, "ab"))
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            if stray := sorted(set(os.listdir(root)) - {WORK}):
+                raise ConfigError(root, f"holds {stray[0]} but no {WORK}/{PLAN}", "choose an empty folder")
+            write_json(path, {"format": FORMAT, "version": VERSION, "units": num_units, **identity})
+            return
+    _refuse_difference(root, read_plan(root), identity)
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    """What is being made in the folder: `units` (how many) and the identity of the set."""
+    todo = "check the path, or begin with `streamgan shard SOURCE --out DIR`"
+    plan = read_json(root / WORK / PLAN, todo=todo)
+    if plan.get("version") != VERSION:
+        what = f"begun by a release that writes format {plan.get('version')} (this one writes {VERSION})"
         raise ConfigError(root, what, "empty the folder and start again")
-    _refuse_difference(root, was, identity)
+    return plan
 
 
-def remove_temporary(root: Path) -> None:
-    """Remove what a killed run was writing; only the holder of the lock may."""
+def remove_temporary(root: Path, units: Collection[int] | None = None) -> None:
+    """Remove what a killed run was writing: everything, or of these units; only who holds their lock may."""
     for folder in (root, root / WORK):
         for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-            path.unlink()
+            unit = _OF_UNIT.match(path.name)
+            if units is None or (unit and int(unit[1]) in units):
+                path.unlink(missing_ok=True)
 
 
 def remove_work(root: Path) -> None:

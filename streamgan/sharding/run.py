@@ -4,9 +4,8 @@ The state of a run is its folder. `.work/plan.json` says what is being made, `.w
 are complete, `manifest.json` that everything is; the same command reads them and goes on from there.
 """
 
-import json
+import secrets
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -14,37 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from streamgan.core.errors import DataError
-from streamgan.core.files import atomic_write, sha256_file
 from streamgan.core.logs import progress, say
-from streamgan.data.format import (
-    INDEX_DTYPE,
-    MANIFEST,
-    QUARANTINE,
-    SPLITS,
-    Manifest,
-    ShardEntry,
-    SplitEntry,
-    write_index,
-    write_manifest,
-)
+from streamgan.data.format import MANIFEST, Manifest, read_manifest
 
 from .check import Check
-from .engines import ENGINES, wait_for_orphans
+from .engines import ENGINES, wait_for_orphans, workers_lock
 from .folder import (
     claim,
     finished_manifest,
     locked,
+    read_plan,
     read_record,
     refuse_foreign_files,
     remove_temporary,
     remove_work,
 )
+from .parts import Part, claim_count, counts, refuse_missing
 from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
+from .publish import Records, publish, refuse_too_many_bad
 from .source import SourceFile, read_source
-from .writer import WORK, Job, disk_errors, make_unit, packed_path
+from .writer import WORK, Job, disk_errors, make_unit
 
 
 @dataclass(frozen=True)
@@ -74,18 +63,15 @@ class ShardResult:
     seconds: float = 0.0
 
 
-@dataclass
-class _Progress:
-    """Complete units and what they add up to."""
+@dataclass(frozen=True)
+class PartResult:
+    """What a part leaves: `units` of it are complete, `made` of them by this run."""
 
-    records: dict[int, dict[str, Any]] = field(default_factory=dict)
-    rejected: Counter[str] = field(default_factory=Counter)
-
-    def add(self, record: dict[str, Any]) -> int:
-        """Count a record in; the bytes of its shards."""
-        self.records[record["unit"]] = record
-        self.rejected.update(row["reason"] for row in record["rejected"])
-        return sum(shard["bytes"] for shard in record["shards"].values())
+    part: Part
+    units: int
+    made: int
+    written_bytes: int
+    seconds: float
 
 
 def shard(
@@ -102,8 +88,94 @@ def shard(
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
-    began = time.monotonic()
-    options, root = options or ShardOptions(), Path(out)
+    began, root = time.monotonic(), Path(out)
+    job, identity, plan = _prepare(sources, root, options or ShardOptions())
+    refuse_foreign_files(root)
+    if _is_published(root):
+        return ShardResult(finished_manifest(root, identity), nothing_to_do=True)
+    _make_work(root)
+    with locked(root / WORK):
+        wait_for_orphans(root / WORK)
+        remove_temporary(root)
+        if (root / MANIFEST).exists():
+            return _tidy_up(root, identity)
+        with disk_errors(root):
+            claim(root, identity, len(plan))
+        run = _Run(job, identity, plan, _num_rows(plan), max_bad)
+        written, _ = run.do(num_workers)
+        with disk_errors(root):
+            manifest = publish(root, identity, run.records)
+            remove_work(root)
+    return ShardResult(manifest, False, written, time.monotonic() - began)
+
+
+def shard_part(
+    sources: Sequence[str],
+    out: Path | str,
+    *,
+    part: Part,
+    options: ShardOptions | None = None,
+    num_workers: int = 1,
+    max_bad: float = 0.01,
+) -> PartResult:
+    """Make the units in the share of `part` and publish nothing; other parts may run at the same time.
+
+    As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
+    """
+    began, root = time.monotonic(), Path(out)
+    job, identity, plan = _prepare(sources, root, options or ShardOptions())
+    share = part.share(plan)
+    refuse_foreign_files(root)
+    if _is_published(root):
+        finished_manifest(root, identity)
+        return PartResult(part, len(share), 0, 0, 0.0)
+    _make_work(root)
+    with locked(root / WORK, part):
+        wait_for_orphans(root / WORK, part.label)
+        remove_temporary(root, {unit.number for unit in share})
+        with disk_errors(root):
+            claim(root, identity, len(plan))
+            claim_count(root / WORK, part)
+        written, made = _Run(job, identity, share, _num_rows(plan), max_bad, part).do(num_workers)
+    return PartResult(part, len(share), made, written, time.monotonic() - began)
+
+
+def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
+    """Publish the set that parts have made in the folder `out`; DataError naming the units that are missing.
+
+    Needs neither the source nor the options: the folder knows what is made in it.
+    """
+    began, root = time.monotonic(), Path(out)
+    refuse_foreign_files(root)
+    if _is_published(root):
+        return ShardResult(read_manifest(root), nothing_to_do=True)
+    identity = read_plan(root)
+    num_units = identity.pop("units")
+    counted = counts(root / WORK)
+    with locked(root / WORK):
+        wait_for_orphans(root / WORK)
+        if (root / MANIFEST).exists():
+            return _tidy_up(root, identity)
+        records = Records()
+        missing = []
+        for number in range(num_units):
+            if record := read_record(root, number):
+                records.add(record)
+            else:
+                missing.append(number)
+        refuse_missing(root, missing, total=num_units, count=max(counted, default=None))
+        refuse_too_many_bad(root, identity, records, total=records.num_rows, max_bad=max_bad)
+        with disk_errors(root):
+            remove_temporary(root)
+            manifest = publish(root, identity, records)
+            remove_work(root)
+    return ShardResult(manifest, False, 0, time.monotonic() - began)
+
+
+def _prepare(
+    sources: Sequence[str], root: Path, options: ShardOptions
+) -> tuple[Job, dict[str, Any], tuple[Unit, ...]]:
+    """Read the footers: what all units need, what makes the set this one, and the units."""
     files = read_source(
         sources,
         image_column=options.image_column,
@@ -121,32 +193,28 @@ def shard(
     if not plan:
         raise DataError(files[0].path, "the source has no rows", "check the files")
     job = _make_job(root, files, options)
-    identity = _identity(files, options, job)
-    refuse_foreign_files(root)
-    if (root / MANIFEST).exists() and not (root / WORK).exists():
-        return ShardResult(finished_manifest(root, identity), nothing_to_do=True)
+    return job, _identity(files, options, job), plan
+
+
+def _num_rows(plan: Sequence[Unit]) -> int:
+    return sum(unit.num_rows for unit in plan)
+
+
+def _is_published(root: Path) -> bool:
+    return (root / MANIFEST).exists() and not (root / WORK).exists()
+
+
+def _make_work(root: Path) -> None:
     with disk_errors(root):
         (root / WORK).mkdir(parents=True, exist_ok=True)
-    with locked(root / WORK):
-        wait_for_orphans(root / WORK)
-        remove_temporary(root)
-        if (root / MANIFEST).exists():  # killed between publishing and tidying up
-            manifest = finished_manifest(root, identity)
-            remove_work(root)
-            return ShardResult(manifest, nothing_to_do=True)
-        state = _Progress()
-        with disk_errors(root):
-            claim(root, identity, len(plan))
-        try:
-            written = _run_units(job, plan, state, num_workers=num_workers, max_bad=max_bad)
-        except KeyboardInterrupt:
-            done = f"{len(state.records)} of {len(plan)} units are done"
-            say(f"stopped: {done}; the same command continues")
-            raise
-        with disk_errors(root):
-            manifest = _publish(job, identity, plan, state)
-            remove_work(root)
-    return ShardResult(manifest, False, written, time.monotonic() - began)
+
+
+def _tidy_up(root: Path, identity: dict[str, Any]) -> ShardResult:
+    """Remove what is left of a run that was killed between publishing and its own tidying up."""
+    remove_temporary(root)
+    manifest = finished_manifest(root, identity)
+    remove_work(root)
+    return ShardResult(manifest, nothing_to_do=True)
 
 
 def _make_job(root: Path, files: list[SourceFile], options: ShardOptions) -> Job:
@@ -172,75 +240,51 @@ def _identity(files: list[SourceFile], options: ShardOptions, job: Job) -> dict[
     }
 
 
-def _run_units(job: Job, plan: Sequence[Unit], state: _Progress, *, num_workers: int, max_bad: float) -> int:
-    """Do what is left of the plan; the bytes of the shards made."""
-    for unit in plan:
-        if record := read_record(job.root, unit.number):
-            state.add(record)
-    units = [unit for unit in plan if unit.number not in state.records]
-    total = sum(unit.num_rows for unit in plan)
-    _refuse_too_many_bad(job, state, total=total, max_bad=max_bad)
-    written, began = 0, time.monotonic()
-    engine = ENGINES["local" if num_workers and units else "here"]
-    results = engine(partial(make_unit, job), units, num_workers=num_workers, work=job.root / WORK)
-    done_before = total - sum(unit.num_rows for unit in units)
-    bar = progress(total=total, unit=" rows", label="shard", start=done_before)
-    with bar, closing(results):
-        for record in results:
-            written += state.add(record)
-            speed = written / 1e6 / (time.monotonic() - began)
-            bar.set_postfix_str(f"{speed:.0f} MB/s, {state.rejected.total()} bad", refresh=False)
-            bar.update(record["rows"])
-            _refuse_too_many_bad(job, state, total=total, max_bad=max_bad)
-    return written
+@dataclass
+class _Run:
+    """The units of one run: `plan`, out of a set of `total` rows."""
 
+    job: Job
+    identity: dict[str, Any]
+    plan: Sequence[Unit]
+    total: int
+    max_bad: float
+    part: Part | None = None
+    records: Records = field(default_factory=Records)
 
-def _refuse_too_many_bad(job: Job, state: _Progress, *, total: int, max_bad: float) -> None:
-    bad = state.rejected.total()
-    if bad > max_bad * total:
-        _write_quarantine(job, state)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in state.rejected.most_common())
-        raise DataError(
-            job.root,
-            f"{bad} of {total} rows are bad, more than --max-bad {max_bad:g} allows: {reasons}",
-            f"read {QUARANTINE}, repair the source or raise --max-bad, and run the command again",
+    def do(self, num_workers: int) -> tuple[int, int]:
+        """Do what is not done yet; the bytes of the shards made, and of how many units they are."""
+        for unit in self.plan:
+            if record := read_record(self.job.root, unit.number):
+                self.records.add(record)
+        units = [unit for unit in self.plan if unit.number not in self.records.units]
+        self._refuse_too_many_bad()
+        try:
+            return self._make(units, num_workers), len(units)
+        except KeyboardInterrupt:
+            done = f"{len(self.records.units)} of {len(self.plan)} units are done"
+            say(f"stopped: {done}; the same command continues")
+            raise
+
+    def _make(self, units: Sequence[Unit], num_workers: int) -> int:
+        root, written, began = self.job.root, 0, time.monotonic()
+        engine = ENGINES["local" if num_workers and units else "here"]
+        lock = workers_lock(root / WORK, self.part.label if self.part else "")
+        results = engine(partial(make_unit, self.job), units, num_workers=num_workers, lock=lock)
+        rows = _num_rows(self.plan)
+        done_before = rows - _num_rows(units)
+        bar = progress(total=rows, unit=" rows", label="shard", start=done_before)
+        with bar, closing(results):
+            for record in results:
+                written += self.records.add(record)
+                speed = written / 1e6 / (time.monotonic() - began)
+                bar.set_postfix_str(f"{speed:.0f} MB/s, {self.records.rejected.total()} bad", refresh=False)
+                bar.update(record["rows"])
+                self._refuse_too_many_bad()
+        return written
+
+    def _refuse_too_many_bad(self) -> None:
+        token = secrets.token_hex(4) if self.part else ""  # parts may fail at the same time
+        refuse_too_many_bad(
+            self.job.root, self.identity, self.records, total=self.total, max_bad=self.max_bad, token=token
         )
-
-
-def _write_quarantine(job: Job, state: _Progress) -> None:
-    """The rejected rows in the order of the source, one JSON object a line."""
-    rows = [row for record in state.records.values() for row in record["rejected"]]
-    rows.sort(key=lambda row: (row["file"], row["row"]))
-    with atomic_write(job.root / QUARANTINE) as file:
-        for row in rows:
-            line = {**row, "file": job.files[row["file"]].name}
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-
-
-def _publish(job: Job, identity: dict[str, Any], plan: Sequence[Unit], state: _Progress) -> Manifest:
-    """Write what speaks for the whole set, the manifest last."""
-    names = [name for name in SPLITS if name in (job.split_ends or job.file_splits or ())]
-    splits = {name: _write_split(job.root, name, plan, state) for name in names}
-    if not any(split.samples for split in splits.values()):
-        raise DataError(job.root, "not one row is usable", f"read {QUARANTINE} and repair the source")
-    _write_quarantine(job, state)
-    quarantine = {
-        "rows": state.rejected.total(),
-        "reasons": dict(sorted(state.rejected.items())),
-        "sha256": sha256_file(job.root / QUARANTINE),
-    }
-    manifest = Manifest(identity["source"], identity["options"], splits, quarantine)
-    write_manifest(job.root, manifest)
-    return manifest
-
-
-def _write_split(root: Path, split: str, plan: Sequence[Unit], state: _Progress) -> SplitEntry:
-    entries, parts = [], [np.zeros(0, INDEX_DTYPE)]
-    for unit in plan:
-        if entry := state.records[unit.number]["shards"].get(split):
-            entries.append(ShardEntry(**entry))
-            parts.append(np.load(packed_path(root, split, unit.number), allow_pickle=False))
-    path = root / f"{split}.index"
-    write_index(path, np.concatenate(parts))
-    samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
-    return SplitEntry(samples, size, sha256_file(path), tuple(entries))

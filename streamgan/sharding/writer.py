@@ -8,6 +8,7 @@ a worker.
 import errno
 import hashlib
 import json
+import secrets
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from streamgan.core.errors import DataError
-from streamgan.core.files import atomic_write, sha256_file, write_json
-from streamgan.data.format import Member, Sample, ShardEntry, idx_name, pack_index, write_idx, write_index
+from streamgan.core.files import atomic_write, json_bytes
+from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 
 from .check import BadRow, Check, check_image, check_pair, check_text
 from .plan import Unit, split_of_content
@@ -100,10 +101,10 @@ class _OpenShard:
 
 
 @contextmanager
-def _open_shard(path: Path) -> Iterator[_OpenShard]:
+def _open_shard(path: Path, token: str) -> Iterator[_OpenShard]:
     from webdataset import TarWriter  # pyright: ignore[reportAttributeAccessIssue] - and slow to import
 
-    with atomic_write(path) as file:
+    with atomic_write(path, token=token) as file:
         stream = _HashingFile(file)
         with TarWriter(stream, user=TAR_OWNER, group=TAR_OWNER, mtime=0, encoder=False) as tar:
             yield _OpenShard(tar, stream)
@@ -125,7 +126,12 @@ def disk_errors(root: Path) -> Iterator[None]:
 
 
 def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
-    """Write the shards of `unit` and its record, which is returned: shard entries and rejected rows."""
+    """Write the shards of `unit` and its record, which is returned: shard entries and rejected rows.
+
+    Two processes that do the same unit at once, as a cluster may when it loses sight of a node, are harmless:
+    their temporary names differ and their bytes do not.
+    """
+    token = secrets.token_hex(4)
     rejected: list[dict[str, Any]] = []
     shards: dict[str, _OpenShard] = {}
     with disk_errors(job.root):
@@ -142,11 +148,13 @@ def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
                     continue
                 if split not in shards:
                     path = job.root / shard_name(split, unit.number)
-                    shards[split] = stack.enter_context(_open_shard(path))
+                    shards[split] = stack.enter_context(_open_shard(path, token))
                 shards[split].add(f"{file_index:05d}-{row.number:09d}", members)
-        entries = {split: _commit(job.root, split, unit.number, shards[split]) for split in sorted(shards)}
+        entries = {
+            split: _commit(job.root, split, unit.number, shards[split], token) for split in sorted(shards)
+        }
         record = {"unit": unit.number, "rows": unit.num_rows, "shards": entries, "rejected": rejected}
-        write_json(record_path(job.root, unit.number), record)
+        _put(record_path(job.root, unit.number), json_bytes(record), token)
     return record
 
 
@@ -174,11 +182,16 @@ def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes]]
     return split_of_content(color.data, job.split_ends), members
 
 
-def _commit(root: Path, split: str, unit: int, shard: _OpenShard) -> dict[str, Any]:
+def _commit(root: Path, split: str, unit: int, shard: _OpenShard, token: str) -> dict[str, Any]:
     """Write both indexes of a finished tar; its entry for the manifest."""
     name = shard_name(split, unit)
     size, sha256 = shard.stream.size, shard.stream.sha256.hexdigest()
-    idx = root / idx_name(name)
-    write_idx(idx, {"name": name, "bytes": size, "sha256": sha256}, shard.samples)
-    write_index(packed_path(root, split, unit), pack_index(shard.samples))
-    return asdict(ShardEntry(name, len(shard.samples), size, sha256, sha256_file(idx)))
+    idx = idx_bytes({"name": name, "bytes": size, "sha256": sha256}, shard.samples)
+    _put(root / idx_name(name), idx, token)
+    _put(packed_path(root, split, unit), index_bytes(pack_index(shard.samples)), token)
+    return asdict(ShardEntry(name, len(shard.samples), size, sha256, hashlib.sha256(idx).hexdigest()))
+
+
+def _put(path: Path, data: bytes, token: str) -> None:
+    with atomic_write(path, token=token) as file:
+        file.write(data)

@@ -1,0 +1,106 @@
+"""What speaks for a whole set, made of the records of its units: split indexes, quarantine, manifest."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamgan.core.errors import DataError
+from streamgan.core.files import atomic_write, sha256_file
+from streamgan.data.format import (
+    INDEX_DTYPE,
+    QUARANTINE,
+    SPLITS,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    write_index,
+    write_manifest,
+)
+
+from .plan import split_of_file
+from .writer import packed_path
+
+
+@dataclass
+class Records:
+    """Complete units and what they add up to."""
+
+    units: dict[int, dict[str, Any]] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: dict[str, Any]) -> int:
+        """Count a record in; the bytes of its shards."""
+        self.units[record["unit"]] = record
+        self.rejected.update(row["reason"] for row in record["rejected"])
+        return sum(shard["bytes"] for shard in record["shards"].values())
+
+    @property
+    def num_rows(self) -> int:
+        return sum(record["rows"] for record in self.units.values())
+
+
+def refuse_too_many_bad(
+    root: Path, identity: dict[str, Any], records: Records, *, total: int, max_bad: float, token: str = ""
+) -> None:
+    """DataError if more than the fraction `max_bad` of all rows is rejected already; lists them."""
+    bad = records.rejected.total()
+    if bad > max_bad * total:
+        write_quarantine(root, identity, records, token=token)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in records.rejected.most_common())
+        raise DataError(
+            root,
+            f"{bad} of {total} rows are bad, more than --max-bad {max_bad:g} allows: {reasons}",
+            f"read {QUARANTINE}, repair the source or raise --max-bad, and run the command again",
+        )
+
+
+def write_quarantine(root: Path, identity: dict[str, Any], records: Records, *, token: str = "") -> None:
+    """The rejected rows in the order of the source, one JSON object a line."""
+    names = [file["name"] for file in identity["source"]["files"]]
+    rows = [row for record in records.units.values() for row in record["rejected"]]
+    rows.sort(key=lambda row: (row["file"], row["row"]))
+    with atomic_write(root / QUARANTINE, token=token) as file:
+        for row in rows:
+            line = {**row, "file": names[row["file"]]}
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+
+def publish(root: Path, identity: dict[str, Any], records: Records) -> Manifest:
+    """Write what speaks for the whole set, the manifest last. `records` holds every unit of the plan."""
+    units = [records.units[number] for number in sorted(records.units)]
+    splits = {name: _write_split(root, name, units) for name in split_names(identity)}
+    if not any(split.samples for split in splits.values()):
+        raise DataError(root, "not one row is usable", f"read {QUARANTINE} and repair the source")
+    write_quarantine(root, identity, records)
+    quarantine = {
+        "rows": records.rejected.total(),
+        "reasons": dict(sorted(records.rejected.items())),
+        "sha256": sha256_file(root / QUARANTINE),
+    }
+    manifest = Manifest(identity["source"], identity["options"], splits, quarantine)
+    write_manifest(root, manifest)
+    return manifest
+
+
+def split_names(identity: dict[str, Any]) -> list[str]:
+    """The splits of a set, also those that turn out empty, in the order of the format."""
+    ends = identity["options"]["splits"].get("ends")
+    names = set(ends or (split_of_file(file["name"]) for file in identity["source"]["files"]))
+    return [name for name in SPLITS if name in names]
+
+
+def _write_split(root: Path, split: str, units: Sequence[dict[str, Any]]) -> SplitEntry:
+    entries, parts = [], [np.zeros(0, INDEX_DTYPE)]
+    for unit in units:
+        if entry := unit["shards"].get(split):
+            entries.append(ShardEntry(**entry))
+            parts.append(np.load(packed_path(root, split, unit["unit"]), allow_pickle=False))
+    path = root / f"{split}.index"
+    write_index(path, np.concatenate(parts))
+    samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
+    return SplitEntry(samples, size, sha256_file(path), tuple(entries))
