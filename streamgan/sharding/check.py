@@ -10,6 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
+from .jpeg import plain_size
 from .source import Cell
 
 Check = Literal["decode", "header", "none"]
@@ -105,6 +106,11 @@ def _extension(data: bytes) -> str:
 def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: int) -> tuple[int, int]:
     if _is_cut(data, extension):
         raise BadRow("truncated", f"{len(data)} bytes")
+    size = plain_size(data) if extension == "jpg" and not decode else None
+    if size and size[0] * size[1] <= PIXEL_LIMIT:
+        if size[0] * size[1] > max_pixels:
+            raise BadRow("too_many_pixels", f"{size[0]}x{size[1]}")
+        return size
     try:
         image = Image.open(io.BytesIO(data), formats=[_PIL_FORMATS[extension]])
     except Image.DecompressionBombError:

@@ -7,7 +7,6 @@ commits itself on the disk, so an engine that is stopped loses only what was in 
 import fcntl
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -126,8 +125,6 @@ def _start_worker(task: Task, ears: Connection, lock_path: str) -> None:
     if ears.poll():  # closed already: another run may own the folder by now
         os._exit(1)
     threading.Thread(target=_stop_when_closed, args=(ears,), daemon=True).start()
-    # webdataset imports torch if it can: 3 s and 400 MB a worker for nothing. It handles its absence.
-    sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def _stop_when_closed(ears: Connection) -> None:

@@ -33,7 +33,8 @@ from streamgan.data.format import (
     read_manifest,
 )
 
-from .writer import BLOCK, WORK
+from .tar import BLOCK
+from .writer import WORK
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,14 +21,12 @@ from streamgan.core.errors import DataError
 from streamgan.core.files import atomic_write, json_bytes
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 
+from . import tar
 from .check import BadRow, Check, check_image, check_pair, check_text
 from .plan import Unit, split_of_content
 from .source import Row, SourceFile, read_rows
 
 WORK = ".work"
-BLOCK = 512  # tar's unit of everything
-WRITE_BYTES = 1 << 20
-TAR_OWNER = "streamgan"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,58 +55,38 @@ def packed_path(root: Path, split: str, unit: int) -> Path:
     return root / WORK / f"{split}-{unit:06d}.index"
 
 
-class _HashingFile:
-    """What `TarWriter` writes to: the file, hashed and counted on the way so that nobody has to read it.
-
-    TarWriter gives 10 KB at a time; collecting a megabyte saves most of the calls.
-    """
+class _Shard:
+    """A tar under construction, hashed on the way so that nobody has to read it, and its index so far."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.sha256, self.size = file, hashlib.sha256(), 0
-        self.pending = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self.pending += data
-        if len(self.pending) >= WRITE_BYTES:
-            self.flush()
-        return len(data)
-
-    def flush(self) -> None:
-        self.sha256.update(self.pending)
-        self.file.write(self.pending)
-        self.size += len(self.pending)
-        self.pending.clear()
-
-
-@dataclass
-class _OpenShard:
-    """A tar under construction and the index of what it holds so far."""
-
-    tar: Any
-    stream: _HashingFile
-    samples: list[Sample] = field(default_factory=list)
+        self.samples: list[Sample] = []
 
     def add(self, key: str, members: dict[str, bytes]) -> None:
-        """Append a sample. `members` in the order of their names, which is the order TarWriter gives them."""
-        begin = offset = self.tar.tarstream.offset
-        listed = []
+        """Append a sample. `members` in the order of their names, as WebDataset has them."""
+        begin, listed = self.size, []
         for suffix, data in members.items():
-            listed.append(Member(suffix, offset + BLOCK, len(data), zlib.crc32(data)))
-            offset += BLOCK + -(-len(data) // BLOCK) * BLOCK
-        self.tar.write({"__key__": key, **members})
-        assert self.tar.tarstream.offset == offset, "a member took more than one header block"
-        self.samples.append(Sample(key, begin, offset - begin, tuple(listed)))
+            listed.append(Member(suffix, self.size + tar.BLOCK, len(data), zlib.crc32(data)))
+            self._write(tar.header(f"{key}.{suffix}", len(data)))
+            self._write(data)
+            self._write(tar.padding(len(data)))
+        self.samples.append(Sample(key, begin, self.size - begin, tuple(listed)))
+
+    def close(self) -> None:
+        self._write(tar.end(self.size))
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
 
 
 @contextmanager
-def _open_shard(path: Path, token: str) -> Iterator[_OpenShard]:
-    from webdataset import TarWriter  # pyright: ignore[reportAttributeAccessIssue] - and slow to import
-
+def _open_shard(path: Path, token: str) -> Iterator[_Shard]:
     with atomic_write(path, token=token) as file:
-        stream = _HashingFile(file)
-        with TarWriter(stream, user=TAR_OWNER, group=TAR_OWNER, mtime=0, encoder=False) as tar:
-            yield _OpenShard(tar, stream)
-        stream.flush()
+        shard = _Shard(file)
+        yield shard
+        shard.close()
 
 
 @contextmanager
@@ -133,7 +111,7 @@ def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
     """
     token = secrets.token_hex(4)
     rejected: list[dict[str, Any]] = []
-    shards: dict[str, _OpenShard] = {}
+    shards: dict[str, _Shard] = {}
     with disk_errors(job.root):
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -182,10 +160,10 @@ def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes]]
     return split_of_content(color.data, job.split_ends), members
 
 
-def _commit(root: Path, split: str, unit: int, shard: _OpenShard, token: str) -> dict[str, Any]:
+def _commit(root: Path, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:
     """Write both indexes of a finished tar; its entry for the manifest."""
     name = shard_name(split, unit)
-    size, sha256 = shard.stream.size, shard.stream.sha256.hexdigest()
+    size, sha256 = shard.size, shard.sha256.hexdigest()
     idx = idx_bytes({"name": name, "bytes": size, "sha256": sha256}, shard.samples)
     _put(root / idx_name(name), idx, token)
     _put(packed_path(root, split, unit), index_bytes(pack_index(shard.samples)), token)
