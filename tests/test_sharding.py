@@ -316,10 +316,10 @@ def test_workers_import_neither_torch_nor_webdataset(tmp_path):
     """3 s and 400 MB a worker for nothing."""
     engines.wait_for_orphans(tmp_path)
     unit, lock = engines.Unit(0, ()), tmp_path / "workers.lock"
-    assert list(engines.run_local(_heavy_modules, [unit], num_workers=1, lock=lock)) == [[]]
+    assert list(engines.run_local(_heavy_modules, [unit], num_workers=1, lock=lock, watch=print)) == [[]]
 
 
-def _heavy_modules(unit):
+def _heavy_modules(unit, beat):
     import streamgan.sharding.run  # noqa: F401
 
     return sorted({"torch", "webdataset"} & set(sys.modules))

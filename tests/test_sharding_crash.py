@@ -15,7 +15,7 @@ from parquet_fixtures import tree, write_source
 
 from streamgan.core import files
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.sharding import engines, run
+from streamgan.sharding import engines, execute, run
 from streamgan.sharding.run import ShardOptions, shard
 
 OPTIONS = ShardOptions(samples_per_shard=5)
@@ -110,14 +110,14 @@ def test_every_rename_is_a_place_to_stop(tmp_path, monkeypatch, after):
 
 
 def _do_one_unit(source, out, monkeypatch):
-    make_unit = run.make_unit
+    make_unit = execute.make_unit
 
-    def one(job, unit):
-        make_unit(job, unit)
+    def one(job, unit, beat):
+        make_unit(job, unit, beat)
         raise _Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "make_unit", one)
+        patch.setattr(execute, "make_unit", one)
         try:
             shard([str(source)], out, options=OPTIONS, num_workers=0)
         except _Crash:
@@ -148,29 +148,14 @@ def test_a_finished_unit_is_kept_and_a_lost_shard_is_made_again(source, wanted, 
     assert all(path.stat().st_mtime_ns == before[path] for path in tars if not path.name.endswith(lost))
 
 
-def test_ctrl_c_stops_within_two_seconds_and_says_how_to_continue(source, wanted, tmp_path):
-    process = _start(source, tmp_path / "set", 2)
-    assert _wait_for(process, tmp_path / "set", ".work/unit-*", 1)
-    began = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers
-    _, errors = process.communicate(timeout=20)
-    assert time.monotonic() - began < 2
-    assert process.returncode != 0
-    assert "the same command continues" in errors
-    assert "Process Spawn" not in errors
-    engines.wait_for_orphans(tmp_path / "set" / ".work")
-    shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
-    assert tree(tmp_path / "set") == wanted
-
-
 def test_a_worker_that_dies_ends_the_run(tmp_path):
     engines.wait_for_orphans(tmp_path)
     units = [engines.Unit(number, ()) for number in range(4)]
     with pytest.raises(DataError, match=r"a worker process died at or after unit \d"):
-        list(engines.run_local(_die, units, num_workers=2, lock=tmp_path / "workers.lock"))
+        list(engines.run_local(_die, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print))
 
 
-def _die(unit):
+def _die(unit, beat):
     if unit.number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return {}
@@ -179,7 +164,9 @@ def _die(unit):
 def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
     engines.wait_for_orphans(tmp_path)
     units = [engines.Unit(number, ()) for number in range(2)]
-    results = engines.run_local(_first_is_quick, units, num_workers=2, lock=tmp_path / "workers.lock")
+    results = engines.run_local(
+        _first_is_quick, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print
+    )
     # the terminal sends Ctrl-C to them too: they leave it to their parent
     assert next(results) == {"interrupts_blocked": True}
     began = time.monotonic()
@@ -188,7 +175,7 @@ def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
     engines.wait_for_orphans(tmp_path)
 
 
-def _first_is_quick(unit):
+def _first_is_quick(unit, beat):
     if unit.number:
         time.sleep(60)
     return {"interrupts_blocked": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
@@ -197,10 +184,14 @@ def _first_is_quick(unit):
 def test_an_error_in_a_worker_arrives_whole(tmp_path):
     engines.wait_for_orphans(tmp_path)
     with pytest.raises(DataError, match="here: this; that"):
-        list(engines.run_local(_fail, [engines.Unit(0, ())], num_workers=1, lock=tmp_path / "workers.lock"))
+        list(
+            engines.run_local(
+                _fail, [engines.Unit(0, ())], num_workers=1, lock=tmp_path / "workers.lock", watch=print
+            )
+        )
 
 
-def _fail(unit):
+def _fail(unit, beat):
     raise DataError("here", "this", "that")
 
 

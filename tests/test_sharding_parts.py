@@ -16,7 +16,7 @@ from test_sharding_rows import _bad_rows
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core import files
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.sharding import folder, run
+from streamgan.sharding import execute, folder
 from streamgan.sharding.parts import Part, parse_part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 
@@ -25,7 +25,7 @@ OPTIONS = ShardOptions(samples_per_shard=5)
 HOST = """
 import sys, time
 from pathlib import Path
-from streamgan.sharding import run
+from streamgan.sharding import execute, run
 from streamgan.sharding.parts import parse_part
 
 def make_unit(job, unit, *rest):
@@ -34,7 +34,7 @@ def make_unit(job, unit, *rest):
     return original(job, unit, *rest)
 
 if __name__ == "__main__":
-    original, run.make_unit = run.make_unit, make_unit
+    original, run.make_unit = execute.make_unit, make_unit
     options = run.ShardOptions(samples_per_shard=5)
     run.shard_part([sys.argv[1]], sys.argv[2], part=parse_part(sys.argv[3]), options=options, num_workers=0)
 """
@@ -168,13 +168,13 @@ def test_two_processes_that_do_one_unit_at_once_write_one_file(source, wanted, t
         nonlocal nested
         if not nested and str(new).endswith(".tar"):
             nested = True
-            run.make_unit(*arguments[-1])
+            execute.make_unit(*arguments[-1])
             nested = False
         replace(old, new)
 
-    make_unit, arguments = run.make_unit, []
+    make_unit, arguments = execute.make_unit, []
     monkeypatch.setattr(files.os, "replace", replace_after_the_other)
-    monkeypatch.setattr(run, "make_unit", lambda *given: (arguments.append(given), make_unit(*given))[1])
+    monkeypatch.setattr(execute, "make_unit", lambda *given: (arguments.append(given), make_unit(*given))[1])
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
     assert tree(tmp_path / "set") == wanted
 

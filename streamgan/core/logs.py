@@ -61,6 +61,7 @@ def progress(
         else "{desc}: {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}{postfix}",
         mininterval=0.1 if terminal else LINE_INTERVAL_S,
         maxinterval=LINE_INTERVAL_S,
+        miniters=None if terminal else 0,  # the clock alone decides: a line also when nothing moves
         leave=True,
     )
     return bar

@@ -1,4 +1,4 @@
-"""Ways to run the units of a plan: functions (task, units, *, num_workers, lock) -> results as they come.
+"""Ways to run units: functions (task, units, *, num_workers, lock, watch) -> results as they come.
 
 The order of results means nothing, and nothing but the unit itself may influence what a task writes. A unit
 commits itself on the disk, so an engine that is stopped loses only what was in flight.
@@ -10,9 +10,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,50 +23,80 @@ from streamgan.core.errors import ConfigError, DataError
 
 from .plan import Unit
 
-Task = Callable[[Unit], dict[str, Any]]
+
+@dataclass(frozen=True)
+class Pulse:
+    """Where a worker is: rows and image bytes of its unit so far. `unit` is None while it has none."""
+
+    worker: int
+    unit: int | None
+    file: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+Beat = Callable[[int, int, int], None]  # (file, rows, bytes) of the unit so far
+Task = Callable[[Unit, Beat], dict[str, Any]]
+Watch = Callable[[Sequence[Pulse]], None]
 Results = Generator[dict[str, Any], None, None]
 ORPHANS_TIMEOUT_S = 10.0
+PULSE_S = 0.5
 
-_task: Task | None = None  # set once in each worker process
+_task: Task | None = None  # these three are set once in each worker process
 _worker_lock: Any = None  # held open for the life of the worker
+_slot: "_Slot | None" = None
 
 
-def run_here(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path) -> Results:
+def run_here(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path, watch: Watch) -> Results:
     """One unit after the other in this process."""
-    yield from map(task, units)
+    due = 0.0
+    for unit in units:
+
+        def beat(file: int, rows: int, size: int, number: int = unit.number) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + PULSE_S
+                watch([Pulse(0, number, file, rows, size)])
+
+        yield task(unit, beat)
+        watch([Pulse(0, None)])
 
 
-def run_local(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path) -> Results:
+def run_local(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path, watch: Watch) -> Results:
     """A pool of fresh processes on this machine.
 
     They end within moments of this process, however it ends, and of this generator when it is closed early.
     """
     context = get_context("spawn")
+    num_workers = min(num_workers, len(units))
     # The workers only ever see this pipe close: when the generator ends, or the process that holds its
     # other end does. Then they stop at once, in the middle of whatever they do.
     ears, mouth = context.Pipe(duplex=False)
+    board = _Board(context.RawArray("q", num_workers * _FIELDS), context.Value("q", 0))
     executor = ProcessPoolExecutor(
-        min(num_workers, len(units)),
+        num_workers,
         mp_context=context,
         initializer=_start_worker,
-        initargs=(task, ears, str(lock)),
+        initargs=(task, ears, str(lock), board),
     )
     try:
         with _no_interrupts_for_children():
-            futures = {executor.submit(_run_unit, unit): unit for unit in units}
-        waiting = set(units)
-        for future in as_completed(futures):
-            try:
-                result = future.result()
-            except BrokenProcessPool as error:
-                first = min(unit.number for unit in waiting)
-                raise DataError(
-                    "sharding",
-                    f"a worker process died at or after unit {first} (killed, or out of memory?)",
-                    "run the same command again to continue, perhaps with fewer --workers",
-                ) from error
-            waiting.discard(futures[future])
-            yield result
+            pending = {executor.submit(_run_unit, unit): unit.number for unit in units}
+        while pending:
+            done, _ = wait(pending, timeout=PULSE_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    raise DataError(
+                        "sharding",
+                        f"a worker process died at or after unit {min(pending.values())} "
+                        "(killed, or out of memory?)",
+                        "run the same command again to continue, perhaps with fewer --workers",
+                    ) from error
+                del pending[future]
+                yield result
+            watch(board.pulses())
     finally:
         mouth.close()
         executor.shutdown(wait=True, cancel_futures=True)
@@ -116,8 +147,45 @@ def _no_interrupts_for_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker(task: Task, ears: Connection, lock_path: str) -> None:
-    global _task, _worker_lock
+_FIELDS = 4  # unit + 1, file, rows, bytes
+
+
+@dataclass(frozen=True)
+class _Board:
+    """Memory in which every worker writes where it is. No locks: a worker that dies must stop nobody.
+
+    What is read while it is written may mix two moments, which a display can bear.
+    """
+
+    numbers: Any
+    num_taken: Any
+
+    def take_slot(self) -> "_Slot":
+        with self.num_taken.get_lock():
+            self.num_taken.value += 1
+            return _Slot(self.numbers, (self.num_taken.value - 1) * _FIELDS)
+
+    def pulses(self) -> list[Pulse]:
+        """One of each worker that has started."""
+        found = []
+        for worker in range(self.num_taken.value):
+            unit, *where = self.numbers[worker * _FIELDS : (worker + 1) * _FIELDS]
+            found.append(Pulse(worker, unit - 1, *where) if unit else Pulse(worker, None))
+        return found
+
+
+@dataclass(frozen=True)
+class _Slot:
+    numbers: Any
+    start: int
+
+    def write(self, unit: int | None, file: int = 0, rows: int = 0, size: int = 0) -> None:
+        values = [0 if unit is None else unit + 1, file, rows, size]
+        self.numbers[self.start : self.start + _FIELDS] = values
+
+
+def _start_worker(task: Task, ears: Connection, lock_path: str, board: _Board) -> None:
+    global _task, _worker_lock, _slot
     _task = task
     _worker_lock = open(lock_path, "rb")  # noqa: SIM115 - released by the kernel when the process ends
     with suppress(OSError):  # a file system without locks
@@ -125,6 +193,7 @@ def _start_worker(task: Task, ears: Connection, lock_path: str) -> None:
     if ears.poll():  # closed already: another run may own the folder by now
         os._exit(1)
     threading.Thread(target=_stop_when_closed, args=(ears,), daemon=True).start()
+    _slot = board.take_slot()
 
 
 def _stop_when_closed(ears: Connection) -> None:
@@ -134,4 +203,10 @@ def _stop_when_closed(ears: Connection) -> None:
 
 def _run_unit(unit: Unit) -> dict[str, Any]:
     assert _task is not None
-    return _task(unit)
+    assert _slot is not None
+    slot = _slot
+    slot.write(unit.number)
+    try:
+        return _task(unit, lambda file, rows, size: slot.write(unit.number, file, rows, size))
+    finally:
+        slot.write(None)

@@ -4,21 +4,18 @@ The state of a run is its folder. `.work/plan.json` says what is being made, `.w
 are complete, `manifest.json` that everything is; the same command reads them and goes on from there.
 """
 
-import secrets
 import time
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from streamgan.core.errors import DataError
-from streamgan.core.logs import progress, say
 from streamgan.data.format import MANIFEST, Manifest, read_manifest
 
 from .check import Check
-from .engines import ENGINES, wait_for_orphans, workers_lock
+from .engines import wait_for_orphans
+from .execute import Execution
 from .folder import (
     claim,
     finished_manifest,
@@ -33,7 +30,7 @@ from .parts import Part, claim_count, counts, refuse_missing
 from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
 from .publish import Records, publish, refuse_too_many_bad
 from .source import SourceFile, read_source
-from .writer import WORK, Job, disk_errors, make_unit
+from .writer import WORK, Job, disk_errors
 
 
 @dataclass(frozen=True)
@@ -101,10 +98,10 @@ def shard(
             return _tidy_up(root, identity)
         with disk_errors(root):
             claim(root, identity, len(plan))
-        run = _Run(job, identity, plan, _num_rows(plan), max_bad)
-        written, _ = run.do(num_workers)
+        execution = Execution(job, identity, plan, _num_rows(plan), max_bad)
+        written, _ = execution.run(num_workers)
         with disk_errors(root):
-            manifest = publish(root, identity, run.records)
+            manifest = publish(root, identity, execution.records)
             remove_work(root)
     return ShardResult(manifest, False, written, time.monotonic() - began)
 
@@ -136,7 +133,7 @@ def shard_part(
         with disk_errors(root):
             claim(root, identity, len(plan))
             claim_count(root / WORK, part)
-        written, made = _Run(job, identity, share, _num_rows(plan), max_bad, part).do(num_workers)
+        written, made = Execution(job, identity, share, _num_rows(plan), max_bad, part).run(num_workers)
     return PartResult(part, len(share), made, written, time.monotonic() - began)
 
 
@@ -238,53 +235,3 @@ def _identity(files: list[SourceFile], options: ShardOptions, job: Job) -> dict[
         "source": {"files": [file.fingerprint() for file in files]},
         "options": {**asdict(options), "splits": splits},
     }
-
-
-@dataclass
-class _Run:
-    """The units of one run: `plan`, out of a set of `total` rows."""
-
-    job: Job
-    identity: dict[str, Any]
-    plan: Sequence[Unit]
-    total: int
-    max_bad: float
-    part: Part | None = None
-    records: Records = field(default_factory=Records)
-
-    def do(self, num_workers: int) -> tuple[int, int]:
-        """Do what is not done yet; the bytes of the shards made, and of how many units they are."""
-        for unit in self.plan:
-            if record := read_record(self.job.root, unit.number):
-                self.records.add(record)
-        units = [unit for unit in self.plan if unit.number not in self.records.units]
-        self._refuse_too_many_bad()
-        try:
-            return self._make(units, num_workers), len(units)
-        except KeyboardInterrupt:
-            done = f"{len(self.records.units)} of {len(self.plan)} units are done"
-            say(f"stopped: {done}; the same command continues")
-            raise
-
-    def _make(self, units: Sequence[Unit], num_workers: int) -> int:
-        root, written, began = self.job.root, 0, time.monotonic()
-        engine = ENGINES["local" if num_workers and units else "here"]
-        lock = workers_lock(root / WORK, self.part.label if self.part else "")
-        results = engine(partial(make_unit, self.job), units, num_workers=num_workers, lock=lock)
-        rows = _num_rows(self.plan)
-        done_before = rows - _num_rows(units)
-        bar = progress(total=rows, unit=" rows", label="shard", start=done_before)
-        with bar, closing(results):
-            for record in results:
-                written += self.records.add(record)
-                speed = written / 1e6 / (time.monotonic() - began)
-                bar.set_postfix_str(f"{speed:.0f} MB/s, {self.records.rejected.total()} bad", refresh=False)
-                bar.update(record["rows"])
-                self._refuse_too_many_bad()
-        return written
-
-    def _refuse_too_many_bad(self) -> None:
-        token = secrets.token_hex(4) if self.part else ""  # parts may fail at the same time
-        refuse_too_many_bad(
-            self.job.root, self.identity, self.records, total=self.total, max_bad=self.max_bad, token=token
-        )

@@ -11,7 +11,7 @@ import json
 import secrets
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,20 +103,31 @@ def disk_errors(root: Path) -> Iterator[None]:
         raise DataError(where, f"cannot be written ({error.strerror or error})", todo) from error
 
 
-def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
+def _ignore(file: int, rows: int, size: int) -> None:
+    pass
+
+
+def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ignore) -> dict[str, Any]:
     """Write the shards of `unit` and its record, which is returned: shard entries and rejected rows.
 
     Two processes that do the same unit at once, as a cluster may when it loses sight of a node, are harmless:
-    their temporary names differ and their bytes do not.
+    their temporary names differ and their bytes do not. `beat(file, rows, bytes)` is told where
+    the unit is before a file is opened and before each row.
     """
-    token = secrets.token_hex(4)
+    token, done, size = secrets.token_hex(4), 0, 0
     rejected: list[dict[str, Any]] = []
     shards: dict[str, _Shard] = {}
+
+    def opening(file: int) -> None:
+        beat(file, done, size)
+
     with disk_errors(job.root):
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")  # PIL warns about odd metadata of images that are fine
-            for file_index, row in _unit_rows(job, unit):
+            for file_index, row in _unit_rows(job, unit, opening):
+                beat(file_index, done, size)
+                done += 1
                 try:
                     split, members = _sample(job, file_index, row)
                 except BadRow as bad:
@@ -128,6 +139,7 @@ def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
                     path = job.root / shard_name(split, unit.number)
                     shards[split] = stack.enter_context(_open_shard(path, token))
                 shards[split].add(f"{file_index:05d}-{row.number:09d}", members)
+                size += sum(map(len, members.values()))
         entries = {
             split: _commit(job.root, split, unit.number, shards[split], token) for split in sorted(shards)
         }
@@ -136,8 +148,9 @@ def make_unit(job: Job, unit: Unit) -> dict[str, Any]:
     return record
 
 
-def _unit_rows(job: Job, unit: Unit) -> Iterator[tuple[int, Row]]:
+def _unit_rows(job: Job, unit: Unit, opening: Callable[[int], None]) -> Iterator[tuple[int, Row]]:
     for piece in unit.pieces:
+        opening(piece.file)
         file = job.files[piece.file]
         for row in read_rows(file, row_group=piece.row_group, start=piece.start, stop=piece.stop):
             yield piece.file, row
