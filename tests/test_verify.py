@@ -1,17 +1,22 @@
 """`streamgan verify` names what is wrong, with shard and key, and nothing else."""
 
+import errno
 import json
 import re
 import shutil
+import sys
 import tarfile
 
 import pytest
 from click.testing import CliRunner
 from parquet_fixtures import tree, write_source
 
+from streamgan.cli.main import main
 from streamgan.cli.verify import verify as verify_command
 from streamgan.core.errors import CheckFailed, DataError
+from streamgan.core.files import sha256_file
 from streamgan.data.format import idx_name, read_idx, read_manifest, write_manifest
+from streamgan.sharding import verify as verify_module
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
 
@@ -132,9 +137,31 @@ def test_a_missing_and_an_extra_file_are_named(damaged):
     (damaged / "train.index.tmp").touch()
     assert sorted(found(damaged)) == [
         (SHARD, None, "missing"),
-        ("train-000009.tar", None, "not listed in the manifest"),
+        ("train-000009.tar", None, f"not listed in the manifest; a copy of {SHARD}"),
         ("train.index.tmp", None, "left by an interrupted run; run its command again to tidy up"),
         ("val.index", None, "missing"),
+    ]
+
+
+def test_an_unknown_file_and_an_empty_one_are_copies_of_nothing(damaged):
+    (damaged / "train-000009.tar").write_bytes(b"new")
+    (damaged / "val-000009.tar").touch()
+    (damaged / "notes").mkdir()
+    strangers = ["notes", "train-000009.tar", "val-000009.tar"]
+    assert found(damaged) == [(name, None, "not listed in the manifest") for name in strangers]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_checked(damaged, monkeypatch):
+    def failing_disk(path):
+        if path.name == SHARD:
+            raise OSError(errno.EIO, "Input/output error")
+        return sha256_file(path)
+
+    monkeypatch.setattr(verify_module, "sha256_file", failing_disk)
+    flip(damaged / "train.index", 200)
+    assert sorted(found(damaged)) == [
+        (SHARD, None, "cannot be read (Input/output error)"),
+        ("train.index", None, "sha256 differs from the manifest"),
     ]
 
 
@@ -171,6 +198,24 @@ def test_a_changed_manifest_is_a_finding_and_no_manifest_an_error(damaged):
         verify(damaged)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.removesuffix("\n"),
+        lambda text: text.replace('"version": 1', '"version":  1'),
+        lambda text: text.replace("train-0", "\\u0074rain-0", 1),
+        lambda text: text.replace('"version": 1', '"version": 1,\n "extra": 1'),
+        lambda text: text.replace('"version": 1', '"version": 2,\n "version": 1'),
+    ],
+)
+def test_a_change_of_the_manifest_that_the_digest_cannot_see_is_a_finding(damaged, change):
+    path = damaged / "manifest.json"
+    path.write_text(change(path.read_text()))
+    assert found(damaged) == [
+        ("manifest.json", None, "its digest holds, but it is not laid out as the format says")
+    ]
+
+
 def _reseal(root, **changes) -> None:
     """Write the manifest anew, as a program that makes sets in a wrong way would."""
     from dataclasses import replace
@@ -198,8 +243,6 @@ def test_full_finds_an_image_that_does_not_decode(tmp_path):
 
 def test_full_finds_an_index_that_disagrees_with_its_shards(damaged):
     import numpy as np
-
-    from streamgan.core.files import sha256_file
 
     rows = np.load(damaged / "train.index")
     rows[[0, 1]] = rows[[1, 0]]
@@ -231,11 +274,24 @@ def test_the_command_prints_a_line_for_each_finding_and_fails(damaged):
     assert "2 things are wrong" in str(result.exception)
 
 
-def test_json_is_one_object_and_the_exit_code_says_the_same(damaged, original):
-    result = CliRunner().invoke(verify_command, [str(original), "--json"])
-    assert (result.exit_code, json.loads(result.stdout)["ok"]) == (0, True)
+def _run(monkeypatch, capsys, *arguments) -> tuple[int, dict]:
+    """Exit code and JSON object of a command as a process would give them."""
+    monkeypatch.setattr(sys, "argv", ["streamgan", *map(str, arguments), "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0), json.loads(capsys.readouterr().out)
+
+
+def test_json_is_one_object_and_the_exit_code_says_the_same(damaged, original, monkeypatch, capsys):
+    code, report = _run(monkeypatch, capsys, "verify", original)
+    assert (code, report["ok"], report["findings"], report["folder"]) == (0, True, [], str(original))
     (damaged / "val.index").unlink()
-    result = CliRunner().invoke(verify_command, [str(damaged), "--json"])
-    report = json.loads(result.stdout)
-    assert (result.exit_code, report["ok"], report["samples"]) == (1, False, 60)
+    code, report = _run(monkeypatch, capsys, "verify", damaged)
+    assert (code, report["ok"], report["exit_code"], report["samples"]) == (1, False, 1, 60)
     assert report["findings"] == [{"file": "val.index", "key": None, "what": "missing"}]
+    assert (report["error"]["type"], report["error"]["what"]) == ("CheckFailed", "1 thing is wrong")
+
+
+def test_json_of_no_set_at_all_is_an_error_object(tmp_path, monkeypatch, capsys):
+    code, report = _run(monkeypatch, capsys, "verify", tmp_path)
+    assert (code, report["ok"], report["error"]["type"]) == (3, False, "DataError")

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from streamgan.core.errors import StreamganError
+from streamgan.core.errors import CheckFailed, StreamganError
 from streamgan.core.logs import is_main_process
 
 
@@ -54,7 +54,8 @@ def run_command(command: click.Command) -> NoReturn:
         _fail(error.exit_code, "UsageError", f"{error.format_message()}{hint}", {}, arguments)
     except StreamganError as error:
         parts = {"where": error.where, "what": error.what, "todo": error.todo}
-        _fail(error.exit_code, type(error).__name__, str(error), parts, arguments)
+        report = error.report if isinstance(error, CheckFailed) else {}
+        _fail(error.exit_code, type(error).__name__, str(error), parts, arguments, report)
     except (KeyboardInterrupt, click.Abort):
         _fail(130, "Interrupted", "interrupted; the same command continues", {}, arguments)
     except BrokenPipeError:
@@ -62,11 +63,17 @@ def run_command(command: click.Command) -> NoReturn:
         sys.exit(1)
 
 
-def _fail(code: int, kind: str, message: str, parts: dict[str, str], arguments: list[str]) -> NoReturn:
+def _fail(
+    code: int,
+    kind: str,
+    message: str,
+    parts: dict[str, str],
+    arguments: list[str],
+    report: dict[str, Any] | None = None,
+) -> NoReturn:
     if "--json" in arguments and is_main_process():
-        click.echo(
-            json.dumps({"ok": False, "error": {"type": kind, "message": message, **parts}, "exit_code": code})
-        )
+        error = {"type": kind, "message": message, **parts}
+        click.echo(json.dumps(_strict({"ok": False, "error": error, "exit_code": code, **(report or {})})))
     rank = os.environ.get("RANK", "0")
     click.echo(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", err=True)
     sys.stdout.flush()

@@ -1,9 +1,10 @@
 """`streamgan verify`: prove that a shard set is whole, or name what is not."""
 
-import json
 from dataclasses import asdict
 
 import click
+
+from .output import emit
 
 
 @click.command()
@@ -24,25 +25,21 @@ def verify(folder, full, as_json):
     from streamgan.sharding.verify import verify as check
 
     report = check(folder, full=full)
-    if as_json:
-        summary = {
-            "ok": not report.findings,
-            "digest": report.digest,
-            "samples": report.samples,
-            "files": report.files,
-            "bytes": report.bytes,
-            "findings": [asdict(finding) for finding in report.findings],
-        }
-        click.echo(json.dumps(summary))
-        if report.findings:
-            click.get_current_context().exit(CheckFailed.exit_code)
+    summary = {
+        "folder": str(folder),
+        "digest": report.digest,
+        "samples": report.samples,
+        "files": report.files,
+        "bytes": report.bytes,
+        "findings": [asdict(finding) for finding in report.findings],
+    }
+    if not report.findings:
+        size = f"{report.samples} samples, {report.files} files, {report.bytes / 1e6:.1f} MB"
+        emit(f"OK {size}, digest {report.digest}", summary, as_json=as_json)
         return
-    for finding in report.findings:
-        click.echo(str(finding))
-    if report.findings:
-        what = f"{len(report.findings)} thing{'s are' if len(report.findings) > 1 else ' is'} wrong"
-        raise CheckFailed(folder, what, "restore these files, or shard the source again into an empty folder")
-    click.echo(
-        f"OK {report.samples} samples, {report.files} files, {report.bytes / 1e6:.1f} MB, "
-        f"digest {report.digest}"
-    )
+    if not as_json:  # otherwise they stand in the object that reports the failure
+        for finding in report.findings:
+            click.echo(str(finding))
+    what = f"{len(report.findings)} thing{'s are' if len(report.findings) > 1 else ' is'} wrong"
+    todo = "restore these files, or shard the source again into an empty folder"
+    raise CheckFailed(folder, what, todo, report=summary)

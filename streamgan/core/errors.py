@@ -3,6 +3,8 @@
 Anything else that escapes is a defect of streamgan and keeps its traceback.
 """
 
+from typing import Any
+
 
 class StreamganError(Exception):
     """Shown as `WHERE: WHAT; WHAT TO DO` with `exit_code` as the exit status of the process."""
@@ -18,7 +20,11 @@ class StreamganError(Exception):
 
 
 class CheckFailed(StreamganError):
-    """A check that the user asked for found something (exit code 1)."""
+    """A check that the user asked for found something (exit code 1); `report`, as JSON values, says what."""
+
+    def __init__(self, where: object, what: str, todo: str, report: dict[str, Any] | None = None):
+        super().__init__(where, what, todo)
+        self.report = report or {}
 
 
 class ConfigError(StreamganError):

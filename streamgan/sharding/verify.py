@@ -73,15 +73,15 @@ def verify(root: Path | str, *, full: bool = False, num_threads: int | None = No
             raise
         return Report([Finding(MANIFEST, None, error.what)], 0, 1, 0, None)
     seals = _seals(manifest)
-    findings = list(_stray_files(root, set(seals)))
     names_by_seal = {sha256: name for name, sha256 in seals.items()}
+    findings = [*_manifest_layout(root, manifest), *_stray_files(root, seals, names_by_seal)]
     shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
     size = 0
     pool = ThreadPoolExecutor(num_threads or os.cpu_count())  # hashing and decoding release the GIL
     bar = progress(total=len(seals), unit=" files", label="verify")
     try:
         checks = pool.map(
-            lambda name: list(_check_file(root, name, seals, names_by_seal, shards.get(name), full)), seals
+            lambda name: _check_file(root, name, seals, names_by_seal, shards.get(name), full), seals
         )
         for name, found in zip(seals, checks, strict=True):
             findings += found
@@ -108,10 +108,21 @@ def _seals(manifest: Manifest) -> dict[str, str]:
     return seals
 
 
-def _stray_files(root: Path, listed: set[str]) -> Iterator[Finding]:
-    for name in sorted(set(os.listdir(root)) - listed - {MANIFEST}):
+def _manifest_layout(root: Path, manifest: Manifest) -> Iterator[Finding]:
+    """What its digest cannot see: spaces, escapes, a name given twice or too much, a lost newline."""
+    wanted = json.dumps({"digest": manifest.digest, **manifest.body()}, indent=1, ensure_ascii=False)
+    if (root / MANIFEST).read_bytes() != wanted.encode() + b"\n":
+        yield Finding(MANIFEST, None, "its digest holds, but it is not laid out as the format says")
+
+
+def _stray_files(root: Path, listed: dict[str, str], names_by_seal: dict[str, str]) -> Iterator[Finding]:
+    """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
+    for name in sorted(set(os.listdir(root)) - set(listed) - {MANIFEST}):
+        path = root / name
         if name == WORK or name.endswith(TEMPORARY_SUFFIX):
             yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
+        elif path.is_file() and path.stat().st_size and (twin := names_by_seal.get(sha256_file(path))):
+            yield Finding(name, None, f"not listed in the manifest; a copy of {twin}")
         else:
             yield Finding(name, None, "not listed in the manifest")
 
@@ -123,8 +134,22 @@ def _check_file(
     names_by_seal: dict[str, str],
     shard: ShardEntry | None,
     full: bool,
-) -> Iterator[Finding]:
+) -> list[Finding]:
     """Everything wrong with one sealed file; `shard` is its entry if it is a tar."""
+    try:
+        return list(_damage(root, name, seals, names_by_seal, shard, full))
+    except OSError as error:  # a failing disk, a file that may not be read: the others still have their say
+        return [Finding(name, None, f"cannot be read ({error.strerror or error})")]
+
+
+def _damage(
+    root: Path,
+    name: str,
+    seals: dict[str, str],
+    names_by_seal: dict[str, str],
+    shard: ShardEntry | None,
+    full: bool,
+) -> Iterator[Finding]:
     path = root / name
     if not path.is_file():
         yield Finding(name, None, "missing")
