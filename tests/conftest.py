@@ -24,6 +24,8 @@ settings.load_profile("streamgan")
 GRACE_S = 5.0  # for what has been told to end and is ending
 # Threads and processes that a library keeps for the life of the interpreter.
 LASTING_THREADS = {"TMonitor"}  # tqdm's
+# fsspec's loop and its helpers; those of a test's own server, which last as long as a client's connection
+LASTING_NAMES = ("fsspecIO", "asyncio_", "(process_request_thread)")
 LASTING_PROCESSES = {"multiprocessing.resource_tracker"}  # of the `spawn` start method
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -41,7 +43,12 @@ def _children() -> set[psutil.Process]:
 
 
 def _threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if type(thread).__name__ not in LASTING_THREADS}
+    return {
+        thread
+        for thread in threading.enumerate()
+        if type(thread).__name__ not in LASTING_THREADS
+        and not any(name in thread.name for name in LASTING_NAMES)
+    }
 
 
 def _shared_memory() -> set[str]:

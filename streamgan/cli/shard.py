@@ -1,4 +1,4 @@
-"""`streamgan shard`: parquet -> WebDataset shards."""
+"""`streamgan shard`: parquet or images -> WebDataset shards."""
 
 import os
 from typing import Any
@@ -38,7 +38,7 @@ def _cpus() -> int:
     "--splits",
     default="train=70,val=20,test=10",
     show_default=True,
-    help="Weights of the splits, chosen by a hash of the image; or `source`: by file name.",
+    help="Weights of the splits, chosen by a hash of the image; or `source`: by name of file, of folder for images.",
 )
 @click.option(
     "--gray",
@@ -99,10 +99,11 @@ def _cpus() -> int:
 )
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
 def shard(sources, out, workers, max_bad, part, only_finish, as_json, **options):
-    """Turn parquet files into a set of WebDataset shards.
+    """Turn parquet files or folders of images into a set of WebDataset shards.
 
-    SOURCE is a parquet file, a folder of them, or a glob. The same command again continues where it
-    stopped, or says that there is nothing to do; the bytes are the same however often it was stopped.
+    SOURCE is a parquet file, a folder of them, a folder of images, or a glob, here or on s3://, gs:// or
+    https://. The same command again continues where it stopped, or says that there is nothing to do; the
+    bytes are the same however often it was stopped.
 
     \b
     Example:

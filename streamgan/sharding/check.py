@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from .jpeg import plain_size
-from .source import Cell
+from .rows import Cell
 
 Check = Literal["decode", "header", "none"]
 Role = Literal["color", "gray"]

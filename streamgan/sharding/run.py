@@ -180,6 +180,7 @@ def _prepare(
         text_column=options.text_column,
         keep_gray=options.gray == "keep",
         keep_text=options.keep_text,
+        split_folders=options.splits == "source",
     )
     plan = make_plan(
         [file.group_rows for file in files],
@@ -214,7 +215,7 @@ def _tidy_up(root: Path, identity: dict[str, Any]) -> ShardResult:
     return ShardResult(manifest, nothing_to_do=True)
 
 
-def _make_job(root: Path, files: list[SourceFile], options: ShardOptions) -> Job:
+def _make_job(root: Path, files: Sequence[SourceFile], options: ShardOptions) -> Job:
     by_file = options.splits == "source"
     return Job(
         root=root,
@@ -226,7 +227,7 @@ def _make_job(root: Path, files: list[SourceFile], options: ShardOptions) -> Job
     )
 
 
-def _identity(files: list[SourceFile], options: ShardOptions, job: Job) -> dict[str, Any]:
+def _identity(files: Sequence[SourceFile], options: ShardOptions, job: Job) -> dict[str, Any]:
     """What makes two runs the same set, as it stands in the manifest."""
     splits = (
         {"by": "file name"} if job.file_splits else {"by": "sha256", "of": HASH_RANGE, "ends": job.split_ends}

@@ -131,9 +131,12 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
                 try:
                     split, members = _sample(job, file_index, row)
                 except BadRow as bad:
-                    rejected.append(
-                        {"file": file_index, "row": row.number, "reason": bad.reason, "detail": bad.detail}
-                    )
+                    where = {
+                        "file": file_index,
+                        "row": row.number,
+                        **({"name": row.name} if row.name else {}),
+                    }
+                    rejected.append({**where, "reason": bad.reason, "detail": bad.detail})
                     continue
                 if split not in shards:
                     path = job.root / shard_name(split, unit.number)
@@ -165,6 +168,8 @@ def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes]]
         check_pair(color, gray)
         members[f"gray.{gray.extension}"] = gray.data
     about: dict[str, Any] = {"width": color.size[0], "height": color.size[1]} if color.size else {}
+    if row.name is not None:
+        about["name"] = row.name
     if job.files[file_index].text is not None:
         about["text"] = check_text(row.text)
     members["json"] = json.dumps(about, ensure_ascii=False).encode()

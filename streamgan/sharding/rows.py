@@ -1,0 +1,45 @@
+"""What a source gives, whatever it is made of: files that can be listed, and rows of encoded images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image as the row holds it: its bytes, or None with perhaps a path to a file we do not have."""
+
+    data: bytes | None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row by its number in the file. `text` is raw UTF-8, not yet checked; `name` an image file's."""
+
+    number: int
+    color: Cell
+    gray: Cell | None
+    text: bytes | None
+    name: str | None = None
+
+
+class SourceFile(Protocol):
+    """A numbered list of rows in groups; `name` does not depend on where the source lies."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def group_rows(self) -> tuple[int, ...]: ...
+    @property
+    def text(self) -> str | None: ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this file from another one, as it stands in the manifest."""
+        ...
+
+    def read(self, *, row_group: int, start: int, stop: int) -> Iterator[Row]:
+        """Rows [start, stop) of a group in their order, a few in memory at a time."""
+        ...
