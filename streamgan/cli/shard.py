@@ -38,7 +38,7 @@ def _cpus() -> int:
     "--splits",
     default="train=70,val=20,test=10",
     show_default=True,
-    help="Weights of the splits, chosen by a hash of the image; or `source`: by name of file, of folder for images.",
+    help="Weights of the splits, chosen by a hash of the image; or `source`: by name of file or folder.",
 )
 @click.option(
     "--gray",
@@ -97,6 +97,24 @@ def _cpus() -> int:
     show_default=True,
     help="Publish what parts have made, or say what is missing; needs no SOURCE.",
 )
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    show_default="as they are",
+    help="Make images smaller: the short side at most this many pixels. Never larger.",
+)
+@click.option(
+    "--encode",
+    type=click.Choice(["jpeg", "png"]),
+    show_default="jpeg for smaller ones, png for others",
+    help="How images are encoded that cannot keep their bytes.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    show_default="95",
+    help="Of JPEG, where images are encoded.",
+)
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
 def shard(sources, out, workers, max_bad, part, only_finish, as_json, **options):
     """Turn parquet files or folders of images into a set of WebDataset shards.
@@ -153,6 +171,7 @@ def _report(out: str, result: Any, as_json: bool) -> None:
         "digest": manifest.digest,
         "splits": splits,
         "quarantine": manifest.quarantine["reasons"],
+        "changed": manifest.quarantine.get("changed", {}),
         "nothing_to_do": result.nothing_to_do,
         "seconds": round(result.seconds, 3),
         "mb_per_s": round(speed, 1),
@@ -162,6 +181,8 @@ def _report(out: str, result: Any, as_json: bool) -> None:
         size = f"{split['shards']:5} shards {split['bytes'] / 1e6:10.1f} MB"
         lines.append(f"{name:5} {split['samples']:9} samples {size}")
     lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
+    changed = manifest.quarantine.get("changed", {})
+    lines += [f"new   {count:9} {what}" for what, count in changed.items()]
     lines.append(f"digest {manifest.digest}")
     if not result.nothing_to_do:
         lines.append(f"{result.seconds:.1f} s, {speed:.0f} MB/s")

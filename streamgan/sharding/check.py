@@ -1,16 +1,18 @@
 """Whether a row is fit for training, and why not. Reasons are stable words: they are counted in the manifest.
 
-Details never quote a library's message: those may hold addresses or change between releases, and the list
-of bad rows is part of the set's digest.
+An image that any reader can use is left as it is. One that some readers would see differently (turned by
+EXIF, palette, CMYK, 16 bits, TIFF) comes back with its pixels made plain, to be encoded again; the table is
+in shards/README.md. Details never quote a library's message: those may hold addresses or change between
+releases, and the list of bad rows is part of the set's digest.
 """
 
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image
 
 from .jpeg import plain_size
+from .pixels import Unusable, change_of_mode, normalise, open_image, shows_color
 from .rows import Cell
 
 Check = Literal["decode", "header", "none"]
@@ -21,12 +23,9 @@ PIXEL_LIMIT = 178_956_970
 _OTHER_IMAGES = {
     b"GIF8": "GIF",
     b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x0a": "JPEG XL",
 }
-_PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone (ITU-T T.81, B.1.1.3)
@@ -42,11 +41,17 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Checked:
-    """An image fit for a shard. `extension` says what the bytes are; the size is None if nobody looked."""
+    """An image fit for a shard. `extension` says what the bytes are; the size is None if nobody looked.
+
+    `pixels` stand in the place of `data` where `changes` says that those cannot be used; `size` is theirs.
+    """
 
     data: bytes
     extension: str
     size: tuple[int, int] | None
+    orientation: int = 1
+    changes: tuple[str, ...] = ()
+    pixels: Image.Image | None = None
 
 
 def check_image(cell: Cell, role: Role, *, check: Check, max_pixels: int) -> Checked:
@@ -54,20 +59,37 @@ def check_image(cell: Cell, role: Role, *, check: Check, max_pixels: int) -> Che
     try:
         data = _bytes(cell)
         extension = _extension(data)
-        if check == "none":
+        if check == "none" and extension != "tif":
             return Checked(data, extension, None)
-        return Checked(data, extension, _inspect(data, extension, role, check == "decode", max_pixels))
+        return _inspect(data, extension, check == "decode", max_pixels)
     except BadRow as bad:
         if role == "gray":
             raise BadRow(f"gray_{bad.reason}", bad.detail) from bad
         raise
 
 
-def check_pair(color: Checked, gray: Checked) -> None:
-    """BadRow unless both have one size."""
+def check_pair(color: Checked, gray: Checked, *, look: bool) -> None:
+    """BadRow unless both have one size and are turned alike; `look`: and the twin is gray."""
     if color.size and gray.size and color.size != gray.size:
         sizes = "{}x{} colour, {}x{} gray".format(*color.size, *gray.size)
         raise BadRow("gray_size_differs", sizes)
+    # a twin that was made from unturned pixels without its EXIF tag: only one of them would be turned
+    if color.orientation != gray.orientation:
+        raise BadRow("gray_orientation_differs", f"{color.orientation} colour, {gray.orientation} gray")
+    if look and _is_color(gray):
+        raise BadRow("gray_is_color")
+
+
+def _is_color(gray: Checked) -> bool:
+    if gray.pixels:
+        return shows_color(gray.pixels.copy())
+    try:
+        with open_image(gray.data, gray.extension) as image:
+            return shows_color(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadRow("gray_damaged", type(error).__name__) from error
 
 
 def check_text(text: bytes | None) -> str | None:
@@ -95,6 +117,8 @@ def _extension(data: bytes) -> str:
         return "png"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "tif"
     for magic, name in _OTHER_IMAGES.items():
         if data.startswith(magic):
             raise BadRow("unsupported_format", name)
@@ -103,16 +127,16 @@ def _extension(data: bytes) -> str:
     raise BadRow("not_an_image", f"starts with {data[:8].hex()}")
 
 
-def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: int) -> tuple[int, int]:
+def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Checked:
     if _is_cut(data, extension):
         raise BadRow("truncated", f"{len(data)} bytes")
     size = plain_size(data) if extension == "jpg" and not decode else None
     if size and size[0] * size[1] <= PIXEL_LIMIT:
         if size[0] * size[1] > max_pixels:
             raise BadRow("too_many_pixels", f"{size[0]}x{size[1]}")
-        return size
+        return Checked(data, extension, size)
     try:
-        image = Image.open(io.BytesIO(data), formats=[_PIL_FORMATS[extension]])
+        image = open_image(data, extension)
     except Image.DecompressionBombError:
         raise BadRow("too_many_pixels", f"more than {PIXEL_LIMIT}") from None
     except MemoryError:
@@ -122,31 +146,38 @@ def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: 
     with image:
         if image.width * image.height > max_pixels:
             raise BadRow("too_many_pixels", f"{image.width}x{image.height}")
-        # the same for both roles: a gray twin may be stored as RGB, a photo may be gray
-        if image.mode not in ("RGB", "L"):
-            raise BadRow("unsupported_mode", image.mode)
-        if extension == "png" and data[24] == 16:  # PIL halves 16-bit RGB silently and calls it RGB
-            raise BadRow("unsupported_mode", "16-bit")
-        # a JPEG with several pictures (MPO, from phones) reads as its first everywhere
-        if getattr(image, "is_animated", False) and extension != "jpg":
-            raise BadRow("animated")
         try:
+            # a JPEG with several pictures (MPO, from phones) reads as its first everywhere
+            if getattr(image, "is_animated", False) and extension != "jpg":
+                raise BadRow("animated")
+            # the same for both roles: a gray twin may be stored as RGB, a photo may be gray
+            deep = extension == "png" and data[24] == 16  # PIL takes the upper bytes and calls it RGB
+            change = change_of_mode(image, deep=deep)
             # of a PNG, PIL would decode all pixels to see whether EXIF data comes behind them
             has_exif = extension != "png" or b"eXIf" in data
-            orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+            orientation = (image.getexif().get(_ORIENTATION, 1) if has_exif else 1) or 1
+            turned = orientation in range(2, 9)
+            names = ("tiff" if extension == "tif" else None, change, "orientation" if turned else None)
+            changes = tuple(name for name in names if name)
+            found = Checked(data, extension, image.size, orientation if turned else 1, changes)
+            if changes:
+                pixels = normalise(image)
+                return replace(found, size=pixels.size, pixels=pixels)
             if decode:
                 image.load()
-        except MemoryError:
+            return found
+        except Unusable as unusable:
+            raise BadRow(*unusable.args) from unusable
+        except (MemoryError, BadRow):
             raise
         except Exception as error:
             raise BadRow("damaged", type(error).__name__) from error
-        if orientation not in (0, 1):
-            raise BadRow("exif_orientation", str(orientation))
-        return image.size
 
 
 def _is_cut(data: bytes, extension: str) -> bool:
     """Whether the end of the image is missing. Bytes after the end are common and harmless."""
+    if extension == "tif":
+        return False  # has no end to look for; its pixels are read anyway
     if extension == "png":
         return data.rfind(_PNG_END) < 0
     if extension == "webp":

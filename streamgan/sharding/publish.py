@@ -32,11 +32,13 @@ class Records:
 
     units: dict[int, dict[str, Any]] = field(default_factory=dict)
     rejected: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: dict[str, Any]) -> int:
         """Count a record in; the bytes of its shards."""
         self.units[record["unit"]] = record
         self.rejected.update(row["reason"] for row in record["rejected"])
+        self.changed.update(record.get("changed", {}))
         return sum(shard["bytes"] for shard in record["shards"].values())
 
     @property
@@ -80,6 +82,7 @@ def publish(root: Path, identity: dict[str, Any], records: Records) -> Manifest:
     quarantine = {
         "rows": records.rejected.total(),
         "reasons": dict(sorted(records.rejected.items())),
+        "changed": dict(sorted(records.changed.items())),
         "sha256": sha256_file(root / QUARANTINE),
     }
     manifest = Manifest(identity["source"], identity["options"], splits, quarantine)

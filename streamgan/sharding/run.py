@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import ConfigError, DataError
 from streamgan.data.format import MANIFEST, Manifest, read_manifest
 
 from .check import Check
@@ -27,8 +27,10 @@ from .folder import (
     remove_work,
 )
 from .parts import Part, claim_count, counts, refuse_missing
+from .pixels import Encoding
 from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
 from .publish import Records, publish, refuse_too_many_bad
+from .sample import Rules
 from .source import SourceFile, read_source
 from .writer import WORK, Job, disk_errors
 
@@ -48,6 +50,13 @@ class ShardOptions:
     max_samples: int | None = None
     max_pixels: int = 50_000_000
     check: Check = "header"
+    size: int | None = None
+    encode: Literal["jpeg", "png"] | None = None
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.check == "none":
+            raise ConfigError("--size", "needs the size of every image", "leave out --check none")
 
 
 @dataclass(frozen=True)
@@ -222,8 +231,9 @@ def _make_job(root: Path, files: Sequence[SourceFile], options: ShardOptions) ->
         files=tuple(files),
         split_ends={} if by_file else parse_splits(options.splits),
         file_splits=tuple(split_of_file(file.name) for file in files) if by_file else None,
-        check=options.check,
-        max_pixels=options.max_pixels,
+        rules=Rules(
+            options.check, options.max_pixels, Encoding(options.size, options.encode, options.quality)
+        ),
     )
 
 

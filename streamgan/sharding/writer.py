@@ -7,10 +7,10 @@ a worker.
 
 import errno
 import hashlib
-import json
 import secrets
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -22,8 +22,9 @@ from streamgan.core.files import atomic_write, json_bytes
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 
 from . import tar
-from .check import BadRow, Check, check_image, check_pair, check_text
+from .check import BadRow
 from .plan import Unit, split_of_content
+from .sample import Rules, make_members
 from .source import Row, SourceFile, read_rows
 
 WORK = ".work"
@@ -38,8 +39,7 @@ class Job:
     files: tuple[SourceFile, ...]
     split_ends: dict[str, int]
     file_splits: tuple[str, ...] | None
-    check: Check
-    max_pixels: int
+    rules: Rules
 
 
 def shard_name(split: str, unit: int) -> str:
@@ -116,6 +116,7 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
     """
     token, done, size = secrets.token_hex(4), 0, 0
     rejected: list[dict[str, Any]] = []
+    changed: Counter[str] = Counter()
     shards: dict[str, _Shard] = {}
 
     def opening(file: int) -> None:
@@ -129,7 +130,7 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
                 beat(file_index, done, size)
                 done += 1
                 try:
-                    split, members = _sample(job, file_index, row)
+                    split, members, changes = _sample(job, file_index, row)
                 except BadRow as bad:
                     where = {
                         "file": file_index,
@@ -138,6 +139,7 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
                     }
                     rejected.append({**where, "reason": bad.reason, "detail": bad.detail})
                     continue
+                changed.update(changes)
                 if split not in shards:
                     path = job.root / shard_name(split, unit.number)
                     shards[split] = stack.enter_context(_open_shard(path, token))
@@ -146,7 +148,8 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
         entries = {
             split: _commit(job.root, split, unit.number, shards[split], token) for split in sorted(shards)
         }
-        record = {"unit": unit.number, "rows": unit.num_rows, "shards": entries, "rejected": rejected}
+        record: dict[str, Any] = {"unit": unit.number, "rows": unit.num_rows, "shards": entries}
+        record |= {"rejected": rejected, "changed": changed}
         _put(record_path(job.root, unit.number), json_bytes(record), token)
     return record
 
@@ -159,23 +162,13 @@ def _unit_rows(job: Job, unit: Unit, opening: Callable[[int], None]) -> Iterator
             yield piece.file, row
 
 
-def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes]]:
-    """(split, members by suffix) of a good row; BadRow otherwise."""
-    color = check_image(row.color, "color", check=job.check, max_pixels=job.max_pixels)
-    members = {f"color.{color.extension}": color.data}
-    if row.gray is not None:
-        gray = check_image(row.gray, "gray", check=job.check, max_pixels=job.max_pixels)
-        check_pair(color, gray)
-        members[f"gray.{gray.extension}"] = gray.data
-    about: dict[str, Any] = {"width": color.size[0], "height": color.size[1]} if color.size else {}
-    if row.name is not None:
-        about["name"] = row.name
-    if job.files[file_index].text is not None:
-        about["text"] = check_text(row.text)
-    members["json"] = json.dumps(about, ensure_ascii=False).encode()
+def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes], tuple[str, ...]]:
+    """(split, members by suffix, what was changed) of a good row; BadRow otherwise."""
+    members, changes = make_members(row, job.rules, with_text=job.files[file_index].text is not None)
     if job.file_splits is not None:
-        return job.file_splits[file_index], members
-    return split_of_content(color.data, job.split_ends), members
+        return job.file_splits[file_index], members, changes
+    # the bytes of the source, not those of the member: the split must not depend on --size
+    return split_of_content(row.color.data or b"", job.split_ends), members, changes
 
 
 def _commit(root: Path, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:
