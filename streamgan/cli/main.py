@@ -10,6 +10,7 @@ from streamgan import __version__
 from .colorize import colorize
 from .demo import demo
 from .evaluate import evaluate
+from .index import index
 from .inspect import inspect
 from .output import run_command
 from .shard import shard
@@ -30,7 +31,7 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, verify, inspect, train, evaluate, colorize, demo):
+for _command in (shard, index, verify, inspect, train, evaluate, colorize, demo):
     streamgan.add_command(_command)
 
 

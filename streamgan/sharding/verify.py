@@ -33,6 +33,7 @@ from streamgan.data.format import (
     read_manifest,
 )
 
+from .foreign import KIND as FOREIGN
 from .tar import BLOCK
 from .writer import WORK
 
@@ -73,15 +74,16 @@ def verify(root: Path | str, *, full: bool = False, num_threads: int | None = No
             raise
         return Report([Finding(MANIFEST, None, error.what)], 0, 1, 0, None)
     seals = _seals(manifest)
+    foreign = manifest.source.get("kind") == FOREIGN
     names_by_seal = {sha256: name for name, sha256 in seals.items()}
-    findings = [*_manifest_layout(root, manifest), *_stray_files(root, seals, names_by_seal)]
+    findings = [*_manifest_layout(root, manifest), *_stray_files(root, seals, names_by_seal, foreign)]
     shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
     size = 0
     pool = ThreadPoolExecutor(num_threads or os.cpu_count())  # hashing and decoding release the GIL
     bar = progress(total=len(seals), unit=" files", label="verify")
     try:
         checks = pool.map(
-            lambda name: _check_file(root, name, seals, names_by_seal, shards.get(name), full), seals
+            lambda name: _check_file(root, name, seals, names_by_seal, shards.get(name), full, foreign), seals
         )
         for name, found in zip(seals, checks, strict=True):
             findings += found
@@ -115,10 +117,14 @@ def _manifest_layout(root: Path, manifest: Manifest) -> Iterator[Finding]:
         yield Finding(MANIFEST, None, "its digest holds, but it is not laid out as the format says")
 
 
-def _stray_files(root: Path, listed: dict[str, str], names_by_seal: dict[str, str]) -> Iterator[Finding]:
+def _stray_files(
+    root: Path, listed: dict[str, str], names_by_seal: dict[str, str], foreign: bool
+) -> Iterator[Finding]:
     """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
     for name in sorted(set(os.listdir(root)) - set(listed) - {MANIFEST}):
         path = root / name
+        if foreign and not name.endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
+            continue  # others may keep their files beside tars of their own
         if name == WORK or name.endswith(TEMPORARY_SUFFIX):
             yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
         elif path.is_file() and path.stat().st_size and (twin := names_by_seal.get(sha256_file(path))):
@@ -134,10 +140,11 @@ def _check_file(
     names_by_seal: dict[str, str],
     shard: ShardEntry | None,
     full: bool,
+    foreign: bool,
 ) -> list[Finding]:
     """Everything wrong with one sealed file; `shard` is its entry if it is a tar."""
     try:
-        return list(_damage(root, name, seals, names_by_seal, shard, full))
+        return list(_damage(root, name, seals, names_by_seal, shard, full, foreign))
     except OSError as error:  # a failing disk, a file that may not be read: the others still have their say
         return [Finding(name, None, f"cannot be read ({error.strerror or error})")]
 
@@ -149,6 +156,7 @@ def _damage(
     names_by_seal: dict[str, str],
     shard: ShardEntry | None,
     full: bool,
+    foreign: bool,
 ) -> Iterator[Finding]:
     path = root / name
     if not path.is_file():
@@ -162,12 +170,12 @@ def _damage(
     if sha256 in names_by_seal:
         yield Finding(name, None, f"holds the content of {names_by_seal[sha256]} (swapped or copied)")
     elif shard:
-        yield from _locate(root, shard, seals[idx_name(name)])
+        yield from _locate(root, shard, seals[idx_name(name)], foreign)
     else:
         yield Finding(name, None, "sha256 differs from the manifest")
 
 
-def _locate(root: Path, shard: ShardEntry, idx_sha256: str) -> Iterator[Finding]:
+def _locate(root: Path, shard: ShardEntry, idx_sha256: str, foreign: bool) -> Iterator[Finding]:
     """Where in a shard of the wrong sha256 the damage lies. Every shard that comes here has a finding."""
     path, idx = root / shard.name, root / idx_name(shard.name)
     size = path.stat().st_size
@@ -178,15 +186,17 @@ def _locate(root: Path, shard: ShardEntry, idx_sha256: str) -> Iterator[Finding]
         return
     found = size != shard.bytes
     with open(path, "rb") as file:
-        for finding in _walk(file, size, shard, read_idx(idx)):
+        for finding in _walk(file, size, shard, read_idx(idx), foreign):
             found = True
             yield finding
     if not found:
         yield Finding(shard.name, None, "sha256 differs, but no member, header or padding shows where")
 
 
-def _walk(file: io.BufferedIOBase, size: int, shard: ShardEntry, samples: list[Sample]) -> Iterator[Finding]:
-    """Compare a tar with its index from front to back."""
+def _walk(
+    file: io.BufferedIOBase, size: int, shard: ShardEntry, samples: list[Sample], foreign: bool
+) -> Iterator[Finding]:
+    """Compare a tar with its index from front to back; of a `foreign` tar that knows the images alone."""
     at = 0
     key: str | None = None
     for number, sample in enumerate(samples):
@@ -201,7 +211,7 @@ def _walk(file: io.BufferedIOBase, size: int, shard: ShardEntry, samples: list[S
                 return
             file.seek(at)
             between = file.read(member.offset - at)
-            if what := _bad_header(between, f"{key}.{member.suffix}", member.size):
+            if not foreign and (what := _bad_header(between, f"{key}.{member.suffix}", member.size)):
                 yield Finding(shard.name, key, f"bytes {at}-{member.offset - 1}: {what}")
             if zlib.crc32(file.read(member.size)) != member.crc32:
                 yield Finding(
@@ -209,7 +219,7 @@ def _walk(file: io.BufferedIOBase, size: int, shard: ShardEntry, samples: list[S
                 )
             at = end
     file.seek(at)
-    if any(file.read(max(0, shard.bytes - at))):
+    if not foreign and any(file.read(max(0, shard.bytes - at))):
         yield Finding(shard.name, key, f"bytes {at}-{shard.bytes - 1}: not zero after the last member")
 
 

@@ -1,0 +1,70 @@
+"""`streamgan index`: WebDataset tars made elsewhere -> a shard set, the tars untouched."""
+
+import click
+
+from .output import emit
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    show_default="beside the tars",
+    help="Folder for the indexes, with links to the tars.",
+)
+@click.option(
+    "--color",
+    multiple=True,
+    show_default="color.jpg, jpg, image.jpg; also jpeg, png, webp",
+    help="Ending of the names of colour images, after the key's dot; may be given several times.",
+)
+@click.option(
+    "--gray",
+    multiple=True,
+    show_default="gray.jpg, if any; also jpeg, png, webp",
+    help="The same for gray twins.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    show_default="by the names of the tars, else train",
+    help="Split of all tars.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Fraction of bad samples beyond which the command fails.",
+)
+@click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
+def index(folder, out, color, gray, split, max_bad, as_json):
+    """Index the WebDataset tars in DIR, made by other programs, so that they are read like a shard set.
+
+    Every tar is read once and none is changed. A damaged tar is an error that names the place. Run it again
+    after tars were added.
+
+    \b
+    Example:
+      streamgan index data/tars --color jpg --out shards/foreign
+    """
+    from streamgan.sharding.foreign import index as make_index
+
+    color, gray = (tuple(name.lower().lstrip(".") for name in names) for names in (color, gray))
+    manifest, known = make_index(folder, out=out, color=color, gray=gray, split=split, max_bad=max_bad)
+    where = str(out or folder)
+    splits = {
+        name: {"samples": one.samples, "shards": len(one.shards)} for name, one in manifest.splits.items()
+    }
+    summary = {
+        "out": where,
+        "digest": manifest.digest,
+        "splits": splits,
+        "quarantine": manifest.quarantine["reasons"],
+        "nothing_to_do": known,
+    }
+    lines = [f"{where}: as before"] if known else []
+    lines += [f"{name:5} {one['samples']:9} samples {one['shards']:5} shards" for name, one in splits.items()]
+    lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
+    emit("\n".join([*lines, f"digest {manifest.digest}"]), summary, as_json=as_json)
