@@ -289,12 +289,12 @@ def test_the_command_counts_what_it_changed(tmp_path):
 
 
 def test_resizing_imports_no_torch(tmp_path):
-    engines.wait_for_orphans(tmp_path)
-    unit = engines.Unit(0, ())
-    assert list(engines.run_local(_resize, [unit], num_workers=1, work=tmp_path)) == [True]
+    lock, unit = tmp_path / "workers.lock", engines.Unit(0, ())
+    lock.touch()
+    assert list(engines.run_local(_resize, [unit], num_workers=1, lock=lock, watch=print)) == [True]
 
 
-def _resize(unit):
+def _resize(unit, beat):
     from streamgan.sharding.pixels import resize
 
     return resize(picture(1), (4, 4), "RGB").size == (4, 4) and sys.modules.get("torch") is None
