@@ -46,7 +46,7 @@ def source_bytes(source) -> dict[str, tuple[bytes, bytes]]:
     return pairs
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_the_bytes_do_not_depend_on_the_number_of_workers(source, finished, tmp_path, workers):
     shard([str(source)], tmp_path / "set", options=SMALL, num_workers=workers)
     assert tree(tmp_path / "set") == tree(finished)

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .output import emit
 
@@ -32,6 +33,13 @@ def _cpus() -> int:
     default=1000,
     show_default=True,
     help="Rows a unit of work; each unit writes one shard a split.",
+)
+@click.option(
+    "--shard-size",
+    metavar="SIZE",
+    default=None,
+    show_default="by --samples-per-shard",
+    help="Choose the rows so that shards of the largest split have about this size (256MB, 1GiB).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the order of row groups.")
 @click.option(
@@ -116,7 +124,7 @@ def _cpus() -> int:
     help="Of JPEG, where images are encoded.",
 )
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
-def shard(sources, out, workers, max_bad, part, only_finish, as_json, **options):
+def shard(sources, out, workers, shard_size, max_bad, part, only_finish, as_json, **options):
     """Turn parquet files or folders of images into a set of WebDataset shards.
 
     SOURCE is a parquet file, a folder of them, a folder of images, or a glob, here or on s3://, gs:// or
@@ -130,13 +138,21 @@ def shard(sources, out, workers, max_bad, part, only_finish, as_json, **options)
       streamgan shard --out shards/photos --finish
     """
     _refuse_nonsense(sources, part, only_finish)
+    _refuse_both(shard_size)
     from streamgan.sharding.parts import parse_part
     from streamgan.sharding.run import ShardOptions, finish, shard_part
     from streamgan.sharding.run import shard as make_set
+    from streamgan.sharding.sizes import parse_size
 
     if only_finish:
         return _report(out, finish(out, max_bad=max_bad), as_json)
-    how = {"options": ShardOptions(**options), "num_workers": workers, "max_bad": max_bad}
+    shard_bytes = parse_size(shard_size) if shard_size else None
+    how = {
+        "options": ShardOptions(**options),
+        "shard_bytes": shard_bytes,
+        "num_workers": workers,
+        "max_bad": max_bad,
+    }
     if part:
         return _report_part(out, shard_part(sources, out, part=parse_part(part), **how), as_json)
     return _report(out, make_set(sources, out, **how), as_json)
@@ -149,6 +165,12 @@ def _refuse_nonsense(sources: tuple[str, ...], part: str | None, only_finish: bo
     if only_finish and (sources or part):
         given = "SOURCE" if sources else "--part"
         raise click.UsageError(f"--finish publishes what is there and takes no {given}")
+
+
+def _refuse_both(shard_size: str | None) -> None:
+    source = click.get_current_context().get_parameter_source("samples_per_shard")
+    if shard_size and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --samples-per-shard or --shard-size, not both")
 
 
 def _report_part(out: str, result: Any, as_json: bool) -> None:

@@ -37,12 +37,15 @@ class ImageFolder:
     def group_rows(self) -> tuple[int, ...]:
         return (1,) * len(self.images)
 
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, _, size in self.images)
+
     def fingerprint(self) -> dict[str, Any]:
         listing = hashlib.sha256()
         for name, _, size in self.images:
             listing.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
-        total = sum(size for _, _, size in self.images)
-        print_ = {"name": self.name, "bytes": total, "rows": len(self.images)}
+        print_ = {"name": self.name, "bytes": self.bytes, "rows": len(self.images)}
         return {
             **print_,
             "listing_sha256": listing.hexdigest(),

@@ -6,7 +6,7 @@ are complete, `manifest.json` that everything is; the same command reads them an
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from .pixels import Encoding
 from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
 from .publish import Records, publish, refuse_too_many_bad
 from .sample import Rules
+from .sizes import largest_share, rows_per_unit
 from .source import SourceFile, read_source
 from .writer import WORK, Job, disk_errors
 
@@ -85,17 +86,19 @@ def shard(
     out: Path | str,
     *,
     options: ShardOptions | None = None,
+    shard_bytes: int | None = None,
     num_workers: int = 1,
     max_bad: float = 0.01,
 ) -> ShardResult:
     """Make the shard set of `sources` in the folder `out`, or finish it, or find it finished.
 
+    `shard_bytes` stands instead of the option `samples_per_shard`, which is then chosen from the footers.
     `num_workers` processes, 0 for this one; the bytes do not depend on it. More than the fraction `max_bad`
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
     began, root = time.monotonic(), Path(out)
-    job, identity, plan = _prepare(sources, root, options or ShardOptions())
+    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     refuse_foreign_files(root)
     if _is_published(root):
         return ShardResult(finished_manifest(root, identity), nothing_to_do=True)
@@ -121,6 +124,7 @@ def shard_part(
     *,
     part: Part,
     options: ShardOptions | None = None,
+    shard_bytes: int | None = None,
     num_workers: int = 1,
     max_bad: float = 0.01,
 ) -> PartResult:
@@ -129,7 +133,7 @@ def shard_part(
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
     began, root = time.monotonic(), Path(out)
-    job, identity, plan = _prepare(sources, root, options or ShardOptions())
+    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     share = part.share(plan)
     refuse_foreign_files(root)
     if _is_published(root):
@@ -179,7 +183,7 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
 
 
 def _prepare(
-    sources: Sequence[str], root: Path, options: ShardOptions
+    sources: Sequence[str], root: Path, options: ShardOptions, shard_bytes: int | None
 ) -> tuple[Job, dict[str, Any], tuple[Unit, ...]]:
     """Read the footers: what all units need, what makes the set this one, and the units."""
     files = read_source(
@@ -191,15 +195,19 @@ def _prepare(
         keep_text=options.keep_text,
         split_folders=options.splits == "source",
     )
+    if not any(sum(file.group_rows) for file in files):
+        raise DataError(files[0].path, "the source has no rows", "check the files")
+    job = _make_job(root, files, options)
+    if shard_bytes:
+        share = largest_share(files, job.split_ends, job.file_splits)
+        rows = rows_per_unit(files, shard_bytes, largest_share=share)
+        options = replace(options, samples_per_shard=rows)
     plan = make_plan(
         [file.group_rows for file in files],
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
         max_samples=options.max_samples,
     )
-    if not plan:
-        raise DataError(files[0].path, "the source has no rows", "check the files")
-    job = _make_job(root, files, options)
     return job, _identity(files, options, job), plan
 
 
