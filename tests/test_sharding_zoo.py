@@ -258,9 +258,9 @@ def test_damage_that_only_resizing_finds_is_a_bad_row(tmp_path):
 def test_a_smaller_set_does_not_depend_on_workers(tmp_path):
     write_source(tmp_path / "in")
     options = ShardOptions(samples_per_shard=20, size=8)
-    for workers in (0, 2):
+    for workers in (0, 1):
         shard([str(tmp_path / "in")], tmp_path / f"set{workers}", options=options, num_workers=workers)
-    assert tree(tmp_path / "set0") == tree(tmp_path / "set2")
+    assert tree(tmp_path / "set0") == tree(tmp_path / "set1")
 
 
 def test_another_size_is_another_set(tmp_path):

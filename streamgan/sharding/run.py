@@ -17,6 +17,7 @@ from .check import Check
 from .engines import wait_for_orphans
 from .execute import Execution
 from .folder import (
+    PLAN,
     claim,
     finished_manifest,
     locked,
@@ -26,6 +27,7 @@ from .folder import (
     remove_temporary,
     remove_work,
 )
+from .hub import recorded
 from .parts import Part, claim_count, counts, refuse_missing
 from .pixels import Encoding
 from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
@@ -194,6 +196,7 @@ def _prepare(
         keep_gray=options.gray == "keep",
         keep_text=options.keep_text,
         split_folders=options.splits == "source",
+        commits=recorded((root / MANIFEST, root / WORK / PLAN)),
     )
     if not any(sum(file.group_rows) for file in files):
         raise DataError(files[0].path, "the source has no rows", "check the files")

@@ -1,10 +1,10 @@
 """What a command line names as its source, resolved: parquet files or folders of images, here or far away."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from streamgan.core.errors import ConfigError, DataError
 
-from . import images, parquet
+from . import hub, images, parquet
 from .rows import Cell, Row, SourceFile
 from .storage import Found, find, shown
 
@@ -20,16 +20,20 @@ def read_source(
     keep_gray: bool = True,
     keep_text: bool = False,
     split_folders: bool = False,
+    commits: Mapping[str, str] | None = None,
 ) -> Sequence[SourceFile]:
     """Every file of the source, listed and, for parquet, with its footer read; no row is read.
 
     A folder that holds parquet files is a parquet source, whatever else it holds; a folder of images gives
-    colour alone, and with `split_folders` one file for each of its folders train, val and test.
+    colour alone, and with `split_folders` one file for each of its folders train, val and test. `commits` of
+    repositories of the Hub stand in for revisions that are not named.
     """
     tables: dict[str, Found] = {}
     photos: dict[str, Found] = {}
     for source in sources:
-        found = find(source, (parquet.SUFFIX, *images.SUFFIXES))
+        suffixes = (parquet.SUFFIX, *images.SUFFIXES)
+        on_hub = hub.is_hub(source)
+        found = hub.find(source, suffixes, commits or {}) if on_hub else find(source, suffixes)
         pictures = [one for one in found if _is_image(one)]
         others = [one for one in found if not _is_image(one)]
         if not found:
