@@ -77,7 +77,7 @@ class Hub:
         return known.get(revision)
 
     def shard(self, *arguments) -> subprocess.CompletedProcess:
-        """The command in a process of its own: the library reads the address of the Hub when it is imported."""
+        """The command in a process of its own: the library reads the address of the Hub on import."""
         settings = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}", "HF_TOKEN": "hf_secret"}
         settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
         command = [sys.executable, "-m", "streamgan.cli", "shard", *map(str, arguments)]

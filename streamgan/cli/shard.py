@@ -128,8 +128,9 @@ def shard(sources, out, workers, shard_size, max_bad, part, only_finish, as_json
     """Turn parquet files or folders of images into a set of WebDataset shards.
 
     SOURCE is a parquet file, a folder of them, a folder of images, or a glob, here or on s3://, gs:// or
-    https://, or a data set of the Hub, ORG/NAME or hf://datasets/ORG/NAME@REVISION/PATH. The same command again continues where it stopped, or says that there is nothing to do; the
-    bytes are the same however often it was stopped.
+    https://, or a data set of the Hub, ORG/NAME or hf://datasets/ORG/NAME@REVISION/PATH. The same command
+    again continues where it stopped, or says that there is nothing to do; the bytes are the same however
+    often it was stopped.
 
     \b
     Example:
