@@ -95,7 +95,7 @@ CASES = [  # command line, error, what the message holds
     ("colorize @recipe.yaml --model @model --out @out", "CheckFailed", "1 of 1 photos failed"),
 ]
 USAGE = [
-    ("shard", "Missing argument 'SOURCE...'"),
+    ("shard", "Missing option '--out'"),
     ("shard @empty", "Missing option '--out'"),
     ("shard @empty --out @out --workers -1", "--workers"),
     ("verify", "Missing argument 'DIR'"),
