@@ -12,6 +12,7 @@ from parquet_fixtures import encode, picture, tree
 from streamgan.cli.index import index as index_command
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data import build_loader
+from streamgan.data.format import read_idx
 from streamgan.data.reader import ShardReader
 from streamgan.sharding.foreign import index
 from streamgan.sharding.run import shard
@@ -60,6 +61,10 @@ def test_the_tars_of_webdataset_are_read_like_a_set(tmp_path):
     assert [reader.read(i, gray=True) for i in range(12)] == [(color(i), gray(i)) for i in range(12)]
     assert "set-train-1.tar, key dir/0007" in reader.where(7)
     reader.close()
+    for sample in read_idx(folder / "set-train-1.idx"):
+        part = (folder / "set-train-1.tar").read_bytes()[sample.offset : sample.offset + sample.span]
+        with tarfile.open(fileobj=io.BytesIO(part + bytes(1024))) as tar:
+            assert tar.getnames() == [f"{sample.key}.{ending}" for ending in ("edge.png", "jpg", "txt")]
     [batch] = build_loader(folder, batch=12, size=8, workers=0, epochs=1, gray="keep")
     assert sorted(batch.ids_B.tolist()) == list(range(12))
     assert verify(folder, full=True).findings == []

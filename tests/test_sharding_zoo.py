@@ -125,12 +125,18 @@ def test_the_encoding_of_plain_images_can_be_chosen(tmp_path):
     assert pixels(found[0]["color.jpg"]).size == (16, 24)
 
 
+# as a scanner or a strong compression tints gray
+TINTED = Image.merge(
+    "RGB", [picture(1, mode="L").point(lambda value, by=by: value + by) for by in (0, 6, 12)]
+)
+
 PAIRS = [
     (encode(picture(1)), encode(picture(1)), "gray_is_color"),
     (encode(picture(1)), encode(picture(1), "PNG"), "gray_is_color"),
     (encode(picture(1)), encode(picture(1, mode="P"), "PNG"), "gray_is_color"),
     (encode(picture(1)), encode(picture(1, mode="L").convert("RGB"), quality=20), None),
     (encode(picture(1)), encode(picture(1, mode="L").convert("RGB"), "PNG"), None),
+    (encode(picture(1)), encode(TINTED, "PNG"), None),
     (turned("JPEG", 3), GRAY, "gray_orientation_differs"),
     (turned("JPEG"), GRAY, "gray_size_differs"),
     (turned("JPEG"), turned("JPEG"), "gray_is_color"),
