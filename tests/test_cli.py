@@ -231,6 +231,13 @@ def test_scores_are_a_table_or_one_object(run, shard_set, model):
     assert set(told["baselines"]) == {"gray", "median_ab"}
 
 
+def test_a_gray_photo_is_coloured_and_its_place_told(run, places, model):
+    result = run("colorize", places["photo.png"], "--model", model, "--out", places["out"])
+    assert (result.code, result.stdout.strip()) == (0, str(places["out"] / "photo.png"))
+    with Image.open(places["out"] / "photo.png") as colored:
+        assert abs(np.asarray(colored.convert("L"), int) - 90).max() <= 1
+
+
 def test_a_dry_run_prints_the_whole_configuration_that_reads_back(run, tmp_path):
     result = run("train", "--dry-run", "run.steps=3", "data.batch=4")
     assert (result.code, result.stderr) == (0, "")
@@ -311,10 +318,3 @@ def test_a_process_with_workers_ends_at_once_on_a_cut_shard(places, model):
     assert (done.returncode, told["error"]["type"]) == (3, "DataError")
     assert ", key " in told["error"]["where"]
     assert "Traceback" not in done.stderr
-
-
-def test_a_process_colours_a_photo(places, model):
-    done = streamgan_process("colorize", places["photo.png"], "--model", model, "--out", places["out"])
-    assert (done.returncode, done.stdout.strip()) == (0, str(places["out"] / "photo.png"))
-    with Image.open(places["out"] / "photo.png") as colored:
-        assert abs(np.asarray(colored.convert("L"), int) - 90).max() <= 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import threading
 from itertools import islice
 
@@ -248,35 +249,54 @@ def test_an_image_that_does_not_decode_is_named_too(tmp_path):
         list(build(tmp_path / "set", batch=4, epochs=1))
 
 
-def only_child() -> psutil.Process:
-    return next(child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
+@pytest.fixture
+def blocked_worker(shard_set, monkeypatch):
+    """(batches after the first, pid of the only worker), which never finishes the second batch.
 
+    It may be killed then: in the middle of handing over a batch that would leave shared memory behind.
+    """
+    decoded = []
 
-def test_a_killed_worker_is_a_data_error_and_never_a_hang(shard_set):
-    """Wherever the training process is when the news arrives: inside `next` or in a step of its own."""
+    def stop_after_the_first(*arguments, **options):
+        decoded.append(1)
+        if len(decoded) > BATCH:
+            threading.Event().wait()
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(loader_module, "decode", stop_after_the_first)
     batches = iter(build(shard_set, workers=1, stop_step=None, timeout_s=60))
     next(batches)
+    (worker,) = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
+    return batches, worker.pid
 
-    def kill_and_go_on():
-        only_child().kill()
-        for _ in batches:
-            pass
 
+def test_a_killed_worker_is_a_data_error_and_never_a_hang(blocked_worker):
+    batches, worker = blocked_worker
+    os.kill(worker, signal.SIGKILL)
     with pytest.raises(DataError, match=r"loader: DataLoader worker .*; check memory and disk"):
-        kill_and_go_on()
+        next(batches)
 
 
-def test_a_killed_worker_is_a_data_error_in_the_middle_of_a_step(shard_set):
-    batches = iter(build(shard_set, workers=1, stop_step=None))
-    next(batches)
+def test_a_worker_killed_during_a_step_lets_the_step_end_and_is_told_then(blocked_worker):
+    batches, worker = blocked_worker
+    os.kill(worker, signal.SIGKILL)
+    # Stands for a step, in which PyTorch's handler of SIGCHLD would raise.
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(
+        DataError, match=rf"loader: DataLoader worker \(pid {worker}\) is gone \(exit code -9\)"
+    ):
+        next(batches)
 
-    def kill_and_compute():
-        child = only_child()
-        child.kill()
-        child.wait(20)  # stands for a step: the signal interrupts it
 
-    with pytest.raises(DataError, match=r"worker \(pid \d+\) is killed by signal: Killed"):
-        kill_and_compute()
+def test_a_killed_worker_interrupts_the_wait_for_a_batch(shard_set, monkeypatch):
+    def die_slowly(*arguments, **options):
+        threading.Event().wait(0.3)  # until then the training process surely waits
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(loader_module, "decode", die_slowly)
+    batches = iter(build(shard_set, workers=1, timeout_s=60))
+    with pytest.raises(DataError, match=r"loader: DataLoader worker \(pid.*; check memory and disk"):
+        next(batches)
 
 
 def test_a_stuck_worker_is_a_data_error_after_the_timeout(shard_set, monkeypatch):

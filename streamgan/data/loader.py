@@ -21,7 +21,7 @@ from streamgan.core.errors import DataError, StreamganError
 from .decode import CENTER, decode, sampled_crop
 from .order import Order, default_lanes, rank_slice
 from .reader import ShardReader
-from .workers import watched
+from .workers import read
 
 GrayMode = Literal["derive", "twin"]
 _LUMA = np.array(
@@ -119,12 +119,10 @@ class Loader:
         return len(self._requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(self._loader)
-        with watched(iterator):
-            for batch in iterator:
-                if isinstance(batch, StreamganError):
-                    raise batch
-                yield batch
+        for batch in read(self._loader):
+            if isinstance(batch, StreamganError):
+                raise batch
+            yield batch
 
 
 class _Plan:

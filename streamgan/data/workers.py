@@ -1,67 +1,76 @@
-"""Worker processes of a DataLoader that die or hang: told once, as a DataError, and never by waiting.
+"""Reading from a DataLoader whose worker processes may die or hang: a DataError, from `next`, in seconds.
 
-PyTorch reports a killed worker in three ways, depending on the moment: RuntimeError from `next`, a broken
-connection from `next`, or RuntimeError out of its SIGCHLD handler, wherever the training process just is.
+PyTorch raises out of its SIGCHLD handler wherever the training process just is, be it in the middle of a
+step, a checkpoint, or a destructor that swallows it. Here the handler only interrupts the wait for a batch;
+at any other time the loss is found before the next one. A worker may also die while it hands a batch over.
 """
 
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+
+from torch.utils.data import DataLoader
 
 from streamgan.core.errors import DataError
 
-_active: "WeakSet[Any]" = WeakSet()
-_told = False
+_waiting = False  # whether the main thread waits for a batch
 
 
-@contextmanager
-def watched(iterator: Any) -> Iterator[None]:
-    """A block that reads from a DataLoader's iterator; its workers have ended when the block has."""
-    global _told
-    _told = False
-    _active.add(iterator)
-    _listen()
+def read(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of `loader`. Its workers have ended when this generator has."""
+    global _waiting
+    iterator = iter(loader)
+    workers = getattr(iterator, "_workers", [])
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if workers and in_main_thread:
+        _interrupt_nothing_but_waiting()
     try:
-        yield
+        while True:
+            _check(workers)
+            _waiting = in_main_thread
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                _waiting = False
+            yield batch
     except RuntimeError as error:
         if not str(error).startswith("DataLoader"):  # a defect inside a worker keeps its traceback
             raise
-        raise _lost(error) from error
-    except (ConnectionError, EOFError) as error:  # it died while handing over a batch
-        raise _lost(error) from error
+        if "timed out" in str(error):
+            for worker in workers:  # PyTorch would wait for each of them, five seconds long
+                worker.terminate()
+        raise _lost(str(error).splitlines()[0].strip()) from error
+    except (ConnectionError, EOFError) as error:
+        raise _lost(f"DataLoader worker is gone ({str(error) or 'no more data'})") from error
     finally:
-        _active.discard(iterator)
-        if hasattr(iterator, "_shutdown_workers"):  # otherwise they would live as long as the traceback
-            iterator._shutdown_workers()
+        if workers:  # otherwise they would live as long as the traceback of an error
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _lost(error: Exception) -> DataError:
-    """The error to raise. Ends the other workers, whom PyTorch would wait for, five seconds each."""
-    global _told
-    _told = True
-    for iterator in list(_active):
-        for worker in getattr(iterator, "_workers", ()):
-            worker.terminate()
-    reason = (str(error).splitlines() or ["no more data"])[0].strip()
-    reason = reason if reason.startswith("DataLoader") else f"DataLoader worker is gone ({reason})"
-    return DataError("loader", reason, "check memory and disk, then run the same command again")
+def _check(workers: list[Any]) -> None:
+    for worker in workers:
+        if worker.exitcode:
+            raise _lost(f"DataLoader worker (pid {worker.pid}) is gone (exit code {worker.exitcode})")
 
 
-def _listen() -> None:
+def _lost(what: str) -> DataError:
+    return DataError("loader", what, "check memory and disk, then run the same command again")
+
+
+def _interrupt_nothing_but_waiting() -> None:
     """Put our handler of SIGCHLD around PyTorch's, once."""
     inner = signal.getsignal(signal.SIGCHLD)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not callable(inner) or getattr(inner, "__name__", "") == "_on_child" or not in_main_thread:
+    if not callable(inner) or getattr(inner, "__name__", "") == "_on_child":
         return
 
     def _on_child(number: int, frame: Any) -> None:
         try:
             inner(number, frame)
-        except RuntimeError as error:
-            if not _told:
-                raise _lost(error) from error
+        except RuntimeError:
+            if _waiting:
+                raise
 
     signal.signal(signal.SIGCHLD, _on_child)
