@@ -264,9 +264,10 @@ def blocked_worker(shard_set, monkeypatch):
         return decode(*arguments, **options)
 
     monkeypatch.setattr(loader_module, "decode", stop_after_the_first)
+    others = psutil.Process().children()
     batches = iter(build(shard_set, workers=1, stop_step=None, timeout_s=60))
     next(batches)
-    (worker,) = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
+    (worker,) = set(psutil.Process().children()) - set(others)
     return batches, worker.pid
 
 
@@ -327,9 +328,10 @@ def test_a_defect_inside_a_worker_keeps_its_traceback(shard_set, monkeypatch):
 
 
 def test_a_loader_that_is_left_early_ends_its_workers(shard_set):
+    others = psutil.Process().children()
     batches = iter(build(shard_set, workers=2, stop_step=None))
     next(batches)
-    workers = psutil.Process().children()
+    workers = set(psutil.Process().children()) - set(others)
     assert len(workers) == 2
     del batches
     assert psutil.wait_procs(workers, timeout=10)[1] == []
