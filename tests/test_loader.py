@@ -335,3 +335,13 @@ def test_a_loader_that_is_left_early_ends_its_workers(shard_set):
     assert len(workers) == 2
     del batches
     assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_worker_leaves_signals_to_the_training_process(shard_set, number):
+    others = psutil.Process().children()
+    batches = iter(build(shard_set, workers=1, stop_step=7))
+    first = next(batches)
+    (worker,) = set(psutil.Process().children()) - set(others)
+    worker.send_signal(number)
+    assert len([first, *batches]) == 7

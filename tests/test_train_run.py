@@ -1,6 +1,7 @@
 """Whole runs in one process: what they leave, and that an interrupted one ends like an uninterrupted one."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -245,7 +246,9 @@ def test_every_generator_trains_with_every_head(shard_set, tmp_path, generator, 
 
 def _start(shards: Path, run: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "launch" / "train.py"), *settings(shards, run, *more)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
 
 
 def _wait_for_step(process: subprocess.Popen, number: int) -> None:
@@ -271,10 +274,10 @@ def test_a_killed_run_continues_to_the_same_bits(shard_set, tmp_path):
     assert_same_weights(tmp_path / "killed", tmp_path / "whole", step=40)
 
 
-def test_sigterm_finishes_the_step_saves_and_exits_0(shard_set, tmp_path):
-    process = _start(shard_set, tmp_path / "run", "run.steps=100000")
+def test_sigterm_to_all_processes_finishes_the_step_saves_and_exits_0(shard_set, tmp_path):
+    process = _start(shard_set, tmp_path / "run", "run.steps=100000", "data.workers=2")
     _wait_for_step(process, 3)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # the loader workers get it too
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "the same command continues" in stderr

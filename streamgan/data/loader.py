@@ -21,7 +21,7 @@ from streamgan.core.errors import DataError, StreamganError
 from .decode import CENTER, decode, sampled_crop
 from .order import Order, default_lanes, rank_slice
 from .reader import ShardReader
-from .workers import read
+from .workers import leave_signals_to_the_parent, read
 
 GrayMode = Literal["derive", "twin"]
 _LUMA = np.array(
@@ -108,6 +108,7 @@ class Loader:
             batch_sampler=requests,  # type: ignore[arg-type]
             collate_fn=_as_it_is,
             num_workers=workers,
+            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=pin_memory,
             timeout=timeout_s if workers else 0,
             # Forked workers share the index's pages and start in milliseconds; they never touch CUDA.

@@ -41,13 +41,23 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
             raise
         if "timed out" in str(error):
             for worker in workers:  # PyTorch would wait for each of them, five seconds long
-                worker.terminate()
+                worker.kill()
         raise _lost(str(error).splitlines()[0].strip()) from error
     except (ConnectionError, EOFError) as error:
         raise _lost(f"DataLoader worker is gone ({str(error) or 'no more data'})") from error
     finally:
         if workers:  # otherwise they would live as long as the traceback of an error
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+            for worker in workers:  # stuck ones do not hear PyTorch's SIGTERM
+                worker.kill()
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """For the start of a worker: a signal to the whole process group asks the training process to stop, which
+    still needs its workers until the step is done and saved.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _check(workers: list[Any]) -> None:
