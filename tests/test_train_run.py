@@ -180,6 +180,15 @@ def test_a_damaged_checkpoint_is_named(shard_set, tmp_path):
         train(tiny_config(shard_set, run, "run.steps=2"))
 
 
+def test_a_damaged_commit_mark_is_named(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=1"))
+    meta = run / "checkpoints" / "step-00000001" / "meta.json"
+    meta.write_bytes(meta.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"meta\.json: damaged"):
+        train(tiny_config(shard_set, run, "run.steps=2"))
+
+
 def test_an_unfinished_checkpoint_does_not_count(shard_set, tmp_path):
     run = tmp_path / "run"
     train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1"))

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from streamgan.core.config import TrainConfig, dump_yaml
 from streamgan.core.errors import CheckpointError
-from streamgan.core.files import atomic_write, read_json, sha256_file, sync_directory, write_json
+from streamgan.core.files import atomic_write, sha256_file, sync_directory, write_json
 
 from .build import generator_spec
 from .state import Networks
@@ -56,8 +56,12 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
     found = []
     for path in sorted(checkpoint_folder(run).glob("step-????????")):
         if (path / "meta.json").is_file():
-            meta = read_json(path / "meta.json", todo="delete this checkpoint folder")
-            kind = f"{meta.get('format')} {meta.get('version')}"
+            try:
+                meta = json.loads((path / "meta.json").read_bytes())
+                kind = f"{meta.get('format')} {meta.get('version')}"
+            except (OSError, ValueError, AttributeError) as error:
+                todo = f"delete {path} to continue from the one before"
+                raise CheckpointError(path / "meta.json", f"damaged ({error})", todo) from error
             if kind != f"{FORMAT} {VERSION}":
                 what = f"is {kind} (this release reads {FORMAT} {VERSION})"
                 raise CheckpointError(path / "meta.json", what, "use the streamgan release that wrote it")
