@@ -156,12 +156,28 @@ def test_the_line_holds_rate_bytes_time_left_bad_rows_and_workers(tmp_path, monk
     )
 
 
+@pytest.fixture
+def slow_disk(tmp_path):
+    """The environment of a command whose every flush takes 100 ms, in its workers too."""
+    folder = tmp_path / "slow_disk"
+    folder.mkdir()
+    slowly = "import os, time\nflush = os.fsync\nos.fsync = lambda file: (time.sleep(0.1), flush(file))[1]\n"
+    (folder / "sitecustomize.py").write_text(slowly)
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
+    }
+
+
 @pytest.mark.parametrize("as_json", [False, True])
-def test_ctrl_c_stops_the_command_within_two_seconds_with_code_130(source, wanted, tmp_path, as_json):
+def test_ctrl_c_stops_the_command_within_two_seconds_with_code_130(
+    source, wanted, tmp_path, slow_disk, as_json
+):
     out = tmp_path / "set"
     more = ["--workers", "2", *(["--json"] if as_json else [])]
     process = subprocess.Popen(
         command(source, out, *more),
+        env=slow_disk,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
