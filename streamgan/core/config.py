@@ -41,8 +41,12 @@ class DataConfig(_Section):
     """Loader processes a rank; 0 decodes in the training process. Does not change the batches."""
     lanes: PositiveInt | None = None
     """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
-    window: PositiveInt = 4
-    """Shards shuffled together inside a lane."""
+    window: PositiveInt | None = None
+    """Shards shuffled together inside a lane; None: 4, or as many as make a batch nearly as mixed as a full
+    shuffle would."""
+    reshuffle: Literal["global", "lane"] = "global"
+    """What an epoch deals out anew: all shards over all lanes, or inside every lane the shards it always has
+    (with remote shards, a machine then fetches its share only once)."""
     gray: Literal["derive", "twin"] = "derive"
     """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
     max_samples: PositiveInt | None = None

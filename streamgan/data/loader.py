@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from streamgan.core.errors import DataError, StreamganError
 
 from .decode import CENTER, decode, sampled_crop
-from .order import Order, default_lanes, rank_slice
+from .order import Order, Reshuffle, rank_slice
 from .reader import ShardReader
 from .workers import leave_signals_to_the_parent, read
 
@@ -162,7 +162,8 @@ def build_loader(
     epochs: int | None = None,
     *,
     lanes: int | None = None,
-    window: int = 4,
+    window: int | None = None,
+    reshuffle: Reshuffle = "global",
     gray: GrayMode | None = "derive",
     max_samples: int | None = None,
     stop_step: int | None = None,
@@ -191,8 +192,9 @@ def build_loader(
         _first(reader.shard_sizes, max_samples),
         seed=seed,
         batch=batch,
-        lanes=lanes or default_lanes(batch),
+        lanes=lanes,
         window=window,
+        reshuffle=reshuffle,
     )
     stops = [stop for stop in (stop_step, epochs and epochs * order.steps_per_epoch) if stop is not None]
     return Loader(

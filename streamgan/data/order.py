@@ -1,7 +1,7 @@
 """Canonical order: which samples form global batch k, as a pure function of numbers.
 
 The shards of an epoch are permuted by a hash and laid end to end; the line is rotated by a hashed amount
-and cut into L equal lanes; inside a lane, every W consecutive shards form a window whose samples are
+and cut into L equal lanes; inside a lane, every W or so consecutive shards form a window whose samples are
 permuted by a hash. Global batch k takes the k-th B / L samples of every lane. Nothing here knows ranks or
 workers: rank r of R takes slice r of the batch, so every R that divides B trains on the same batches, and a
 position is one integer.
@@ -13,19 +13,39 @@ those of the batch before, kept for the next).
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from streamgan.core.errors import ConfigError
 from streamgan.core.seeding import hash64, permutation, uniform
 
+Reshuffle = Literal["global", "lane"]
 MAX_LANES = 24  # divisible by 1, 2, 3, 4, 6, 8, 12 and 24 ranks: a lane then never feeds two ranks
-_SHARDS, _ROTATION, _WINDOW = 1, 2, 3  # what a hash is for: first key after the seed
+MIN_WINDOW = 4
+MIXING = 0.955  # what `default_window` aims at: distinct shards in a batch, as a share of a full shuffle's
+_SHARDS, _ROTATION, _WINDOW, _LANE = 1, 2, 3, 6  # what a hash is for: first key after the seed
 
 
 def default_lanes(batch: int) -> int:
     """The largest divisor of the global batch up to 24."""
     return max(lanes for lanes in range(1, MAX_LANES + 1) if batch % lanes == 0)
+
+
+def default_window(num_shards: int, batch: int, lanes: int) -> int:
+    """The fewest shards a window, at least 4, with which a batch is as mixed as by a full shuffle, nearly.
+
+    k draws out of n shards meet n (1 - (1 - 1/n)^k) different ones on average: k = B out of all shards in a
+    full shuffle, k = B / L out of a window in each of L lanes.
+    """
+    wanted = MIXING * _distinct(num_shards, batch) / lanes
+    most = max(MIN_WINDOW, -(-num_shards // lanes))
+    windows = range(MIN_WINDOW, most)
+    return next((size for size in windows if _distinct(size, batch // lanes) >= wanted), most)
+
+
+def _distinct(shards: int, draws: int) -> float:
+    return shards * (1 - (1 - 1 / shards) ** draws)
 
 
 def rank_slice(batch: int, rank: int, world: int) -> slice:
@@ -42,97 +62,132 @@ def rank_slice(batch: int, rank: int, world: int) -> slice:
 class Order:
     """The order of one split. `shard_sizes`: samples in each shard; ids count samples through the shards.
 
-    What it keeps (one epoch's line, the windows in reach) is a cache: every answer is a function of the
-    arguments.
+    `lanes` and `window` default to `default_lanes` and `default_window`. `reshuffle` "global" deals the
+    shards out anew in every epoch; "lane" deals them out once, so that a lane (and the machine that it feeds)
+    meets the same shards in every epoch, in another order.
+
+    What an object keeps (one epoch's lanes, the windows in reach) is a cache: every answer is a function of
+    the arguments.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], *, seed: int, batch: int, lanes: int, window: int):
+    def __init__(
+        self,
+        shard_sizes: Sequence[int] | np.ndarray,
+        *,
+        seed: int,
+        batch: int,
+        lanes: int | None = None,
+        window: int | None = None,
+        reshuffle: Reshuffle = "global",
+    ):
+        lanes = lanes or default_lanes(batch)
         if batch % lanes:
             raise ConfigError(
                 "data.lanes", f"{lanes} lanes do not divide a batch of {batch}", "use a divisor"
             )
         self.shard_sizes = np.asarray(shard_sizes, np.int64)
-        self.seed, self.batch, self.lanes, self.window = seed, batch, lanes, window
+        num_shards = max(1, np.count_nonzero(self.shard_sizes))
+        self.seed, self.batch, self.lanes, self.reshuffle = seed, batch, lanes, reshuffle
+        self.window = window or default_window(num_shards, batch, lanes)
         self.num_samples = int(self.shard_sizes.sum())
-        self.lane_length = self.num_samples // lanes
         # Full global batches an epoch; the tail that is left over is another one every epoch.
-        self.steps_per_epoch = self.lane_length // (batch // lanes)
+        self.steps_per_epoch = self.num_samples // lanes // (batch // lanes)
         if self.steps_per_epoch == 0:
             raise ConfigError(
                 "data.batch", f"{batch} is more than the {self.num_samples} samples", "use a smaller batch"
             )
-        self._line: _Line | None = None
+        self._epoch = -1
+        self._lanes: list[_Lane] = []
         self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
     def batch_ids(self, step: int) -> tuple[int, np.ndarray]:
         """(epoch, ids of the global batch at `step` (int64, length B)). `step` counts through the epochs."""
         epoch, k = divmod(step, self.steps_per_epoch)
-        per_lane = self.batch // self.lanes
-        parts = [self._lane(epoch, lane, k * per_lane, (k + 1) * per_lane) for lane in range(self.lanes)]
+        share = self.batch // self.lanes
+        parts = [self._of_lane(epoch, lane, k * share, (k + 1) * share) for lane in range(self.lanes)]
         return epoch, np.concatenate(parts)
 
-    def _lane(self, epoch: int, lane: int, start: int, stop: int) -> np.ndarray:
+    def _of_lane(self, epoch: int, number: int, start: int, stop: int) -> np.ndarray:
         """Samples [start, stop) of a lane, gathered from the windows they fall into."""
-        bounds = self._epoch(epoch).window_bounds[lane]
+        bounds = self._lane(epoch, number).bounds
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         pieces = []
         while start < stop:
-            end = min(stop, int(bounds[first + 1]))
-            offset = int(bounds[first])
-            pieces.append(self._window(epoch, lane, first)[start - offset : end - offset])
+            begin, end = int(bounds[first]), int(bounds[first + 1])
+            pieces.append(self._window(epoch, number, first)[start - begin : stop - begin])
             start, first = end, first + 1
         return np.concatenate(pieces)
 
-    def _window(self, epoch: int, lane: int, index: int) -> np.ndarray:
+    def _window(self, epoch: int, number: int, index: int) -> np.ndarray:
         """Ids of one window in their permuted order; the last two a lane are kept."""
-        key = (epoch, lane, index)
+        key = (epoch, number, index)
         if key not in self._windows:
-            line = self._epoch(epoch)
-            start, stop = line.window_bounds[lane][index : index + 2] + lane * self.lane_length
-            ids = line.ids(int(start), int(stop))
+            lane = self._lane(epoch, number)
+            ids = lane.ids(int(lane.bounds[index]), int(lane.bounds[index + 1]))
             self._windows[key] = ids[np.argsort(hash64(self.seed, _WINDOW, epoch, ids), kind="stable")]
             while len(self._windows) > 2 * self.lanes:
                 self._windows.popitem(last=False)
         return self._windows[key]
 
-    def _epoch(self, epoch: int) -> "_Line":
-        if self._line is None or self._line.epoch != epoch:
-            self._line = _Line.of(self, epoch)
-        return self._line
+    def _lane(self, epoch: int, number: int) -> "_Lane":
+        if self._epoch != epoch:
+            self._lanes, self._epoch = self._cut(epoch), epoch
+        return self._lanes[number]
+
+    def _cut(self, epoch: int) -> "list[_Lane]":
+        """The lanes of an epoch."""
+        deal = epoch if self.reshuffle == "global" else 0
+        first_ids, lengths = self._line(deal)
+        starts = np.cumsum(lengths) - lengths
+        lanes = []
+        for number in range(self.lanes):
+            begin, end = (self.num_samples * edge // self.lanes for edge in (number, number + 1))
+            low, high = np.searchsorted(starts, begin, side="right") - 1, np.searchsorted(starts, end)
+            first, last = np.maximum(starts[low:high], begin), np.minimum((starts + lengths)[low:high], end)
+            ids, sizes = first_ids[low:high] + first - starts[low:high], last - first
+            if self.reshuffle == "lane":
+                mixed = permutation(len(ids), self.seed, _LANE, epoch, number)
+                ids, sizes = ids[mixed], sizes[mixed]
+            lanes.append(_Lane.of(ids, sizes, self.window))
+        return lanes
+
+    def _line(self, deal: int) -> tuple[np.ndarray, np.ndarray]:
+        """The permuted, rotated line of shards: first id and length of each; one is cut by the rotation."""
+        shards = permutation(len(self.shard_sizes), self.seed, _SHARDS, deal)
+        shards = shards[self.shard_sizes[shards] > 0]
+        lengths = self.shard_sizes[shards]
+        first_ids = (np.cumsum(self.shard_sizes) - self.shard_sizes)[shards]
+        rotation = int(uniform(self.seed, _ROTATION, deal) * self.num_samples)
+        ends = np.cumsum(lengths)
+        cut = int(np.searchsorted(ends, rotation, side="right"))
+        inside = rotation - int(ends[cut] - lengths[cut])  # samples of shard `cut` that go to the end
+        first_ids = np.concatenate(
+            ([first_ids[cut] + inside], first_ids[cut + 1 :], first_ids[:cut], first_ids[cut : cut + 1])
+        )
+        lengths = np.concatenate(([lengths[cut] - inside], lengths[cut + 1 :], lengths[:cut], [inside]))
+        return (first_ids, lengths) if inside else (first_ids[:-1], lengths[:-1])
 
 
 @dataclass(frozen=True)
-class _Line:
-    """An epoch's permuted, rotated line of shards. `starts[i]` is where the i-th shard on the line begins."""
+class _Lane:
+    """Pieces of shards end to end: piece i has the samples from `first_ids[i]` on and begins at `starts[i]`.
 
-    epoch: int
-    rotation: int
-    starts: np.ndarray
+    Window w is the stretch [bounds[w], bounds[w + 1]).
+    """
+
     first_ids: np.ndarray
-    window_bounds: list[np.ndarray]
+    starts: np.ndarray
+    bounds: np.ndarray
 
     @classmethod
-    def of(cls, order: Order, epoch: int) -> "_Line":
-        sizes = order.shard_sizes
-        shards = permutation(len(sizes), order.seed, _SHARDS, epoch)
-        first_ids = (np.cumsum(sizes) - sizes)[shards]
-        starts = np.concatenate(([0], np.cumsum(sizes[shards])))
-        total = order.num_samples
-        rotation = int(uniform(order.seed, _ROTATION, epoch) * total)
-        # Shard borders as a lane sees them: positions on the rotated line, sorted.
-        borders = np.unique(np.concatenate(((starts - rotation) % total, [0])))
-        length = order.lane_length
-        bounds = []
-        for lane in range(order.lanes):
-            begin = lane * length
-            low, high = np.searchsorted(borders, (begin, begin + length))
-            inner = borders[low:high] - begin
-            inner = inner if len(inner) and inner[0] == 0 else np.concatenate(([0], inner))
-            bounds.append(np.append(inner[:: order.window], length))
-        return cls(epoch, rotation, starts, first_ids, bounds)
+    def of(cls, first_ids: np.ndarray, lengths: np.ndarray, window: int) -> "_Lane":
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        pieces = len(lengths)
+        windows = max(1, pieces // window)  # none smaller than asked for: the rest is shared out
+        return cls(first_ids, starts[:-1], starts[np.arange(windows + 1) * pieces // windows])
 
     def ids(self, start: int, stop: int) -> np.ndarray:
-        """Ids at positions [start, stop) of the rotated line."""
-        positions = (np.arange(start, stop) + self.rotation) % self.starts[-1]
-        shard = np.searchsorted(self.starts, positions, side="right") - 1
-        return self.first_ids[shard] + positions - self.starts[shard]
+        """Ids at positions [start, stop)."""
+        positions = np.arange(start, stop)
+        piece = np.searchsorted(self.starts, positions, side="right") - 1
+        return self.first_ids[piece] + positions - self.starts[piece]

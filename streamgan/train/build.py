@@ -141,6 +141,7 @@ def build_train_loader(
         start_step,
         lanes=data.lanes,
         window=data.window,
+        reshuffle=data.reshuffle,
         gray="twin" if data.gray == "twin" else None,
         max_samples=data.max_samples,
         stop_step=stop_step,
