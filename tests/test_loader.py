@@ -1,6 +1,7 @@
 """The loader: the same global batches whoever reads them, exact continuation, and no silent loss or hang."""
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -14,12 +15,14 @@ from parquet_fixtures import encode, hub, picture, write_rows
 from PIL import Image
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.data import loader as loader_module
+from streamgan.data import samples as samples_module
+from streamgan.data import workers as workers_module
 from streamgan.data.decode import CENTER, decode, sampled_crop
 from streamgan.data.format import idx_name, read_idx, read_manifest
-from streamgan.data.loader import Batch, build_eval_loader, build_loader
+from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.order import Order
 from streamgan.data.reader import ShardReader
+from streamgan.data.samples import Batch
 from streamgan.sharding.run import ShardOptions, shard
 
 BATCH, SIZE, STEPS = 12, 32, 7  # 64 samples: 5 steps an epoch, so that 7 reach into the second
@@ -263,9 +266,9 @@ def blocked_worker(shard_set, monkeypatch):
             threading.Event().wait()
         return decode(*arguments, **options)
 
-    monkeypatch.setattr(loader_module, "decode", stop_after_the_first)
+    monkeypatch.setattr(samples_module, "decode", stop_after_the_first)
     others = psutil.Process().children()
-    batches = iter(build(shard_set, workers=1, stop_step=None, timeout_s=60))
+    batches = iter(build(shard_set, workers=1, stop_step=None, stall_s=60))
     next(batches)
     (worker,) = set(psutil.Process().children()) - set(others)
     return batches, worker.pid
@@ -283,9 +286,8 @@ def test_a_worker_killed_during_a_step_lets_the_step_end_and_is_told_then(blocke
     os.kill(worker, signal.SIGKILL)
     # Stands for a step, in which PyTorch's handler of SIGCHLD would raise.
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
-    with pytest.raises(
-        DataError, match=rf"loader: DataLoader worker \(pid {worker}\) is gone \(exit code -9\)"
-    ):
+    message = rf"loader: DataLoader worker 0 \(pid {worker}\) is gone \(exit code -9\), at work on .*, key "
+    with pytest.raises(DataError, match=message):
         next(batches)
 
 
@@ -294,16 +296,46 @@ def test_a_killed_worker_interrupts_the_wait_for_a_batch(shard_set, monkeypatch)
         threading.Event().wait(0.3)  # until then the training process surely waits
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(loader_module, "decode", die_slowly)
-    batches = iter(build(shard_set, workers=1, timeout_s=60))
-    with pytest.raises(DataError, match=r"loader: DataLoader worker \(pid.*; check memory and disk"):
+    monkeypatch.setattr(samples_module, "decode", die_slowly)
+    batches = iter(build(shard_set, workers=1, stall_s=60))
+    message = r"loader: DataLoader worker 0 \(pid \d+\) is gone \(exit code -9\), at work on .*, key "
+    with pytest.raises(DataError, match=message):
         next(batches)
 
 
-def test_a_stuck_worker_is_a_data_error_after_the_timeout(shard_set, monkeypatch):
-    monkeypatch.setattr(loader_module, "decode", lambda *arguments, **options: threading.Event().wait())
-    with pytest.raises(DataError, match=r"DataLoader timed out after 0\.5 seconds"):
-        next(iter(build(shard_set, workers=2, timeout_s=0.5)))
+def test_a_stuck_worker_ends_the_run_naming_what_it_is_at(shard_set, monkeypatch):
+    first = build(shard_set)._requests.order.batch_ids(0)[1][0]
+    monkeypatch.setattr(samples_module, "decode", lambda *arguments, **options: threading.Event().wait())
+    monkeypatch.setattr(workers_module, "TICK_S", 0.02)
+    named = re.escape(ShardReader(shard_set, "train").where(int(first)))
+    message = rf"loader: DataLoader worker 0 \(pid \d+\) has not moved for 0\.5 s, at work on {named}; check"
+    with pytest.raises(DataError, match=message):
+        next(iter(build(shard_set, workers=1, stall_s=0.5)))
+
+
+def test_a_stopped_worker_is_not_waited_for(shard_set, monkeypatch):
+    """In whatever it is stopped: with nothing in hand, too, or while the training process reads from it."""
+    monkeypatch.setattr(workers_module, "TICK_S", 0.02)
+    others = psutil.Process().children()
+    batches = iter(build(shard_set, workers=1, stop_step=None, stall_s=0.5))
+    next(batches)
+    (worker,) = set(psutil.Process().children()) - set(others)
+    worker.suspend()
+    with pytest.raises(DataError, match=r"loader: DataLoader worker .*has not moved for 0\.5 s"):
+        for _ in batches:
+            pass
+    assert not worker.is_running()
+
+
+def test_a_slow_worker_that_gets_on_is_waited_for(shard_set, monkeypatch):
+    def slowly(*arguments, **options):
+        threading.Event().wait(0.1)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(samples_module, "decode", slowly)
+    monkeypatch.setattr(workers_module, "TICK_S", 0.02)
+    batches = list(build(shard_set, workers=1, stop_step=1, stall_s=0.4))
+    assert len(batches) == 1  # 1.2 s
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
@@ -322,7 +354,7 @@ def test_a_defect_inside_a_worker_keeps_its_traceback(shard_set, monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("a defect of ours")
 
-    monkeypatch.setattr(loader_module, "decode", broken)
+    monkeypatch.setattr(samples_module, "decode", broken)
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*a defect of ours"):
         list(build(shard_set, workers=1))
 
@@ -345,3 +377,63 @@ def test_a_worker_leaves_signals_to_the_training_process(shard_set, number):
     (worker,) = set(psutil.Process().children()) - set(others)
     worker.send_signal(number)
     assert len([first, *batches]) == 7
+
+
+@pytest.fixture
+def damaged(shard_set, tmp_path):
+    """(a copy of the set with three damaged samples, their ids)."""
+    root = shutil.copytree(shard_set, tmp_path / "copy")
+    reader = ShardReader(root, "train")
+    for sample_id in (5, 40, 63):
+        shard_number = reader._shard(sample_id)
+        path = root / reader.entry.shards[shard_number].name
+        data = bytearray(path.read_bytes())
+        data[int(reader.index[sample_id]["color_offset"]) + 20] ^= 1
+        path.write_bytes(data)
+    return root, {5, 40, 63}
+
+
+def test_substitutes_stand_in_for_damaged_samples_the_same_on_any_ranks(shard_set, damaged, expected, capsys):
+    root, bad = damaged
+    options = {"on_bad": "substitute"}
+    alone = global_batches(root, 1, **options)
+    said = capsys.readouterr().err.splitlines()
+    for world, workers in ((2, 0), (3, 2), (4, 0)):
+        assert_equal(global_batches(root, world, workers=workers, **options), alone)
+    replaced = 0
+    for ours, whole in zip(alone, expected, strict=True):
+        for row, (given, planned) in enumerate(zip(ours.ids_B.tolist(), whole.ids_B.tolist(), strict=True)):
+            assert (given != planned) == (planned in bad)
+            replaced += planned in bad
+            assert given not in bad
+            if planned not in bad:
+                assert torch.equal(ours.color_B3HW[row], whole.color_B3HW[row])
+    assert len(said) == replaced >= 3
+    assert re.fullmatch(
+        r"bad sample 1 of at most 100: .*train-\d+\.tar, key \S+: the color image is damaged \(CRC\); "
+        r"sample \d+ stands in for (5|40|63)",
+        said[0],
+    )
+
+
+def test_more_damage_than_allowed_ends_the_run(damaged):
+    with pytest.raises(DataError, match=r"2 samples are damaged, more than data\.max_bad=1 allows"):
+        list(build(damaged[0], on_bad="substitute", max_bad=1, workers=1))
+
+
+def test_evaluation_never_substitutes(damaged):
+    with pytest.raises(DataError, match="damaged"):
+        list(build_eval_loader(damaged[0], "train", batch=8, size=SIZE))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_counts_what_its_processes_do(shard_set, workers):
+    loader = build(shard_set, workers=workers)
+    list(loader)
+    stats = loader.stats
+    reader = ShardReader(shard_set, "train")
+    ids = np.concatenate([loader._requests.order.batch_ids(step)[1] for step in range(STEPS)])
+    assert stats.samples == STEPS * BATCH
+    assert stats.bytes == reader.index["color_size"][ids].sum()
+    assert stats.decode_s > stats.read_s > 0
+    assert (stats - stats).samples == 0

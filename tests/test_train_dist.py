@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
+from itertools import chain
 from pathlib import Path
 
+import psutil
 import pytest
 from accelerate import Accelerator
+from dist.batch_ids import sample_hashes
 from training import losses, read_metrics, settings, tiny_config
 
 from streamgan.train.build import build_train_loader
@@ -65,15 +70,48 @@ def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_p
         assert both[step] == pytest.approx(one[step], abs=1e-4), step
 
 
-def test_two_processes_see_the_global_batches_of_one(shard_set, tmp_path):
-    done = launch(TWO, "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_see_the_global_batches_of_one(shard_set, tmp_path, count):
+    several = [*COMMON, "--multi_gpu", "--num_processes", str(count), "--mixed_precision", "no"]
+    done = launch(several, "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
     assert done.returncode == 0, done.stderr
     config = tiny_config(shard_set, tmp_path, "run.steps=20")
     alone = build_train_loader(config, Accelerator(cpu=True), start_step=0, stop_step=20)
-    whole = [batch.ids_B.tolist() for batch in alone]
-    halves = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    whole = [sample_hashes(batch) for batch in alone]
+    parts = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(count)]
     assert len(whole) == 20
-    assert [first + second for first, second in zip(*halves, strict=True)] == whole
+    assert [list(chain(*step)) for step in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.slow
+def test_a_rank_that_loses_its_loader_ends_all_of_them(shard_set, tmp_path):
+    words = settings(shard_set, tmp_path / "run", "run.steps=100000", "data.workers=1", "run.log_every=5")
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *TWO]
+    process = subprocess.Popen(
+        [*launcher, "--main_process_port", "0", str(ROOT / "launch/train.py"), *words],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    try:
+        for line in process.stderr:
+            if line.startswith("step 10/"):
+                break
+        ranks = psutil.Process(process.pid).children()
+        workers = [worker for rank in ranks for worker in rank.children()]
+        loaders = [worker for worker in workers if "train.py" in " ".join(worker.cmdline())]
+        assert (len(ranks), len(loaders)) == (2, 2)
+        began = time.monotonic()
+        loaders[1].kill()
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert time.monotonic() - began < 30
+    assert process.returncode != 0
+    message = r"error( \(rank 1\))?: loader: DataLoader worker 0 \(pid \d+\) is gone \(exit code -9\)"
+    assert re.search(message, stderr)
+    assert psutil.wait_procs(ranks, timeout=5)[1] == []
 
 
 def test_bf16_trains_on_the_cpu(shard_set, tmp_path):

@@ -25,7 +25,8 @@ def tiny_config(shards: Path, run: Path, *more: str) -> TrainConfig:
 def read_metrics(run: Path) -> list[dict]:
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "time" and not k.startswith("perf/")} for line in lines]
+    timed = ("time", "perf/", "data/")
+    return [{key: value for key, value in line.items() if not key.startswith(timed)} for line in lines]
 
 
 def losses(run: Path) -> dict[int, dict[str, float]]:

@@ -30,9 +30,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class ShardSet(_Section):
+    path: str
+    """Folder of a shard set."""
+    weight: PositiveFloat | None = None
+    """Its share of the training samples, relative to the other sets'; None for all: as many as it holds."""
+
+
 class DataConfig(_Section):
-    shards: str = "shards/out"
-    """Folder of a shard set written by `streamgan shard`."""
+    shards: str | tuple[ShardSet, ...] = "shards/out"
+    """Folder of a shard set written by `streamgan shard`; or several, mixed: [{path, weight}, ...]."""
     batch: PositiveInt = 16
     """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
     size: int = Field(default=256, ge=16, le=4096)
@@ -49,6 +56,12 @@ class DataConfig(_Section):
     (with remote shards, a machine then fetches its share only once)."""
     gray: Literal["derive", "twin"] = "derive"
     """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
+    on_bad: Literal["raise", "substitute"] = "raise"
+    """What a damaged sample does: ends the run, or another one takes its place, the same on any ranks."""
+    max_bad: NonNegativeInt = 100
+    """Damaged samples that a rank may replace before the run ends all the same."""
+    stall_s: PositiveFloat = 8.0
+    """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
     max_samples: PositiveInt | None = None
     """Train on the first N samples of the (already shuffled) split; None: all of them."""
 

@@ -1,6 +1,6 @@
 """What a person sees while something long runs: a progress bar, or lines where there is no terminal.
 
-Everything here goes to stderr, from rank 0 alone; stdout belongs to results.
+Everything here goes to stderr, mostly from rank 0 alone; stdout belongs to results.
 """
 
 import os
@@ -17,10 +17,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(message: str) -> None:
-    """One line on stderr, from rank 0, without tearing a progress bar."""
-    if is_main_process():
-        tqdm.write(message, file=sys.stderr)
+def say(message: str, *, every_rank: bool = False) -> None:
+    """One line on stderr, from rank 0 (or from each, which then says its number), without tearing a bar."""
+    if is_main_process() or every_rank:
+        named = every_rank and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        tqdm.write(f"rank {os.environ['RANK']}: {message}" if named else message, file=sys.stderr)
 
 
 class _Lines:

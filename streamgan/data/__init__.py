@@ -1,17 +1,19 @@
 """Reading: shard sets, the canonical order of their samples, and the loader that delivers them."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .loader import Batch, Loader, build_loader
+    from .loader import Loader, build_loader
+    from .mixture import Weighted
+    from .samples import Batch
 
-__all__ = ["Batch", "Loader", "build_loader"]
+__all__ = ["Batch", "Loader", "Weighted", "build_loader"]
+_MODULES = {"Batch": "samples", "Loader": "loader", "Weighted": "mixture", "build_loader": "loader"}
 
 
 def __getattr__(name: str) -> Any:
     """`streamgan.data.build_loader` without paying for torch when only the format is wanted."""
     if name in __all__:
-        from . import loader
-
-        return getattr(loader, name)
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,86 +1,26 @@
 """Batches of uint8 crops in canonical order, for one rank.
 
-The plan (`Order`) runs in the training process and hands each DataLoader worker whole requests: an epoch
-and the ids of one local batch. Workers, prefetching, pinning and in-order delivery are PyTorch's. The
+The plan (`Order` or `Mixture`) runs in the training process and hands each DataLoader worker whole requests:
+the epochs and ids of one local batch. Workers, prefetching, pinning and in-order delivery are PyTorch's. The
 loader already knows its rank; `Accelerator.prepare` has nothing to do with it and leaves it as it is.
-
-Shape suffixes: B local batch, H and W = size, 1/3 channels.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.logs import say
 
-from .decode import CENTER, decode, sampled_crop
+from .board import Board, LoaderStats
+from .mixture import Mixture, Shards, evaluation_ids, make_order, open_reader
 from .order import Order, Reshuffle, rank_slice
-from .reader import ShardReader
+from .samples import Batch, Fetched, GrayMode, Request, Samples
 from .workers import leave_signals_to_the_parent, read
 
-GrayMode = Literal["derive", "twin"]
-_LUMA = np.array(
-    [19595, 38470, 7471], np.uint32
-)  # BT.601 in 16-bit fixed point, as libjpeg and Pillow compute it
-
-
-class Batch(NamedTuple):
-    """One rank's part of a global batch; images are uint8 in [0, 255], stored channels-last.
-
-    `gray_B1HW` is the gray image (None where the loader was built with gray=None), `color_B3HW` sRGB,
-    `ids_B` the samples' ids (int64, positions in the split; -1 marks padding, in evaluation only).
-    """
-
-    gray_B1HW: Tensor | None
-    color_B3HW: Tensor
-    ids_B: Tensor
-
-
-class Request(NamedTuple):
-    """What a worker is asked for: ids of one local batch; epoch None means centre crops."""
-
-    epoch: int | None
-    ids: np.ndarray
-
-
-class _Samples(Dataset):
-    """Map-style dataset whose index is a whole Request; runs in the workers."""
-
-    def __init__(self, reader: ShardReader, *, size: int, seed: int, gray: GrayMode | None):
-        self.reader, self.size, self.seed, self.gray = reader, size, seed, gray
-
-    def __getitems__(self, request: Request) -> Batch | StreamganError:
-        try:
-            return self._batch(request)
-        except StreamganError as error:  # an exception would reach the trainer as a page of traceback
-            return error
-
-    def _batch(self, request: Request) -> Batch:
-        count, size = len(request.ids), self.size
-        color_BHW3 = np.empty((count, size, size, 3), np.uint8)
-        gray_BHW1 = np.empty((count, size, size, 1), np.uint8) if self.gray else None
-        for row, sample_id in enumerate(request.ids.tolist()):
-            index = max(sample_id, 0)  # padding decodes any sample; its id tells
-            crop = CENTER if request.epoch is None else sampled_crop(self.seed, request.epoch, index)
-            encoded = self.reader.read(index, gray=self.gray == "twin")
-            try:
-                color_BHW3[row] = decode(encoded.color, "RGB", size=size, crop=crop)
-                if gray_BHW1 is not None and encoded.gray is not None:
-                    gray_BHW1[row] = decode(encoded.gray, "L", size=size, crop=crop)
-            except ValueError as error:
-                raise DataError(
-                    self.reader.where(index), str(error), "run `streamgan verify --full`"
-                ) from error
-        if gray_BHW1 is not None and self.gray == "derive":
-            gray_BHW1[..., 0] = (color_BHW3 @ _LUMA + 32768) >> 16
-        color_B3HW = torch.from_numpy(color_BHW3).permute(0, 3, 1, 2)
-        gray_B1HW = None if gray_BHW1 is None else torch.from_numpy(gray_BHW1).permute(0, 3, 1, 2)
-        return Batch(gray_B1HW, color_B3HW, torch.from_numpy(request.ids))
+STALL_S = 8.0
 
 
 class Loader:
@@ -91,18 +31,20 @@ class Loader:
 
     def __init__(
         self,
-        samples: _Samples,
+        samples: Samples,
         requests: "list[Request] | _Plan",
         *,
         steps_per_epoch: int,
         num_samples: int,
         workers: int,
         pin_memory: bool,
-        timeout_s: float,
+        stall_s: float,
+        max_bad: int = 0,
     ):
         self.steps_per_epoch, self.num_samples = steps_per_epoch, num_samples
-        self.digest = samples.reader.manifest.digest
-        self._requests = requests
+        self.digest = samples.reader.digest
+        self.replaced = 0
+        self._samples, self._requests, self._stall_s, self._max_bad = samples, requests, stall_s, max_bad
         self._loader = DataLoader(
             samples,
             batch_sampler=requests,  # type: ignore[arg-type]
@@ -110,7 +52,6 @@ class Loader:
             num_workers=workers,
             worker_init_fn=leave_signals_to_the_parent,
             pin_memory=pin_memory,
-            timeout=timeout_s if workers else 0,
             # Forked workers share the index's pages and start in milliseconds; they never touch CUDA.
             multiprocessing_context="fork" if workers else None,
             prefetch_factor=4 if workers else None,
@@ -120,16 +61,32 @@ class Loader:
         return len(self._requests)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in read(self._loader):
-            if isinstance(batch, StreamganError):
-                raise batch
-            yield batch
+        self.replaced = 0
+        where = self._samples.reader.where
+        for fetched in read(self._loader, self._samples.board, stall_s=self._stall_s, where=where):
+            if isinstance(fetched, StreamganError):
+                raise fetched
+            self._count(fetched)
+            yield fetched.batch
+
+    @property
+    def stats(self) -> LoaderStats:
+        """What the processes of this loader have done so far, batches under way included."""
+        return self._samples.board.stats()
+
+    def _count(self, fetched: Fetched) -> None:
+        for line in fetched.replaced:
+            self.replaced += 1
+            say(f"bad sample {self.replaced} of at most {self._max_bad}: {line}", every_rank=True)
+        if self.replaced > self._max_bad:
+            what = f"{self.replaced} samples are damaged, more than data.max_bad={self._max_bad} allows"
+            raise DataError("loader", what, "run `streamgan verify`, then restore or re-make the shards")
 
 
 class _Plan:
     """Requests of one rank from `start` to `stop` (None: for ever)."""
 
-    def __init__(self, order: Order, local: slice, *, start: int, stop: int | None):
+    def __init__(self, order: Order | Mixture, local: slice, *, start: int, stop: int | None):
         self.order, self.local, self.start, self.stop = order, local, start, stop
 
     def __len__(self) -> int:
@@ -140,8 +97,8 @@ class _Plan:
     def __iter__(self) -> Iterator[Request]:
         step = self.start
         while self.stop is None or step < self.stop:
-            epoch, ids = self.order.batch_ids(step)
-            yield Request(epoch, ids[self.local])
+            epochs, ids = self.order.batch_ids(step)
+            yield Request(np.broadcast_to(epochs, ids.shape)[self.local], ids[self.local])
             step += 1
 
 
@@ -150,7 +107,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def build_loader(
-    root: Path | str,
+    root: Shards,
     split: str = "train",
     batch: int = 16,
     size: int = 256,
@@ -167,8 +124,10 @@ def build_loader(
     gray: GrayMode | None = "derive",
     max_samples: int | None = None,
     stop_step: int | None = None,
+    on_bad: Literal["raise", "substitute"] = "raise",
+    max_bad: int = 100,
     pin_memory: bool = False,
-    timeout_s: float = 120.0,
+    stall_s: float = STALL_S,
 ) -> Loader:
     """Training batches of a shard set in canonical order, the part that `rank` of `world` gets.
 
@@ -178,38 +137,46 @@ def build_loader(
     that divides `batch` and for any number of workers; `start_step` continues a run exactly where it was,
     in milliseconds.
 
-    `gray`: "derive" computes JPEG luma from the colour crop, "twin" reads the set's own gray image, None
-    skips it. Ends after `epochs` passes or before step `stop_step`, both counted from step 0; endless with
-    neither.
+    `root` is the folder of a shard set, or several, mixed in the ratio of their `Weighted.weight`; ids then
+    run through the sets in turn. `gray`: "derive" computes JPEG luma from the colour crop, "twin" reads the
+    set's own gray image, None skips it. Ends after `epochs` passes or before step `stop_step`, both counted
+    from step 0; endless with neither.
 
     Raises ConfigError (sizes that cannot be shared, too few samples) and, while iterating, DataError naming
-    the shard and key of damaged data.
+    the shard and key of damaged data; with `on_bad="substitute"` another sample, which depends on the damaged
+    one alone, takes its place, `max_bad` times at most. A worker process that dies, or does not move for
+    `stall_s` seconds, is a DataError that names what it was at.
     """
-    reader = ShardReader(root, split)
+    reader = open_reader(root, split)
     if gray == "twin" and not reader.has_gray:
         raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
-    order = Order(
-        _first(reader.shard_sizes, max_samples),
+    order = make_order(
+        reader,
         seed=seed,
         batch=batch,
         lanes=lanes,
         window=window,
         reshuffle=reshuffle,
+        max_samples=max_samples,
     )
     stops = [stop for stop in (stop_step, epochs and epochs * order.steps_per_epoch) if stop is not None]
+    substitute_from = order.num_samples if on_bad == "substitute" else None
     return Loader(
-        _Samples(reader, size=size, seed=seed, gray=gray),
+        Samples(
+            reader, size=size, seed=seed, gray=gray, board=Board(workers), substitute_from=substitute_from
+        ),
         _Plan(order, rank_slice(batch, rank, world), start=start_step, stop=min(stops, default=None)),
         steps_per_epoch=order.steps_per_epoch,
         num_samples=order.num_samples,
         workers=workers,
         pin_memory=pin_memory,
-        timeout_s=timeout_s,
+        stall_s=stall_s,
+        max_bad=max_bad,
     )
 
 
 def build_eval_loader(
-    root: Path | str,
+    root: Shards,
     split: str,
     *,
     batch: int,
@@ -220,35 +187,27 @@ def build_eval_loader(
     num_images: int | None = None,
     gray: GrayMode | None = None,
     pin_memory: bool = False,
-    timeout_s: float = 120.0,
+    stall_s: float = STALL_S,
 ) -> Loader:
     """The first `num_images` samples of a split (None: all), centre-cropped, once each over all ranks.
 
     `batch` is the local batch. Every rank gets the same number of full batches; the last are padded, and
-    ids_B is -1 there.
+    ids_B is -1 there. Of several sets, the first images of each are taken in the ratio of the weights.
     """
-    reader = ShardReader(root, split)
+    reader = open_reader(root, split)
     if gray == "twin" and not reader.has_gray:
         raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
-    count = min(num_images or len(reader), len(reader))
-    steps = -(-count // (batch * world))
+    chosen = evaluation_ids(reader, num_images)
+    steps = -(-len(chosen) // (batch * world))
     ids = np.full(steps * batch * world, -1, np.int64)
-    ids[:count] = np.arange(count)
+    ids[: len(chosen)] = chosen
     mine = ids.reshape(steps, world, batch)[:, rank]
     return Loader(
-        _Samples(reader, size=size, seed=0, gray=gray),
+        Samples(reader, size=size, seed=0, gray=gray, board=Board(workers)),
         [Request(None, row) for row in mine],
         steps_per_epoch=steps,
-        num_samples=count,
+        num_samples=len(chosen),
         workers=workers,
         pin_memory=pin_memory,
-        timeout_s=timeout_s,
+        stall_s=stall_s,
     )
-
-
-def _first(shard_sizes: list[int], max_samples: int | None) -> list[int]:
-    """Sizes of the shards that hold the first `max_samples` samples, the last one cut."""
-    if max_samples is None:
-        return shard_sizes
-    ends = np.minimum(np.cumsum(shard_sizes), max_samples)
-    return np.diff(ends, prepend=0).tolist()

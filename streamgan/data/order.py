@@ -86,9 +86,9 @@ class Order:
                 "data.lanes", f"{lanes} lanes do not divide a batch of {batch}", "use a divisor"
             )
         self.shard_sizes = np.asarray(shard_sizes, np.int64)
-        num_shards = max(1, np.count_nonzero(self.shard_sizes))
+        num_shards = int(np.count_nonzero(self.shard_sizes))
         self.seed, self.batch, self.lanes, self.reshuffle = seed, batch, lanes, reshuffle
-        self.window = window or default_window(num_shards, batch, lanes)
+        self.window = window or default_window(max(1, num_shards), batch, lanes)
         self.num_samples = int(self.shard_sizes.sum())
         # Full global batches an epoch; the tail that is left over is another one every epoch.
         self.steps_per_epoch = self.num_samples // lanes // (batch // lanes)
@@ -106,6 +106,14 @@ class Order:
         share = self.batch // self.lanes
         parts = [self._of_lane(epoch, lane, k * share, (k + 1) * share) for lane in range(self.lanes)]
         return epoch, np.concatenate(parts)
+
+    def samples(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(epochs, ids) of samples [start, stop) of the stream of batches laid end to end, both int64."""
+        steps = range(start // self.batch, -(-stop // self.batch))
+        found = [self.batch_ids(step) for step in steps]
+        cut = slice(start - steps[0] * self.batch, stop - steps[0] * self.batch)
+        epochs = np.repeat(np.array([epoch for epoch, _ in found], np.int64), self.batch)
+        return epochs[cut], np.concatenate([ids for _, ids in found])[cut]
 
     def _of_lane(self, epoch: int, number: int, start: int, stop: int) -> np.ndarray:
         """Samples [start, stop) of a lane, gathered from the windows they fall into."""

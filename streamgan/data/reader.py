@@ -50,6 +50,11 @@ class ShardReader:
         return self.entry.samples
 
     @property
+    def digest(self) -> str:
+        """The identity of the shard set."""
+        return self.manifest.digest
+
+    @property
     def has_gray(self) -> bool:
         """Whether the samples have gray twins (a set has them throughout or not at all)."""
         return bool(self.index[0]["gray_size"])

@@ -3,31 +3,49 @@
 PyTorch raises out of its SIGCHLD handler wherever the training process just is, be it in the middle of a
 step, a checkpoint, or a destructor that swallows it. Here the handler only interrupts the wait for a batch;
 at any other time the loss is found before the next one. A worker may also die while it hands a batch over.
+
+A worker that hangs, whatever it hangs in, is found by a watchdog thread on the board of the loader and
+killed, so that there is one way in which a loader fails. The message names the sample it had in hand.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from streamgan.core.errors import DataError
 
+from .board import Board
+
+TICK_S = 0.5
+NAMING_S = 1.0  # how long to look up the name of a sample, perhaps on the disk that hangs
+
 _waiting = False  # whether the main thread waits for a batch
 
 
-def read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of `loader`. Its workers have ended when this generator has."""
+def read(
+    loader: DataLoader[Any], board: Board, *, stall_s: float, where: Callable[[int], str]
+) -> Iterator[Any]:
+    """The batches of `loader`. Its workers have ended when this generator has.
+
+    DataError if a worker dies, or gets on with nothing for `stall_s` seconds; `where` says to a sample's id
+    what its shard and key are.
+    """
     global _waiting
     iterator = iter(loader)
     workers = getattr(iterator, "_workers", [])
     in_main_thread = threading.current_thread() is threading.main_thread()
     if workers and in_main_thread:
         _interrupt_nothing_but_waiting()
+    watchdog = _Watchdog(workers, board, stall_s) if workers else None
     try:
         while True:
             _check(workers)
+            if watchdog:
+                watchdog.waiting = True
             _waiting = in_main_thread
             try:
                 batch = next(iterator)
@@ -35,20 +53,24 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
                 return
             finally:
                 _waiting = False
+                if watchdog:
+                    watchdog.waiting = False
             yield batch
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):  # a defect inside a worker keeps its traceback
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # a defect inside a worker is a RuntimeError too and keeps its traceback
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
             raise
-        if "timed out" in str(error):
-            for worker in workers:  # PyTorch would wait for each of them, five seconds long
-                worker.kill()
-        raise _lost(str(error).splitlines()[0].strip()) from error
-    except (ConnectionError, EOFError) as error:
-        raise _lost(f"DataLoader worker is gone ({str(error) or 'no more data'})") from error
+        message = str(error).partition("\n")[0].strip() or "no more data"
+        raise _lost(workers, board, watchdog, where, message) from error
     finally:
+        if watchdog:
+            watchdog.end()
         if workers:  # otherwise they would live as long as the traceback of an error
+            for worker in workers:
+                if watchdog and watchdog.verdict:  # PyTorch would wait for each stuck one, five seconds long
+                    worker.kill()
             iterator._shutdown_workers()  # type: ignore[attr-defined]
-            for worker in workers:  # stuck ones do not hear PyTorch's SIGTERM
+            for worker in workers:  # they do not hear PyTorch's SIGTERM
                 worker.kill()
 
 
@@ -60,14 +82,88 @@ def leave_signals_to_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+class _Watchdog:
+    """A thread that kills workers which do not get on; `verdict` then says (worker, what was seen)."""
+
+    def __init__(self, workers: list[Any], board: Board, stall_s: float):
+        self._workers, self._board, self._stall_s = workers, board, stall_s
+        self.waiting = False
+        self.verdict: tuple[int | None, str] | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="loader watchdog", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        rows = range(len(self._workers))
+        beats, still_s, silent_s = [-1] * len(rows), [0.0] * len(rows), 0.0
+        # Time is counted in ticks: what a suspended machine or a stopped job sleeps through is no stall.
+        while not self._ended.wait(TICK_S):
+            now = [self._board.beats(row) for row in rows]
+            busy = [self._board.sample(row) is not None for row in rows]
+            for row in rows:
+                still_s[row] = still_s[row] + TICK_S if busy[row] and now[row] == beats[row] else 0.0
+            silent_s = silent_s + TICK_S if self.waiting and now == beats else 0.0
+            beats = now
+            stuck = next((row for row in rows if still_s[row] >= self._stall_s), None)
+            if stuck is not None or silent_s >= self._stall_s:
+                self.verdict = stuck, f"has not moved for {self._stall_s:g} s"
+                for row in rows:
+                    if stuck in (row, None):
+                        self._workers[row].kill()
+                return
+
+
 def _check(workers: list[Any]) -> None:
     for worker in workers:
         if worker.exitcode:
-            raise _lost(f"DataLoader worker (pid {worker.pid}) is gone (exit code {worker.exitcode})")
+            raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is gone (exit code {worker.exitcode})")
 
 
-def _lost(what: str) -> DataError:
-    return DataError("loader", what, "check memory and disk, then run the same command again")
+def _lost(
+    workers: list[Any], board: Board, watchdog: "_Watchdog | None", where: Callable[[int], str], message: str
+) -> DataError:
+    """What to tell of a loader that has lost a worker, as far as the board knows it."""
+    todo = "check memory and disk, then run the same command again"
+    row, what = (watchdog and watchdog.verdict) or (None, "")
+    if not what:
+        row = _find_gone(workers)
+        code = None if row is None else workers[row].exitcode
+        what = f"is gone (exit code {code})" if code else f"is gone ({message})"
+    if row is None:
+        return DataError("loader", f"DataLoader worker {what}", todo)
+    sample = board.sample(row)
+    at_work = "" if sample is None else f", at work on {_named_soon(where, sample)}"
+    return DataError("loader", f"DataLoader worker {row} (pid {workers[row].pid}) {what}{at_work}", todo)
+
+
+def _find_gone(workers: list[Any]) -> int | None:
+    """The worker that has failed; one may be heard to be gone before it is."""
+    for _ in range(20):
+        for row, worker in enumerate(workers):
+            if worker.exitcode:
+                return row
+        time.sleep(0.01)
+    return None
+
+
+def _named_soon(where: Callable[[int], str], sample: int) -> str:
+    """`where(sample)`, or the bare id if that takes long or fails as well."""
+    found: list[str] = []
+
+    def look_up() -> None:
+        try:
+            found.append(where(sample))
+        except DataError as error:
+            found.append(error.where)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(NAMING_S)
+    return found[0] if found else f"sample {sample}"
 
 
 def _interrupt_nothing_but_waiting() -> None:

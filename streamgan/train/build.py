@@ -15,6 +15,7 @@ from streamgan.core.config import TrainConfig
 from streamgan.core.errors import ConfigError
 from streamgan.core.seeding import torch_seed
 from streamgan.data.loader import Loader, build_loader
+from streamgan.data.mixture import Shards, Weighted
 from streamgan.losses import ADVERSARIAL, RECONSTRUCTION
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
 
@@ -118,6 +119,12 @@ def _optimizer(config: TrainConfig, module: nn.Module, *, lr: float, weight_deca
     )
 
 
+def shard_sets(config: TrainConfig) -> Shards:
+    """`data.shards` as the loaders take it."""
+    shards = config.data.shards
+    return shards if isinstance(shards, str) else [Weighted(one.path, one.weight) for one in shards]
+
+
 def build_train_loader(
     config: TrainConfig, accelerator: Accelerator, *, start_step: int, stop_step: int
 ) -> Loader:
@@ -130,7 +137,7 @@ def build_train_loader(
             "choose another data.batch, optim.accumulate or number of ranks",
         )
     return build_loader(
-        data.shards,
+        shard_sets(config),
         "train",
         data.batch,
         data.size,
@@ -142,6 +149,9 @@ def build_train_loader(
         lanes=data.lanes,
         window=data.window,
         reshuffle=data.reshuffle,
+        on_bad=data.on_bad,
+        max_bad=data.max_bad,
+        stall_s=data.stall_s,
         gray="twin" if data.gray == "twin" else None,
         max_samples=data.max_samples,
         stop_step=stop_step,

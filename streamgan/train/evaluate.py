@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
-from streamgan.data.loader import Batch, GrayMode, Loader, build_eval_loader
+from streamgan.data.loader import Loader, build_eval_loader
+from streamgan.data.samples import Batch, GrayMode
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import PROTOCOL, ColorizationMetrics, constant_ab, gray_passthrough, median_ab
 

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from streamgan.core.color import Head
 from streamgan.core.config import TrainConfig
 from streamgan.core.logs import say
-from streamgan.data.format import read_manifest
-from streamgan.data.loader import Batch, Loader, build_eval_loader
+from streamgan.data.loader import Loader, build_eval_loader
+from streamgan.data.mixture import split_size
+from streamgan.data.samples import Batch
 
+from .build import shard_sets
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
 from .state import Networks
 
@@ -26,11 +28,11 @@ class Validation:
         reconstruction: Callable[[Tensor, Tensor], Tensor],
     ):
         self._config, self._accelerator, self._reconstruction = config, accelerator, reconstruction
-        splits = read_manifest(config.data.shards).splits
-        self.split = "val" if "val" in splits and splits["val"].samples else "train"
-        self._num_samples = min(config.run.sample_images, splits[self.split].samples)
+        self._shards = shard_sets(config)
+        self.split = "val" if split_size(self._shards, "val") else "train"
+        self._num_samples = min(config.run.sample_images, split_size(self._shards, self.split))
         if self.split == "train":
-            say(f"{config.data.shards}: no validation split; validating on training images")
+            say("data.shards: no validation split; validating on training images")
         self._baselines: dict[str, float] | None = None
         self._sample_batch: Batch | None = None
 
@@ -74,7 +76,7 @@ class Validation:
         data, alone = self._config.data, every_rank_reads_all
         local = max(1, data.batch // self._accelerator.num_processes // self._config.optim.accumulate)
         return build_eval_loader(
-            data.shards,
+            self._shards,
             split or self.split,
             batch=batch or local,
             size=data.size,
@@ -83,5 +85,6 @@ class Validation:
             world=1 if alone else self._accelerator.num_processes,
             num_images=num_images or self._config.run.validate_images,
             gray="twin" if data.gray == "twin" else None,
+            stall_s=data.stall_s,
             pin_memory=self._accelerator.device.type == "cuda",
         )

@@ -1,11 +1,19 @@
-"""Write the ids of this rank's first 20 training batches: `accelerate launch batch_ids.py SHARDS OUT`."""
+"""Write ids and pixel hashes of this rank's first 20 batches: `accelerate launch batch_ids.py SHARDS OUT`."""
 
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from streamgan.core.config import load_config
+from streamgan.data import Batch
 from streamgan.train.build import build_train_loader, start_accelerator
+
+def sample_hashes(batch: Batch) -> list[list[int | str]]:
+    """[id, sha256 of the crop] of each sample."""
+    images = (image.permute(1, 2, 0).contiguous().numpy().tobytes() for image in batch.color_B3HW)
+    return [[i, sha256(data).hexdigest()] for i, data in zip(batch.ids_B.tolist(), images, strict=True)]
+
 
 if __name__ == "__main__":
     shards, out = sys.argv[1:]
@@ -13,6 +21,6 @@ if __name__ == "__main__":
     accelerator = start_accelerator(config)
     loader = build_train_loader(config, accelerator, start_step=0, stop_step=20)
     Path(out).mkdir(parents=True, exist_ok=True)
-    ids = [batch.ids_B.tolist() for batch in loader]
+    ids = [sample_hashes(batch) for batch in loader]
     (Path(out) / f"rank-{accelerator.process_index}.json").write_text(json.dumps(ids))
     accelerator.end_training()

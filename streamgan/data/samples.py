@@ -1,0 +1,152 @@
+"""From a request to a batch: the work of a loader's process.
+
+Shape suffixes: B local batch, H and W = size, 1/3 channels.
+"""
+
+from time import perf_counter_ns
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.seeding import hash64
+
+from .board import Board, Meter
+from .decode import CENTER, Crop, decode, sampled_crop
+from .mixture import Reader
+
+GrayMode = Literal["derive", "twin"]
+_SUBSTITUTE = 7  # hash key of what stands in for a bad sample
+_ATTEMPTS = 10
+_LUMA = np.array(
+    [19595, 38470, 7471], np.uint32
+)  # BT.601 in 16-bit fixed point, as libjpeg and Pillow compute it
+
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch; images are uint8 in [0, 255], stored channels-last.
+
+    `gray_B1HW` is the gray image (None where the loader was built with gray=None), `color_B3HW` sRGB,
+    `ids_B` the samples' ids (int64, positions in the split; -1 marks padding, in evaluation only).
+    """
+
+    gray_B1HW: Tensor | None
+    color_B3HW: Tensor
+    ids_B: Tensor
+
+
+class Request(NamedTuple):
+    """What a process is asked for: ids of one local batch, and the epoch of each; None means centre crops."""
+
+    epochs: np.ndarray | None
+    ids: np.ndarray
+
+
+class Fetched(NamedTuple):
+    """A batch, and a line for each bad sample that another one stands in for."""
+
+    batch: Batch
+    replaced: list[str]
+
+
+class Samples(Dataset):
+    """Map-style dataset whose index is a whole Request.
+
+    `substitute_from` is the number of samples out of which one is drawn for each that is damaged; None: a
+    damaged sample is an error.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        size: int,
+        seed: int,
+        gray: GrayMode | None,
+        board: Board,
+        substitute_from: int | None = None,
+    ):
+        self.reader, self.size, self.seed, self.gray, self.board = reader, size, seed, gray, board
+        self.substitute_from = substitute_from
+
+    def __getitems__(self, request: Request) -> Fetched | StreamganError:
+        meter = self.board.meter()
+        try:
+            return self._batch(request, meter)
+        except StreamganError as error:  # an exception would reach the trainer as a page of traceback
+            return error
+        finally:
+            meter.idle()
+
+    def _batch(self, request: Request, meter: Meter) -> Fetched:
+        count, size = len(request.ids), self.size
+        color_BHW3 = np.empty((count, size, size, 3), np.uint8)
+        gray_BHW1 = np.empty((count, size, size, 1), np.uint8) if self.gray else None
+        ids, replaced = request.ids.copy(), []
+        for row, sample_id in enumerate(request.ids.tolist()):
+            epoch = None if request.epochs is None else int(request.epochs[row])
+            out = color_BHW3[row], None if gray_BHW1 is None or self.gray == "derive" else gray_BHW1[row]
+            try:
+                self._fill(*out, max(sample_id, 0), epoch, meter)  # padding decodes any sample; its id tells
+            except DataError as error:
+                if self.substitute_from is None:
+                    raise
+                ids[row] = self._substitute(*out, sample_id, epoch, meter)
+                replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
+        if gray_BHW1 is not None and self.gray == "derive":
+            gray_BHW1[..., 0] = (color_BHW3 @ _LUMA + 32768) >> 16
+        color_B3HW = torch.from_numpy(color_BHW3).permute(0, 3, 1, 2)
+        gray_B1HW = None if gray_BHW1 is None else torch.from_numpy(gray_BHW1).permute(0, 3, 1, 2)
+        return Fetched(Batch(gray_B1HW, color_B3HW, torch.from_numpy(ids)), replaced)
+
+    def _fill(
+        self,
+        color_HW3: np.ndarray,
+        gray_HW1: np.ndarray | None,
+        sample_id: int,
+        epoch: int | None,
+        meter: Meter,
+    ) -> None:
+        """Write the crop of a sample into the places given."""
+        meter.begin(sample_id)
+        crop = CENTER if epoch is None else sampled_crop(self.seed, epoch, sample_id)
+        began = perf_counter_ns()
+        encoded = self.reader.read(sample_id, gray=gray_HW1 is not None)
+        read = perf_counter_ns()
+        color_HW3[:] = self._decode(encoded.color, "RGB", crop, sample_id)
+        if gray_HW1 is not None and encoded.gray is not None:
+            gray_HW1[:] = self._decode(encoded.gray, "L", crop, sample_id)
+        size = len(encoded.color) + len(encoded.gray or b"")
+        meter.done(size, read - began, perf_counter_ns() - read)
+
+    def _decode(self, data: bytes, mode: Literal["RGB", "L"], crop: Crop, sample_id: int) -> np.ndarray:
+        try:
+            return decode(data, mode, size=self.size, crop=crop)
+        except ValueError as error:
+            where = self.reader.where(sample_id)
+            raise DataError(where, str(error), "run `streamgan verify --full`") from error
+
+    def _substitute(
+        self,
+        color_HW3: np.ndarray,
+        gray_HW1: np.ndarray | None,
+        sample_id: int,
+        epoch: int | None,
+        meter: Meter,
+    ) -> int:
+        """Fill in another sample, a function of the seed, the epoch and the damaged one; its id."""
+        assert self.substitute_from is not None
+        attempt = 0
+        while True:
+            drawn = hash64(self.seed, _SUBSTITUTE, -1 if epoch is None else epoch, sample_id, attempt)
+            other = int(drawn) % self.substitute_from
+            try:
+                self._fill(color_HW3, gray_HW1, other, epoch, meter)
+                return other
+            except DataError:
+                attempt += 1
+                if attempt == _ATTEMPTS:
+                    raise
