@@ -8,7 +8,7 @@ from parquet_fixtures import encode
 from PIL import Image
 
 from streamgan.data import decode as decode_module
-from streamgan.data.decode import CENTER, Crop, decode, sampled_crop
+from streamgan.data.decode import CENTER, Crop, decode, sampled_crops
 
 
 def with_pillow(data: bytes, mode: str, size: int, crop: Crop) -> np.ndarray:
@@ -27,6 +27,10 @@ def difference(data: bytes, mode: str, size: int, crop: Crop) -> float:
     assert ours.shape == (size, size, 3 if mode == "RGB" else 1)
     assert ours.dtype == np.uint8
     return float(np.abs(ours.astype(int) - with_pillow(data, mode, size, crop)).mean())
+
+
+def sampled_crop(seed: int, epoch: int, sample_id: int) -> Crop:
+    return sampled_crops(seed, np.array([epoch]), np.array([sample_id]))[0]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

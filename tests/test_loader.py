@@ -13,11 +13,12 @@ import pytest
 import torch
 from parquet_fixtures import encode, hub, picture, write_rows
 from PIL import Image
+from test_decode import sampled_crop
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data import samples as samples_module
 from streamgan.data import workers as workers_module
-from streamgan.data.decode import CENTER, decode, sampled_crop
+from streamgan.data.decode import CENTER, decode
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.order import Order

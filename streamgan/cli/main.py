@@ -7,6 +7,7 @@ import click
 
 from streamgan import __version__
 
+from .bench import bench
 from .colorize import colorize
 from .demo import demo
 from .evaluate import evaluate
@@ -31,7 +32,7 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, index, verify, inspect, train, evaluate, colorize, demo):
+for _command in (shard, index, verify, inspect, train, evaluate, colorize, bench, demo):
     streamgan.add_command(_command)
 
 

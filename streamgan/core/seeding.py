@@ -34,9 +34,9 @@ def permutation(num_items: int, *keys: int) -> np.ndarray:
     return np.argsort(hash64(*keys, np.arange(num_items)), kind="stable")
 
 
-def uniform(*keys: int) -> float:
-    """A number in [0, 1) that depends on `keys` alone."""
-    return float(hash64(*keys) >> np.uint64(11)) * 2.0**-53
+def uniform(*keys: int | np.ndarray) -> Any:
+    """A number in [0, 1) that depends on `keys` alone; arrays as in `hash64`."""
+    return (hash64(*keys) >> np.uint64(11)) * 2.0**-53
 
 
 def torch_seed(*keys: int) -> int:

@@ -15,15 +15,12 @@ from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.seeding import hash64
 
 from .board import Board, Meter
-from .decode import CENTER, Crop, decode, sampled_crop
+from .decode import CENTER, Crop, decode, luma, sampled_crops
 from .mixture import Reader
 
 GrayMode = Literal["derive", "twin"]
 _SUBSTITUTE = 7  # hash key of what stands in for a bad sample
 _ATTEMPTS = 10
-_LUMA = np.array(
-    [19595, 38470, 7471], np.uint32
-)  # BT.601 in 16-bit fixed point, as libjpeg and Pillow compute it
 
 
 class Batch(NamedTuple):
@@ -86,39 +83,37 @@ class Samples(Dataset):
         color_BHW3 = np.empty((count, size, size, 3), np.uint8)
         gray_BHW1 = np.empty((count, size, size, 1), np.uint8) if self.gray else None
         ids, replaced = request.ids.copy(), []
-        for row, sample_id in enumerate(request.ids.tolist()):
-            epoch = None if request.epochs is None else int(request.epochs[row])
-            out = color_BHW3[row], None if gray_BHW1 is None or self.gray == "derive" else gray_BHW1[row]
+        crops = self._crops(request.epochs, ids)
+        for row, sample_id in enumerate(ids.tolist()):
+            out = color_BHW3[row], None if gray_BHW1 is None else gray_BHW1[row]
             try:
-                self._fill(*out, max(sample_id, 0), epoch, meter)  # padding decodes any sample; its id tells
+                self._fill(*out, max(sample_id, 0), crops[row], meter)  # padding decodes any; its id tells
             except DataError as error:
                 if self.substitute_from is None:
                     raise
-                ids[row] = self._substitute(*out, sample_id, epoch, meter)
+                ids[row] = self._substitute(*out, sample_id, request, row, meter)
                 replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
-        if gray_BHW1 is not None and self.gray == "derive":
-            gray_BHW1[..., 0] = (color_BHW3 @ _LUMA + 32768) >> 16
         color_B3HW = torch.from_numpy(color_BHW3).permute(0, 3, 1, 2)
         gray_B1HW = None if gray_BHW1 is None else torch.from_numpy(gray_BHW1).permute(0, 3, 1, 2)
         return Fetched(Batch(gray_B1HW, color_B3HW, torch.from_numpy(ids)), replaced)
 
+    def _crops(self, epochs: np.ndarray | None, ids: np.ndarray) -> list[Crop]:
+        return [CENTER] * len(ids) if epochs is None else sampled_crops(self.seed, epochs, ids)
+
     def _fill(
-        self,
-        color_HW3: np.ndarray,
-        gray_HW1: np.ndarray | None,
-        sample_id: int,
-        epoch: int | None,
-        meter: Meter,
+        self, color_HW3: np.ndarray, gray_HW1: np.ndarray | None, sample_id: int, crop: Crop, meter: Meter
     ) -> None:
         """Write the crop of a sample into the places given."""
         meter.begin(sample_id)
-        crop = CENTER if epoch is None else sampled_crop(self.seed, epoch, sample_id)
         began = perf_counter_ns()
-        encoded = self.reader.read(sample_id, gray=gray_HW1 is not None)
+        encoded = self.reader.read(sample_id, gray=self.gray == "twin")
         read = perf_counter_ns()
         color_HW3[:] = self._decode(encoded.color, "RGB", crop, sample_id)
-        if gray_HW1 is not None and encoded.gray is not None:
-            gray_HW1[:] = self._decode(encoded.gray, "L", crop, sample_id)
+        if gray_HW1 is not None:
+            if encoded.gray is None:
+                gray_HW1[..., 0] = luma(color_HW3)
+            else:
+                gray_HW1[:] = self._decode(encoded.gray, "L", crop, sample_id)
         size = len(encoded.color) + len(encoded.gray or b"")
         meter.done(size, read - began, perf_counter_ns() - read)
 
@@ -134,18 +129,20 @@ class Samples(Dataset):
         color_HW3: np.ndarray,
         gray_HW1: np.ndarray | None,
         sample_id: int,
-        epoch: int | None,
+        request: Request,
+        row: int,
         meter: Meter,
     ) -> int:
         """Fill in another sample, a function of the seed, the epoch and the damaged one; its id."""
         assert self.substitute_from is not None
-        attempt = 0
+        assert request.epochs is not None
+        epochs, attempt = request.epochs[row : row + 1], 0
         while True:
-            drawn = hash64(self.seed, _SUBSTITUTE, -1 if epoch is None else epoch, sample_id, attempt)
-            other = int(drawn) % self.substitute_from
+            drawn = hash64(self.seed, _SUBSTITUTE, epochs, sample_id, attempt)
+            other = drawn % np.uint64(self.substitute_from)
             try:
-                self._fill(color_HW3, gray_HW1, other, epoch, meter)
-                return other
+                self._fill(color_HW3, gray_HW1, int(other[0]), self._crops(epochs, other)[0], meter)
+                return int(other[0])
             except DataError:
                 attempt += 1
                 if attempt == _ATTEMPTS:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from streamgan.core.config import TrainConfig, dump_yaml
 from streamgan.core.errors import StreamganError
 from streamgan.core.logs import say
+from streamgan.data.verdict import Verdict
 
 from . import build
 from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, write_config
@@ -63,9 +64,11 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
     if accelerator.is_main_process:
         write_config(run, config)
     validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
-    batches = iter(build.build_train_loader(config, accelerator, start_step=start, stop_step=total))
+    loader = build.build_train_loader(config, accelerator, start_step=start, stop_step=total)
+    batches = iter(loader)
     train_step = GanStep(accelerator, networks, head, losses)
-    interval = Interval(start, batch_size=batch_size)
+    verdict = Verdict(workers=config.data.workers, device="GPU" if device.type == "cuda" else "CPU")
+    interval = Interval(start, batch_size=batch_size, loader=loader, verdict=verdict)
     bad_in_a_row = torch.zeros((), device=device)
     with Report(run, start_step=start, total_steps=total, active=accelerator.is_main_process) as report:
         report.text("config", dump_yaml(config))
@@ -104,6 +107,8 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
                 values |= {"lr/g": config.optim.lr_g * rate, "lr/d": config.optim.lr_d * rate}
                 report.scalars(step, values)
                 report.line(step, values)
+                if news := interval.judge(step, images=len(color_B3HW)):
+                    say(news)
             validation = validate.scores(networks.ema, head) if due.validate else {}
             if validation:
                 report.scalars(step, validation)

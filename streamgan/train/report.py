@@ -16,6 +16,8 @@ from torchvision.utils import make_grid, save_image
 
 from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress, say
+from streamgan.data.loader import Loader
+from streamgan.data.verdict import Verdict, sample_ms
 
 
 class Interval:
@@ -24,13 +26,14 @@ class Interval:
     Scalars stay on the device; the host reads them once an interval, in `read`.
     """
 
-    def __init__(self, step: int, *, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, step: int, *, batch_size: int, loader: Loader, verdict: Verdict):
+        self._batch_size, self._loader, self._verdict = batch_size, loader, verdict
         self.restart(step)
 
     def restart(self, step: int) -> None:
         """Begin a new interval after `step`; what was validated and saved in between is not counted."""
         self._step, self._started, self._waited_s = step, time.monotonic(), 0.0
+        self._stats = self._loader.stats
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -47,7 +50,7 @@ class Interval:
             self._counts[tag] = self._counts.get(tag, 0) + 1
 
     def read(self, step: int, accelerator: Accelerator) -> dict[str, float]:
-        """Means by tag, and `perf/*`, on every rank the same. `grad/skipped` is a count, not a mean."""
+        """Means by tag over the ranks (`grad/skipped`: a count), and `perf/*` and `data/*` of this rank."""
         tags = sorted(self._sums)
         means = torch.stack(
             [self._sums[tag] / (1 if tag == "grad/skipped" else self._counts[tag]) for tag in tags]
@@ -58,9 +61,22 @@ class Interval:
         values["perf/images_per_s"] = steps * self._batch_size / seconds
         values["perf/step_ms"] = 1000 * seconds / steps
         values["perf/data_wait_ms"] = 1000 * self._waited_s / steps
+        stats = self._loader.stats - self._stats
+        values["data/read_ms"], values["data/decode_ms"] = sample_ms(stats)
+        values["data/read_MBps"] = stats.bytes / 1e6 / seconds
+        values["data/bad"] = self._loader.replaced
         if accelerator.device.type == "cuda":
             values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(accelerator.device) / 1e9
         return values
+
+    def judge(self, step: int, *, images: int) -> str | None:
+        """What is new to say of data and computation, at `images` a step on this rank."""
+        return self._verdict.add(
+            seconds=time.monotonic() - self._started,
+            waited_s=self._waited_s,
+            images=(step - self._step) * images,
+            stats=self._loader.stats - self._stats,
+        )
 
 
 class Report:

@@ -1,0 +1,81 @@
+"""`streamgan bench`: what this machine can do, on the user's own data."""
+
+import click
+
+from .output import emit, table
+
+
+@click.group(short_help="Measure this machine on your own data.")
+def bench() -> None:
+    """Measure what this machine can do, on your own data."""
+
+
+@bench.command(short_help="Images a second by number of loader processes.")
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option("--split", default="train", show_default=True, help="Split to read.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images a batch.")
+@click.option("--size", type=click.IntRange(16, 4096), default=256, show_default=True, help="Pixels a side.")
+@click.option("--workers", default="0,1,2", show_default=True, help="Numbers of processes, with commas.")
+@click.option(
+    "--step-ms", type=click.FloatRange(0, min_open=True), help="Time of your GPU's step on a batch."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="Length of each measurement.",
+)
+@click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
+def loader(folder, split, batch, size, workers, step_ms, seconds, as_json):
+    """Show the images a second that the shard set in DIR gives to training, by number of loader processes.
+
+    The ceiling is the decoder alone on one core, with the bytes in memory. With --step-ms, says how many
+    processes a GPU needs that takes that long for a step (perf/step_ms of a run that does not wait).
+
+    \b
+    Example:
+      streamgan bench loader shards/photos --workers 0,1,2,4,8 --batch 64 --step-ms 90
+    """
+    from dataclasses import asdict
+
+    from streamgan.core.errors import ConfigError
+    from streamgan.core.logs import say
+    from streamgan.data.measure import decode_ceiling, loader_rate, workers_for
+
+    try:
+        counts = sorted({int(word) for word in workers.split(",")})
+        if counts[0] < 0:
+            raise ValueError
+    except ValueError:
+        raise ConfigError("--workers", f"not numbers of processes (got {workers})", "write 0,1,2,4") from None
+    ceiling = decode_ceiling(folder, split, size=size, seconds=seconds)
+    rates = []
+    for count in counts:
+        say(f"{count} workers, {seconds:g} s")
+        rates.append(loader_rate(folder, split, size=size, batch=batch, workers=count, seconds=seconds))
+    value = {
+        "ceiling_images_per_s": ceiling,
+        "batch": batch,
+        "size": size,
+        "rates": [asdict(r) for r in rates],
+    }
+    rows = [
+        [
+            str(r.workers),
+            f"{r.images_per_s:.0f}",
+            f"{r.images_per_s / ceiling / max(1, r.workers):.0%}",
+            f"{r.read_ms:.3f}",
+            f"{r.decode_ms:.3f}",
+        ]
+        for r in rates
+    ]
+    text = table(["workers", "images/s", "of ceiling", "read ms", "decode ms"], rows)
+    text += f"\n\ndecoder alone: {ceiling:.0f} images/s a core ({1000 / ceiling:.2f} ms an image)"
+    if step_ms:
+        needed = 1000 * batch / step_ms
+        enough = workers_for(rates, needed)
+        value |= {"needed_images_per_s": needed, "workers": enough}
+        answer = f"{enough} workers" if enough is not None else "more workers, or cores, than were measured"
+        text += f"\na step of {step_ms:g} ms takes {needed:.0f} images/s: {answer}"
+    emit(text, value, as_json=as_json)
