@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from itertools import islice
 
@@ -368,6 +370,16 @@ def test_a_loader_that_is_left_early_ends_its_workers(shard_set):
     assert len(workers) == 2
     del batches
     assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+def test_a_program_may_end_with_a_loader_left_open(shard_set):
+    program = (
+        "from streamgan.data import build_loader\n"
+        f"batches = iter(build_loader({str(shard_set)!r}, batch=4, size=16, workers=2))\n"
+        "print(len(next(batches).ids_B))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -3,13 +3,14 @@
 Shape suffixes: B local batch, H and W = size, 1/3 channels.
 """
 
+import math
 from time import perf_counter_ns
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.seeding import hash64
@@ -49,6 +50,15 @@ class Fetched(NamedTuple):
     replaced: list[str]
 
 
+def _empty(count: int, size: int, channels: int) -> Tensor:
+    """Room for images, uint8 (B, H, W, C); in a worker in shared memory, where PyTorch would copy it to."""
+    shape = (count, size, size, channels)
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+
+
 class Samples(Dataset):
     """Map-style dataset whose index is a whole Request.
 
@@ -80,12 +90,11 @@ class Samples(Dataset):
 
     def _batch(self, request: Request, meter: Meter) -> Fetched:
         count, size = len(request.ids), self.size
-        color_BHW3 = np.empty((count, size, size, 3), np.uint8)
-        gray_BHW1 = np.empty((count, size, size, 1), np.uint8) if self.gray else None
+        color_BHW3, gray_BHW1 = _empty(count, size, 3), _empty(count, size, 1) if self.gray else None
         ids, replaced = request.ids.copy(), []
         crops = self._crops(request.epochs, ids)
         for row, sample_id in enumerate(ids.tolist()):
-            out = color_BHW3[row], None if gray_BHW1 is None else gray_BHW1[row]
+            out = color_BHW3[row].numpy(), None if gray_BHW1 is None else gray_BHW1[row].numpy()
             try:
                 self._fill(*out, max(sample_id, 0), crops[row], meter)  # padding decodes any; its id tells
             except DataError as error:
@@ -93,9 +102,8 @@ class Samples(Dataset):
                     raise
                 ids[row] = self._substitute(*out, sample_id, request, row, meter)
                 replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
-        color_B3HW = torch.from_numpy(color_BHW3).permute(0, 3, 1, 2)
-        gray_B1HW = None if gray_BHW1 is None else torch.from_numpy(gray_BHW1).permute(0, 3, 1, 2)
-        return Fetched(Batch(gray_B1HW, color_B3HW, torch.from_numpy(ids)), replaced)
+        gray_B1HW = None if gray_BHW1 is None else gray_BHW1.permute(0, 3, 1, 2)
+        return Fetched(Batch(gray_B1HW, color_BHW3.permute(0, 3, 1, 2), torch.from_numpy(ids)), replaced)
 
     def _crops(self, epochs: np.ndarray | None, ids: np.ndarray) -> list[Crop]:
         return [CENTER] * len(ids) if epochs is None else sampled_crops(self.seed, epochs, ids)

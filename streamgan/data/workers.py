@@ -8,10 +8,12 @@ A worker that hangs, whatever it hangs in, is found by a watchdog thread on the 
 killed, so that there is one way in which a loader fails. The message names the sample it had in hand.
 """
 
+import atexit
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -24,6 +26,7 @@ TICK_S = 0.5
 NAMING_S = 1.0  # how long to look up the name of a sample, perhaps on the disk that hangs
 
 _waiting = False  # whether the main thread waits for a batch
+_open: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
 
 
 def read(
@@ -34,6 +37,14 @@ def read(
     DataError if a worker dies, or gets on with nothing for `stall_s` seconds; `where` says to a sample's id
     what its shard and key are.
     """
+    batches = _read(loader, board, stall_s, where)
+    _open.add(batches)
+    return batches
+
+
+def _read(
+    loader: DataLoader[Any], board: Board, stall_s: float, where: Callable[[int], str]
+) -> Generator[Any, None, None]:
     global _waiting
     iterator = iter(loader)
     workers = getattr(iterator, "_workers", [])
@@ -66,12 +77,22 @@ def read(
         if watchdog:
             watchdog.end()
         if workers:  # otherwise they would live as long as the traceback of an error
-            for worker in workers:
-                if watchdog and watchdog.verdict:  # PyTorch would wait for each stuck one, five seconds long
-                    worker.kill()
+            if watchdog and watchdog.verdict:  # PyTorch would wait for each stuck one, five seconds long
+                _kill(workers)
             iterator._shutdown_workers()  # type: ignore[attr-defined]
-            for worker in workers:  # they do not hear PyTorch's SIGTERM
-                worker.kill()
+            _kill(workers)  # they do not hear PyTorch's SIGTERM
+
+
+def _kill(workers: list[Any]) -> None:
+    for worker in workers:
+        worker.kill()
+
+
+@atexit.register
+def _close_all() -> None:
+    """For a program that ends with a loader left open: Python would send SIGTERM and wait for ever."""
+    for batches in list(_open):
+        batches.close()
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
