@@ -153,3 +153,17 @@ def shard_set(source_folder, tmp_path_factory) -> Path:
         [str(source_folder)], out, options=ShardOptions(samples_per_shard=20, splits="source"), num_workers=0
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def whole_run(shard_set, tmp_path_factory) -> Path:
+    """A run of ten steps without a break: 64 training images, 8 steps an epoch."""
+    from training import tiny_config
+
+    from streamgan.train.loop import train
+
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(tiny_config(shard_set, run, "run.steps=10", "run.checkpoint_every=3", "run.keep=9"))
+    assert result["steps"] == 10
+    assert not result["stopped"]
+    return run

@@ -27,16 +27,6 @@ SCALARS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def whole_run(shard_set, tmp_path_factory) -> Path:
-    """Ten steps without a break: 64 training images, 8 steps an epoch."""
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    result = train(tiny_config(shard_set, run, "run.steps=10", "run.checkpoint_every=3", "run.keep=9"))
-    assert result["steps"] == 10
-    assert not result["stopped"]
-    return run
-
-
 def test_checkpoints_come_every_n_steps_and_at_the_end_of_every_epoch(whole_run):
     assert [c.step for c in checkpoints.list_checkpoints(whole_run)] == [3, 6, 8, 9, 10]
     names = {path.name for path in checkpoints.list_checkpoints(whole_run)[0].path.iterdir()}
@@ -167,51 +157,6 @@ def test_moved_shards_are_not_refused(shard_set, tmp_path):
     train(tiny_config(shard_set, tmp_path / "run", "run.steps=1"))
     moved = shutil.copytree(shard_set, tmp_path / "moved")
     assert train(tiny_config(moved, tmp_path / "run", "run.steps=2"))["steps"] == 2
-
-
-def test_a_damaged_checkpoint_is_named(shard_set, tmp_path):
-    run = tmp_path / "run"
-    train(tiny_config(shard_set, run, "run.steps=1"))
-    weights = run / "checkpoints" / "step-00000001" / "ema.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"ema\.safetensors: missing or damaged"):
-        train(tiny_config(shard_set, run, "run.steps=2"))
-
-
-def test_a_damaged_commit_mark_is_named(shard_set, tmp_path):
-    run = tmp_path / "run"
-    train(tiny_config(shard_set, run, "run.steps=1"))
-    meta = run / "checkpoints" / "step-00000001" / "meta.json"
-    meta.write_bytes(meta.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match=r"meta\.json: damaged"):
-        train(tiny_config(shard_set, run, "run.steps=2"))
-
-
-def test_an_unfinished_checkpoint_does_not_count(shard_set, tmp_path):
-    run = tmp_path / "run"
-    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1"))
-    newest = run / "checkpoints" / "step-00000002"
-    shutil.copytree(newest, run / "checkpoints" / "step-00000003.tmp")
-    (newest / "meta.json").unlink()
-    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1]
-    assert train(tiny_config(shard_set, run, "run.steps=3"))["steps"] == 3
-    assert not list((run / "checkpoints").glob("*.tmp"))
-
-
-def test_the_newest_and_the_best_checkpoints_are_kept(shard_set, tmp_path):
-    run = tmp_path / "run"
-    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1", "run.validate_every=1"))
-    meta_path = run / "checkpoints" / "step-00000001" / "meta.json"
-    meta = json.loads(meta_path.read_text())
-    meta["validation"]["val/psnr"] = 99.0
-    meta_path.write_text(json.dumps(meta))
-    train(tiny_config(shard_set, run, "run.steps=6", "run.checkpoint_every=1", "run.keep=2"))
-    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 5, 6]
-    best = checkpoints.best_checkpoint(checkpoints.list_checkpoints(run))
-    assert best is not None
-    assert best.step == 1
 
 
 def test_a_run_folder_in_use_is_refused(shard_set, tmp_path):

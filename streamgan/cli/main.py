@@ -14,6 +14,7 @@ from .evaluate import evaluate
 from .index import index
 from .inspect import inspect
 from .output import run_command
+from .runs import runs
 from .shard import shard
 from .train import train
 from .verify import verify
@@ -32,7 +33,7 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, index, verify, inspect, train, evaluate, colorize, bench, demo):
+for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, bench, demo):
     streamgan.add_command(_command)
 
 

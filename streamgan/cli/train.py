@@ -1,5 +1,7 @@
 """`streamgan train`, the same code as `accelerate launch launch/train.py`."""
 
+import json
+
 import click
 
 from .output import emit, run_command
@@ -9,13 +11,16 @@ from .output import emit, run_command
 @click.option(
     "--config", "-c", type=click.Path(), help="YAML recipe; launch/recipes has one for every model."
 )
+@click.option("--init-from", type=click.Path(), help="Start a new run with this run's networks.")
+@click.option("--allow-changed", is_flag=True, help="Continue although settings or shards differ.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
 @click.option("--settings", is_flag=True, help="List every setting with default and meaning, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 def train(
-    config: str | None, dry_run: bool, settings: bool, as_json: bool, overrides: tuple[str, ...]
-) -> None:
+    config: str | None, init_from: str | None, allow_changed: bool, dry_run: bool, settings: bool,
+    as_json: bool, overrides: tuple[str, ...],
+) -> None:  # fmt: skip
     """Train a colorization GAN; the same command again continues where the run was.
 
     On several processes use the launcher:
@@ -30,6 +35,8 @@ def train(
         text, rows = describe_settings()
         emit(text, {"settings": rows}, as_json=as_json)
         return
+    if init_from:
+        overrides = (*overrides, f"run.init_from={json.dumps(init_from)}")
     resolved = load_config(config, overrides)
     from streamgan.train.build import check_models
 
@@ -39,7 +46,7 @@ def train(
         return
     from streamgan.train.loop import train as run_training
 
-    result = run_training(resolved)
+    result = run_training(resolved, allow_changed=allow_changed)
     emit(f"{result['run']}: step {result['steps']}", result, as_json=as_json)
 
 

@@ -116,8 +116,12 @@ class OptimConfig(_Section):
     steps of full size, and a run on another number of ranks drifts away."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up, down to 0 at the last step unless constant."""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    """Learning rate after the warm-up: constant, down to 0 at the last step, or by `decay` every so often."""
+    decay_every: PositiveInt = 10_000
+    """Steps between two falls of the learning rate (schedule step)."""
+    decay: float = Field(default=0.5, gt=0, le=1)
+    """What a fall multiplies the learning rates by (schedule step)."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rates rise from 0."""
     clip_g: NonNegativeFloat = 0.0
@@ -152,11 +156,23 @@ class RunConfig(_Section):
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints beside the one at the end of every epoch; 0: none beside."""
     keep: PositiveInt = 3
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, beside the best one."""
+    keep_every: NonNegativeInt = 0
+    """Checkpoints of every so many steps are kept for ever; 0: none."""
+    best_metric: Literal["psnr", "ssim", "loss", "ab_error", "dcf"] = "psnr"
+    """Validation figure that says which checkpoint is the best one, and when to stop early."""
+    patience: NonNegativeInt = 0
+    """Validations without a better figure after which the run ends; 0: it never ends early."""
+    init_from: str | None = None
+    """Run or checkpoint folder whose networks a new run starts with (fine-tuning); also --init-from."""
     max_bad_steps: PositiveInt = 20
     """Non-finite steps in a row (all are skipped) after which the run stops."""
     threads: NonNegativeInt = 0
     """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
+    profile_steps: tuple[PositiveInt, PositiveInt] | None = None
+    """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
+    compile: bool = False
+    """torch.compile the generator: slow to start, faster steps on most GPUs."""
     channels_last: bool = True
     """Keep activations in NHWC order, faster on most hardware."""
 
@@ -164,6 +180,8 @@ class RunConfig(_Section):
     def _one_length(self) -> "RunConfig":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of run.steps and run.epochs")
+        if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError("run.profile_steps ends before it begins")
         return self
 
 

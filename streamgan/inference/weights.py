@@ -27,8 +27,8 @@ class Weights:
 def find_weights(model: Path | str, which: str = "best") -> Path:
     """The weights file that `model` means: a .safetensors file, a checkpoint folder, or a run folder.
 
-    In a run, `which` is "best" (validation PSNR; the newest where nothing was validated), "last", or a step
-    number.
+    In a run, `which` is "best" (by the run's own metric; the newest where nothing was validated), "last", or
+    a step number.
     """
     path = Path(model)
     if path.is_file():
@@ -36,9 +36,9 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
     if (path / "ema.safetensors").is_file():
         return path / "ema.safetensors"
     steps = {}
-    for meta_path in sorted((path / "checkpoints").glob("step-*/meta.json")):
-        step, psnr = _read_meta(meta_path)
-        steps[step] = (psnr, meta_path.parent)
+    for meta_path in sorted((path / "checkpoints").glob("step-????????/meta.json")):
+        step, score = _read_meta(meta_path)
+        steps[step] = (score, meta_path.parent)
     if not steps:
         raise CheckpointError(
             path, "no checkpoint here", "give a run folder, a checkpoint or a .safetensors file"
@@ -53,10 +53,10 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
 
 
 def _read_meta(path: Path) -> tuple[int, float]:
-    """(step, validation PSNR or -inf) of a checkpoint."""
+    """(step, score or -inf) of a checkpoint."""
     try:
         meta = json.loads(path.read_bytes())
-        return int(meta["step"]), float(meta["validation"].get("val/psnr", "-inf"))
+        return int(meta["step"]), float("-inf" if meta["score"] is None else meta["score"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(path, f"damaged ({error!r})", "delete this checkpoint folder") from error
 

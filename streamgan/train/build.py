@@ -99,6 +99,9 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     generator = _build_generator(config)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
+    generator = _for_ranks(generator, accelerator)
+    if config.run.compile:
+        generator.compile()  # in place: names of weights stay
     optimizer_g = _optimizer(config, generator, lr=config.optim.lr_g, weight_decay=config.optim.weight_decay)
     wrapped_g, prepared_g = accelerator.prepare(generator, optimizer_g)
     networks = Networks(wrapped_g, accelerator.unwrap_model(wrapped_g), ema, prepared_g)
@@ -109,6 +112,13 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
         networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
         networks.plain_discriminator = accelerator.unwrap_model(networks.discriminator)
     return networks
+
+
+def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """With batch norm over the global batch; on GPUs only, torch has none for CPUs."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return module
 
 
 def _optimizer(config: TrainConfig, module: nn.Module, *, lr: float, weight_decay: float) -> AdamW:
@@ -183,6 +193,8 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
         return 1 - progress
     if optim.schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
+    if optim.schedule == "step":
+        return optim.decay ** ((step - optim.warmup_steps) // optim.decay_every)
     return 1.0
 
 

@@ -16,30 +16,36 @@ from streamgan.core.logs import say
 from streamgan.data.verdict import Verdict
 
 from . import build
-from .checkpoint import list_checkpoints, load_checkpoint, save_checkpoint, write_config
+from .checkpoint import Progress, initialise_from, load_checkpoint, newest_whole, write_config
 from .ema import ema_decay, update_ema
 from .process import StopRequest, run_lock
 from .report import Interval, Report, format_values
+from .save import CheckpointWriter
 from .step import GanStep, StepSettings
+from .trace import Trace
 from .validation import Validation
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]:
     """Train to the configured length, from the newest checkpoint if there is one.
 
-    Returns {"run", "steps", "stopped" (asked to stop early), "validation" (last figures)}. To be called in
-    every process that the launcher starts.
+    Returns {"run", "steps", "stopped" (before the configured length), "validation" (last figures)}. To be
+    called in every process that the launcher starts. `allow_changed` continues a run whose settings or shards
+    have changed.
     """
     accelerator = build.start_accelerator(config)
     try:
         with run_lock(Path(config.run.dir), active=accelerator.is_main_process), StopRequest() as stop:
-            return _train(config, accelerator, stop)
+            return _train(config, accelerator, stop, allow_changed=allow_changed)
     finally:
         accelerator.end_training()
 
 
-def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> dict[str, Any]:
+def _train(
+    config: TrainConfig, accelerator: Accelerator, stop: StopRequest, *, allow_changed: bool
+) -> dict[str, Any]:
     run, device, batch_size = Path(config.run.dir), accelerator.device, config.data.batch
+    active = accelerator.is_main_process
     probe = build.build_train_loader(
         config, accelerator, start_step=0, stop_step=0
     )  # refuses before all the work
@@ -48,20 +54,29 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
     head, losses = build.build_head(config), build.build_losses(config)
     networks = build.build_networks(config, accelerator)
 
-    start, validation = 0, {}
-    checkpoints = list_checkpoints(run)
-    if checkpoints:
-        newest = checkpoints[-1]
-        load_checkpoint(newest, config=config, digest=digest, networks=networks, accelerator=accelerator)
+    start, validation, progress = 0, {}, Progress(config.run.best_metric)
+    if newest := newest_whole(run, accelerator):
+        load_checkpoint(
+            newest,
+            config=config,
+            digest=digest,
+            networks=networks,
+            accelerator=accelerator,
+            allow_changed=allow_changed,
+        )
         start, validation = newest.step, newest.meta["validation"]
-    if start >= total:
-        say(f"{run}: all {total} steps are done; raise run.steps or run.epochs to go on")
-        return {"run": str(run), "steps": start, "stopped": False, "validation": validation}
+        progress = Progress(config.run.best_metric, **newest.meta["progress"])
+    elif config.run.init_from:
+        initialise_from(config.run.init_from, networks)
+    if start >= total or _out_of_patience(config, progress):
+        why = f"all {total} steps are done" if start >= total else f"{run} ended early at step {start}"
+        say(f"{run}: {why}; raise run.steps, run.epochs or run.patience to go on")
+        return {"run": str(run), "steps": start, "stopped": start < total, "validation": validation}
     say(
         f"{run}: steps {start} to {total} ({steps_per_epoch} an epoch) on {probe.num_samples} images, "
         f"{accelerator.num_processes} x {device.type}, mixed precision {accelerator.mixed_precision}"
     )
-    if accelerator.is_main_process:
+    if active:
         write_config(run, config)
     validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
     loader = build.build_train_loader(config, accelerator, start_step=start, stop_step=total)
@@ -70,33 +85,38 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
     verdict = Verdict(workers=config.data.workers, device="GPU" if device.type == "cuda" else "CPU")
     interval = Interval(start, batch_size=batch_size, loader=loader, verdict=verdict)
     bad_in_a_row = torch.zeros((), device=device)
-    with Report(run, start_step=start, total_steps=total, active=accelerator.is_main_process) as report:
+    with (
+        Report(run, start_step=start, total_steps=total, active=active) as report,
+        CheckpointWriter(run, config, digest, active=active) as writer,
+        Trace(run, config.run.profile_steps, active=active) as trace,
+    ):
         report.text("config", dump_yaml(config))
         step, stopping = start, False
         while step < total and not stopping:
-            with interval.waiting():
-                batch = next(batches)
-            color_B3HW = batch.color_B3HW.to(device, non_blocking=True)
-            gray_B1HW = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
+            with trace.step(step + 1):
+                with interval.waiting():
+                    batch = next(batches)
+                color_B3HW = batch.color_B3HW.to(device, non_blocking=True)
+                gray_B1HW = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
 
-            rate = build.learning_rate_factor(config, step, total)
-            build.set_learning_rates(networks, config, rate)
-            settings = StepSettings(
-                step=step,
-                seed=config.run.seed,
-                adversarial_weight=build.adversarial_weight(config, step, total),
-                accumulate=config.optim.accumulate,
-                clip_g=config.optim.clip_g,
-                clip_d=config.optim.clip_d,
-            )
-            scalars = train_step(color_B3HW, gray_B1HW, settings=settings)
-            step += 1
-            half_life = config.optim.ema_half_life_images
-            decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
-            update_ema(networks.ema, networks.plain_generator, decay)
-            bad_in_a_row = (bad_in_a_row + 1) * (scalars["grad/skipped"] > 0)
-            interval.add(scalars)
-            report.advance()
+                rate = build.learning_rate_factor(config, step, total)
+                build.set_learning_rates(networks, config, rate)
+                settings = StepSettings(
+                    step=step,
+                    seed=config.run.seed,
+                    adversarial_weight=build.adversarial_weight(config, step, total),
+                    accumulate=config.optim.accumulate,
+                    clip_g=config.optim.clip_g,
+                    clip_d=config.optim.clip_d,
+                )
+                scalars = train_step(color_B3HW, gray_B1HW, settings=settings)
+                step += 1
+                half_life = config.optim.ema_half_life_images
+                decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
+                update_ema(networks.ema, networks.plain_generator, decay)
+                bad_in_a_row = (bad_in_a_row + 1) * (scalars["grad/skipped"] > 0)
+                interval.add(scalars)
+                report.advance()
 
             due = _Due(config, step, steps_per_epoch=steps_per_epoch, total=total)
             stopping = stop.agreed(accelerator, ask_others=due.log)
@@ -113,19 +133,22 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
             if validation:
                 report.scalars(step, validation)
                 report.line(step, validation)
-            if due.sample and accelerator.is_main_process:
+                progress.add(validation)
+                if _out_of_patience(config, progress):
+                    save = stopping = True
+            if due.sample and active:
                 report.grid(step, "samples/val", validate.samples(networks, head))
             if save:
-                save_checkpoint(
-                    run,
+                writer.save(
                     step,
-                    config=config,
-                    digest=digest,
+                    finished=step == total or _out_of_patience(config, progress),
                     validation=validation,
+                    progress=progress,
                     networks=networks,
                     accelerator=accelerator,
                 )
             if hopeless:
+                writer.wait()
                 count = int(bad_in_a_row.item())
                 what = f"gradients were not finite for {count} steps, all skipped"
                 raise StreamganError(run, what, "lower optim.lr_g and lr_d, or set optim.clip_g and clip_d")
@@ -133,11 +156,18 @@ def _train(config: TrainConfig, accelerator: Accelerator, stop: StopRequest) -> 
                 interval.restart(step)
 
     accelerator.wait_for_everyone()
-    if stopping:
+    if _out_of_patience(config, progress):
+        what = f"no better val/{config.run.best_metric} for {progress.stale} validations"
+        say(f"{run}: ended early at step {step} of {total}, {what}; {format_values(validation)}")
+    elif step < total:
         say(f"{run}: stopped at step {step} of {total}, checkpoint written; the same command continues")
     else:
         say(f"{run}: done, {total} steps; {format_values(validation)}")
     return {"run": str(run), "steps": step, "stopped": step < total, "validation": validation}
+
+
+def _out_of_patience(config: TrainConfig, progress: Progress) -> bool:
+    return 0 < config.run.patience <= progress.stale
 
 
 class _Due:

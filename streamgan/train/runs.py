@@ -1,0 +1,85 @@
+"""What has become of runs: read from their folders, which hold all that is known."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from streamgan.core.errors import CheckpointError
+
+from .checkpoint import list_checkpoints
+
+State = Literal["running", "done", "stopped", "empty", "damaged"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run folder. `best` is the value of `metric` in its best checkpoint, `updated` seconds since 1970."""
+
+    path: Path
+    state: State
+    step: int
+    total: int | None
+    epochs: int | None
+    metric: str
+    best: float | None
+    updated: float
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Run folders at `folder` and below, by name."""
+    if (folder / "config.yaml").is_file():
+        yield folder
+        return
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                yield from find_runs(path)
+
+
+def read_run(path: Path) -> RunInfo:
+    """The state of one run: running (a process holds its lock), done, stopped before its end, ..."""
+    try:
+        run = yaml.safe_load((path / "config.yaml").read_text())["run"]
+        metric = run["best_metric"]
+        checkpoints = list_checkpoints(path)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, CheckpointError):
+        return RunInfo(path, "damaged", 0, None, None, "", None, _updated(path))
+    total, step = run["steps"], checkpoints[-1].step if checkpoints else 0
+    values = [one.meta["validation"].get(f"val/{metric}") for one in checkpoints if one.score is not None]
+    scored = [one for one in checkpoints if one.score is not None]
+    best = max(zip(scored, values, strict=True), key=lambda pair: pair[0].score or 0.0, default=None)
+    meta = checkpoints[-1].meta if checkpoints else {}
+    if _is_locked(path):
+        state: State = "running"
+    elif not checkpoints:
+        state = "empty"
+    else:
+        state = "done" if meta["finished"] else "stopped"
+    return RunInfo(path, state, step, total, run["epochs"], metric, best and best[1], _updated(path))
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(path / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _updated(path: Path) -> float:
+    """When the run last logged something."""
+    try:
+        with open(path / "metrics.jsonl", "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 20_000))
+            return float(json.loads(file.read().splitlines()[-1])["time"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return path.stat().st_mtime

@@ -1,0 +1,167 @@
+"""Writing checkpoints beside the training: the state is copied first, a thread does the rest.
+
+The loop pays for the copy alone. One write is under way at a time; the next one, and the end of the run, wait
+for it, and what went wrong in it is raised there. A process killed at any instant leaves the checkpoint
+before: the folder gets its name when it is whole.
+"""
+
+import json
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor
+
+from streamgan.core.config import TrainConfig
+from streamgan.core.errors import CheckpointError
+from streamgan.core.files import sha256_file, sync_directory, write_json
+
+from .build import generator_spec
+from .checkpoint import FORMAT, VERSION, Progress, checkpoint_folder, list_checkpoints, remove_checkpoint
+from .state import Networks
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies on the CPU of all that a checkpoint holds, and what is said about it."""
+
+    weights: dict[str, dict[str, Tensor]]
+    trainer: dict[str, Any]
+    about: dict[str, str]
+    meta: dict[str, Any]
+
+
+class CheckpointWriter:
+    """Saves the checkpoints of one run, from the main process; on other ranks every method does nothing."""
+
+    def __init__(self, run: Path, config: TrainConfig, digest: str, *, active: bool):
+        self._run, self._config, self._digest, self._active = run, config, digest, active
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if active else None
+        self._writing: Future[None] | None = None
+
+    def save(
+        self,
+        step: int,
+        *,
+        finished: bool,
+        validation: dict[str, float],
+        progress: Progress,
+        networks: Networks,
+        accelerator: Accelerator,
+    ) -> None:
+        """Copy the state; it is on the disk at the next `wait`, which also comes first here."""
+        if self._thread is None:
+            return
+        self.wait()
+        about = {"format": FORMAT, "version": VERSION, "step": step, "finished": finished}
+        about |= {"shards_digest": self._digest, "validation": validation}
+        about |= {"score": progress.score(validation)}
+        about |= {"progress": {"best": progress.best, "stale": progress.stale}}
+        about |= {"config": json.loads(self._config.model_dump_json())}
+        snapshot = take_snapshot(about, self._config, networks, accelerator)
+        self._writing = self._thread.submit(self._write, step, snapshot)
+
+    def wait(self) -> None:
+        """Return when nothing is being written; the error, if writing failed."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, step: int, snapshot: Snapshot) -> None:
+        try:
+            write_checkpoint(self._run, step, snapshot)
+            prune(self._run, self._config.run.keep, self._config.run.keep_every)
+        except OSError as error:
+            what = f"a checkpoint cannot be written ({error.strerror or error})"
+            raise CheckpointError(self._run, what, "make room, then run the same command again") from error
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown(wait=True)
+
+
+def take_snapshot(
+    meta: dict[str, Any], config: TrainConfig, networks: Networks, accelerator: Accelerator
+) -> Snapshot:
+    """A copy of everything that the next step changes."""
+    modules = {"generator": networks.plain_generator, "ema": networks.ema}
+    if networks.plain_discriminator is not None:
+        modules["discriminator"] = networks.plain_discriminator
+    trainer = {
+        "optimizer_g": networks.optimizer_g.state_dict(),
+        "optimizer_d": None if networks.optimizer_d is None else networks.optimizer_d.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+    }
+    about = {
+        "format": FORMAT,
+        "step": str(meta["step"]),
+        "model": json.dumps(generator_spec(config)),
+        "config": config.model_dump_json(),
+        "shards_digest": meta["shards_digest"],
+    }
+    weights = {name: _copy(dict(module.state_dict())) for name, module in modules.items()}
+    trainer = _copy(trainer)
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize(accelerator.device)
+    return Snapshot(weights, trainer, about, meta)
+
+
+def _copy(value: Any) -> Any:
+    """The same structure with every tensor copied to the CPU, in its own memory order.
+
+    The fused optimizer walks weights and moments by address: both have to come back in the order they had.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", non_blocking=True, copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item) for item in value)
+    return value
+
+
+def write_checkpoint(run: Path, step: int, snapshot: Snapshot) -> None:
+    """Write and commit a checkpoint; one of this step that is whole already stays."""
+    final = checkpoint_folder(run) / f"step-{step:08d}"
+    if (final / "meta.json").exists():
+        return
+    temporary = final.with_name(f"{final.name}.tmp")
+    for leftover in (temporary, final):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, weights in snapshot.weights.items():
+        contiguous = {key: value.contiguous() for key, value in weights.items()}
+        save_file(contiguous, temporary / f"{name}.safetensors", metadata=snapshot.about)
+    torch.save(snapshot.trainer, temporary / "trainer.pt")
+    files = {}
+    for path in sorted(temporary.iterdir()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    write_json(temporary / "meta.json", {**snapshot.meta, "files": files})
+    os.replace(temporary, final)
+    sync_directory(final.parent)
+
+
+def prune(run: Path, keep: int, keep_every: int) -> None:
+    """Remove all but the newest `keep` checkpoints, the best one and those of every `keep_every` steps."""
+    checkpoints = list_checkpoints(run)
+    scored = [one for one in checkpoints if one.score is not None]
+    best = max(scored, key=lambda one: (one.score, one.step), default=None)
+    for checkpoint in checkpoints[:-keep]:
+        milestone = keep_every and checkpoint.step % keep_every == 0
+        if not milestone and (best is None or checkpoint.step != best.step):
+            remove_checkpoint(checkpoint)

@@ -1,0 +1,210 @@
+"""What runs leave for their continuation: checkpoints that are whole, the best and the newest of them."""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from training import tiny_config
+
+from streamgan.core.errors import CheckpointError
+from streamgan.inference.weights import find_weights
+from streamgan.train import checkpoint as checkpoints
+from streamgan.train.loop import train
+
+
+def damage(run: Path, step: int, name: str) -> None:
+    path = run / "checkpoints" / f"step-{step:08d}" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data[:-9] if name == "meta.json" else data)
+
+
+@pytest.mark.parametrize("name", ["ema.safetensors", "trainer.pt", "meta.json"])
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_is_used(
+    shard_set, tmp_path, capsys, name
+):
+    run = tmp_path / "run"
+    more = ["run.checkpoint_every=1"]
+    whole = train(tiny_config(shard_set, tmp_path / "whole", "run.steps=4", *more))
+    train(tiny_config(shard_set, run, "run.steps=3", *more))
+    damage(run, 3, name)
+    damage(run, 2, name)
+    capsys.readouterr()
+    assert train(tiny_config(shard_set, run, "run.steps=4", *more)) == whole | {"run": str(run)}
+    said = [line for line in capsys.readouterr().err.splitlines() if "moved to" in line]
+    for line, step in zip(said, (3, 2), strict=True):
+        assert f"step-{step:08d}/{name}: " in line
+        assert f"moved to step-{step:08d}.damaged, continuing from the checkpoint before" in line
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["ema.safetensors", "meta.json"])
+def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over(shard_set, tmp_path, name):
+    train(tiny_config(shard_set, tmp_path, "run.steps=1"))
+    damage(tmp_path, 1, name)
+    with pytest.raises(CheckpointError, match=rf"{name}: .*damaged.*; restore it, or delete .*step-00000001"):
+        train(tiny_config(shard_set, tmp_path, "run.steps=2"))
+    assert (tmp_path / "checkpoints" / "step-00000001").is_dir()
+
+
+def test_an_unfinished_checkpoint_does_not_count(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1"))
+    newest = run / "checkpoints" / "step-00000002"
+    shutil.copytree(newest, run / "checkpoints" / "step-00000003.tmp")
+    (newest / "meta.json").unlink()
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1]
+    assert train(tiny_config(shard_set, run, "run.steps=3"))["steps"] == 3
+    assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(shard_set, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1", "run.validate_every=1"))
+    meta_path = run / "checkpoints" / "step-00000001" / "meta.json"
+    meta = json.loads(meta_path.read_text())
+    meta["score"] = 99.0
+    meta_path.write_text(json.dumps(meta))
+    train(tiny_config(shard_set, run, "run.steps=6", "run.checkpoint_every=1", "run.keep=2"))
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 5, 6]
+    assert find_weights(run) == meta_path.parent / "ema.safetensors"
+
+
+def test_milestones_are_kept_for_ever(shard_set, tmp_path):
+    words = ["run.checkpoint_every=1", "run.keep=1", "run.keep_every=3", "run.validate_every=100"]
+    train(tiny_config(shard_set, tmp_path, "run.steps=7", *words))
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path)] == [3, 6, 7]
+
+
+@pytest.mark.parametrize(("metric", "better"), [("psnr", max), ("loss", min)])
+def test_the_best_checkpoint_is_that_of_the_named_metric(shard_set, tmp_path, metric, better):
+    words = [f"run.best_metric={metric}", "run.validate_every=1", "run.checkpoint_every=1", "run.keep=9"]
+    train(tiny_config(shard_set, tmp_path, "run.steps=5", *words))
+    found = {c.meta["validation"][f"val/{metric}"]: c.path for c in checkpoints.list_checkpoints(tmp_path)}
+    assert len(found) == 5
+    assert find_weights(tmp_path).parent == found[better(found)]
+
+
+def test_a_run_out_of_patience_ends_early_and_stays_ended(shard_set, tmp_path, capsys):
+    words = ["run.validate_every=1", "optim.lr_g=1e-12", "optim.ema_half_life_images=0"]
+    words += ["run.best_metric=loss", "run.steps=30", "run.patience=3"]
+    done = train(tiny_config(shard_set, tmp_path, *words))
+    assert done["stopped"]
+    assert 4 <= done["steps"] < 30
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"ended early at step {done['steps']} of 30, no better val/loss for 3 validations" in said
+    again = train(tiny_config(shard_set, tmp_path, *words))
+    assert again["steps"] == done["steps"]
+    assert "ended early" in capsys.readouterr().err
+    assert train(tiny_config(shard_set, tmp_path, *words, "run.patience=5"))["steps"] > done["steps"]
+
+
+def test_patience_is_the_same_for_a_run_that_was_continued(shard_set, tmp_path):
+    words = ["run.validate_every=1", "optim.lr_g=1e-12", "optim.ema_half_life_images=0"]
+    words += ["run.best_metric=loss", "run.patience=3"]
+    whole = train(tiny_config(shard_set, tmp_path / "whole", *words, "run.steps=30"))
+    for steps in (1, 2, 3, 30):
+        cut = train(tiny_config(shard_set, tmp_path / "cut", *words, f"run.steps={steps}"))
+    assert cut["steps"] == whole["steps"]
+
+
+def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp_path, capsys):
+    tiny = tiny_config(
+        shard_set, tmp_path / "new", "run.steps=1", f"run.init_from={whole_run}", "optim.lr_g=1e-30"
+    )
+    train(tiny)
+    assert f"starting from the networks of {whole_run}" in capsys.readouterr().err
+    old, new = (checkpoints.list_checkpoints(run)[-1].path for run in (whole_run, tmp_path / "new"))
+    generator = load_file(old / "generator.safetensors")
+    for name, tensor in load_file(new / "generator.safetensors").items():
+        assert torch.equal(tensor, generator[name])
+    with pytest.raises(
+        CheckpointError, match=r"generator\.safetensors: does not fit this model \(.*size mismatch"
+    ):
+        train(
+            tiny_config(
+                shard_set, tmp_path / "x", "run.steps=1", f"run.init_from={whole_run}", "model.width=8"
+            )
+        )
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        train(tiny_config(shard_set, tmp_path / "y", "run.steps=1", f"run.init_from={tmp_path}"))
+
+
+def test_changes_are_allowed_when_asked_for_and_all_are_named(shard_set, tmp_path, capsys):
+    train(tiny_config(shard_set, tmp_path, "run.steps=1"))
+    changed = tiny_config(shard_set, tmp_path, "run.steps=2", "optim.lr_g=1e-3", "loss.rec_weight=2.0")
+    with pytest.raises(
+        CheckpointError, match=r"loss\.rec_weight=1\.0 \(got 2\.0\), .*optim\.lr_g=.*--allow-changed"
+    ):
+        train(changed)
+    assert train(changed, allow_changed=True)["steps"] == 2
+    assert "going on as asked" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_path, monkeypatch):
+    """The disk is slower than the training: what is written is still the state of its step."""
+    from streamgan.train import save
+
+    def slowly(*arguments, **options):
+        time.sleep(0.3)
+        return save_file(*arguments, **options)
+
+    train(tiny_config(shard_set, tmp_path / "fast", "run.steps=3", "run.checkpoint_every=1"))
+    monkeypatch.setattr(save, "save_file", slowly)
+    train(tiny_config(shard_set, tmp_path / "slow", "run.steps=3", "run.checkpoint_every=1"))
+    for step in (1, 2, 3):
+        fast, slow = (tmp_path / run / "checkpoints" / f"step-{step:08d}" for run in ("fast", "slow"))
+        for name in ("generator", "ema", "discriminator"):
+            one, other = load_file(fast / f"{name}.safetensors"), load_file(slow / f"{name}.safetensors")
+            assert all(torch.equal(one[key], other[key]) for key in one), (step, name)
+        one, other = (torch.load(path / "trainer.pt", weights_only=True) for path in (fast, slow))
+        assert str(one) == str(other)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(shard_set, tmp_path, monkeypatch):
+    from streamgan.train import save
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(save, "save_file", full)
+    with pytest.raises(CheckpointError, match="a checkpoint cannot be written \\(No space left on device\\)"):
+        train(tiny_config(shard_set, tmp_path, "run.steps=3", "run.checkpoint_every=1"))
+
+
+def test_a_trace_of_some_steps_is_written(shard_set, tmp_path, capsys):
+    train(tiny_config(shard_set, tmp_path, "run.steps=4", "run.profile_steps=[2, 3]"))
+    (path,) = (tmp_path / "profile").iterdir()
+    names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
+    assert "aten::convolution" in names
+    assert "ui.perfetto.dev" in capsys.readouterr().err
+
+
+def test_runs_are_listed_with_what_became_of_them(shard_set, whole_run, tmp_path):
+    from streamgan.cli.runs import runs
+    from streamgan.train.process import run_lock
+
+    train(tiny_config(shard_set, tmp_path / "a", "run.steps=1"))
+    shutil.copytree(whole_run, tmp_path / "deep" / "whole")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.yaml").write_text("run: 3")
+    shutil.copytree(tmp_path / "a", tmp_path / "new")
+    shutil.rmtree(tmp_path / "new" / "checkpoints")
+    with run_lock(tmp_path / "a", active=True):
+        done = CliRunner().invoke(runs, [str(tmp_path), "--json"])
+    found = {Path(one["path"]).name: one for one in json.loads(done.stdout)["runs"]}
+    assert {name: one["state"] for name, one in found.items()} == {
+        "a": "running", "bad": "damaged", "new": "empty", "whole": "done",
+    }  # fmt: skip
+    assert found["whole"]["step"] == found["whole"]["total"] == 10
+    assert found["whole"]["best"] > 0
+    text = CliRunner().invoke(runs, [str(tmp_path)]).stdout
+    assert re.search(r"deep/whole +done +10/10 +psnr \d+\.\d+ +\d+ (s|min|h) ago", text)
+    nowhere = CliRunner().invoke(runs, [str(tmp_path / "nowhere")])
+    assert isinstance(nowhere.exception, CheckpointError)
