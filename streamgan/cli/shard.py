@@ -19,7 +19,12 @@ def _cpus() -> int:
 
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the shard set.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder of the shard set, or s3://BUCKET/PREFIX, or gs:// likewise.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -135,6 +140,7 @@ def shard(sources, out, workers, shard_size, max_bad, part, only_finish, as_json
     \b
     Example:
       streamgan shard data/photos --out shards/photos --splits train=70,val=20,test=10
+      streamgan shard data/photos --out s3://bucket/photos
       streamgan shard data/photos --out shards/photos --part 1/8    # one job of eight, then
       streamgan shard --out shards/photos --finish
     """

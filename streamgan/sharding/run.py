@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.files import list_names
+from streamgan.core.objects import ObjectPath, Place, place
 from streamgan.data.format import MANIFEST, Manifest, read_manifest
 
 from .check import Check
@@ -22,7 +24,7 @@ from .folder import (
     finished_manifest,
     locked,
     read_plan,
-    read_record,
+    read_records,
     refuse_foreign_files,
     remove_temporary,
     remove_work,
@@ -92,28 +94,29 @@ def shard(
     num_workers: int = 1,
     max_bad: float = 0.01,
 ) -> ShardResult:
-    """Make the shard set of `sources` in the folder `out`, or finish it, or find it finished.
+    """Make the shard set of `sources` in the folder or prefix `out`, or finish it, or find it finished.
 
     `shard_bytes` stands instead of the option `samples_per_shard`, which is then chosen from the footers.
     `num_workers` processes, 0 for this one; the bytes do not depend on it. More than the fraction `max_bad`
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
-    began, root = time.monotonic(), Path(out)
+    began, root = time.monotonic(), place(out)
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     refuse_foreign_files(root)
     if _is_published(root):
         return ShardResult(finished_manifest(root, identity), nothing_to_do=True)
     _make_work(root)
-    with locked(root / WORK):
+    with locked(root / WORK) as check:
         wait_for_orphans(root / WORK)
         remove_temporary(root)
         if (root / MANIFEST).exists():
             return _tidy_up(root, identity)
         with disk_errors(root):
             claim(root, identity, len(plan))
-        execution = Execution(job, identity, plan, _num_rows(plan), max_bad)
+        execution = Execution(job, identity, plan, _num_rows(plan), max_bad, check)
         written, _ = execution.run(num_workers)
+        check()
         with disk_errors(root):
             manifest = publish(root, identity, execution.records)
             remove_work(root)
@@ -134,7 +137,7 @@ def shard_part(
 
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
-    began, root = time.monotonic(), Path(out)
+    began, root = time.monotonic(), place(out)
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     share = part.share(plan)
     refuse_foreign_files(root)
@@ -142,13 +145,14 @@ def shard_part(
         finished_manifest(root, identity)
         return PartResult(part, len(share), 0, 0, 0.0)
     _make_work(root)
-    with locked(root / WORK, part):
+    with locked(root / WORK, part) as check:
         wait_for_orphans(root / WORK, part.label)
         remove_temporary(root, {unit.number for unit in share})
         with disk_errors(root):
             claim(root, identity, len(plan))
             claim_count(root / WORK, part)
-        written, made = Execution(job, identity, share, _num_rows(plan), max_bad, part).run(num_workers)
+        execution = Execution(job, identity, share, _num_rows(plan), max_bad, check, part)
+        written, made = execution.run(num_workers)
     return PartResult(part, len(share), made, written, time.monotonic() - began)
 
 
@@ -157,26 +161,24 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
 
     Needs neither the source nor the options: the folder knows what is made in it.
     """
-    began, root = time.monotonic(), Path(out)
+    began, root = time.monotonic(), place(out)
     refuse_foreign_files(root)
     if _is_published(root):
         return ShardResult(read_manifest(root), nothing_to_do=True)
     identity = read_plan(root)
     num_units = identity.pop("units")
     counted = counts(root / WORK)
-    with locked(root / WORK):
+    with locked(root / WORK) as check:
         wait_for_orphans(root / WORK)
         if (root / MANIFEST).exists():
             return _tidy_up(root, identity)
         records = Records()
-        missing = []
-        for number in range(num_units):
-            if record := read_record(root, number):
-                records.add(record)
-            else:
-                missing.append(number)
+        for record in read_records(root, range(num_units)):
+            records.add(record)
+        missing = sorted(set(range(num_units)) - set(records.units))
         refuse_missing(root, missing, total=num_units, count=max(counted, default=None))
         refuse_too_many_bad(root, identity, records, total=records.num_rows, max_bad=max_bad)
+        check()
         with disk_errors(root):
             remove_temporary(root)
             manifest = publish(root, identity, records)
@@ -185,7 +187,7 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
 
 
 def _prepare(
-    sources: Sequence[str], root: Path, options: ShardOptions, shard_bytes: int | None
+    sources: Sequence[str], root: Place, options: ShardOptions, shard_bytes: int | None
 ) -> tuple[Job, dict[str, Any], tuple[Unit, ...]]:
     """Read the footers: what all units need, what makes the set this one, and the units."""
     files = read_source(
@@ -218,16 +220,19 @@ def _num_rows(plan: Sequence[Unit]) -> int:
     return sum(unit.num_rows for unit in plan)
 
 
-def _is_published(root: Path) -> bool:
-    return (root / MANIFEST).exists() and not (root / WORK).exists()
+def _is_published(root: Place) -> bool:
+    names = list_names(root)
+    return MANIFEST in names and WORK not in names
 
 
-def _make_work(root: Path) -> None:
-    with disk_errors(root):
-        (root / WORK).mkdir(parents=True, exist_ok=True)
+def _make_work(root: Place) -> None:
+    work = root / WORK
+    if not isinstance(work, ObjectPath):
+        with disk_errors(root):
+            work.mkdir(parents=True, exist_ok=True)
 
 
-def _tidy_up(root: Path, identity: dict[str, Any]) -> ShardResult:
+def _tidy_up(root: Place, identity: dict[str, Any]) -> ShardResult:
     """Remove what is left of a run that was killed between publishing and its own tidying up."""
     remove_temporary(root)
     manifest = finished_manifest(root, identity)
@@ -235,7 +240,7 @@ def _tidy_up(root: Path, identity: dict[str, Any]) -> ShardResult:
     return ShardResult(manifest, nothing_to_do=True)
 
 
-def _make_job(root: Path, files: Sequence[SourceFile], options: ShardOptions) -> Job:
+def _make_job(root: Place, files: Sequence[SourceFile], options: ShardOptions) -> Job:
     by_file = options.splits == "source"
     return Job(
         root=root,
