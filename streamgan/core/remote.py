@@ -4,13 +4,15 @@ Messages name an address without its query and its credentials, and an error by 
 hold a token.
 """
 
+import asyncio
+import atexit
 import functools
 import io
-import logging
 import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -52,7 +54,7 @@ def filesystem(path: str) -> Any:
 def _filesystem(scheme: str) -> Any:
     import fsspec
 
-    logging.getLogger("asyncio").addFilter(_is_about_a_present_request)
+    atexit.register(_end_requests)
     # a cached listing hides what other processes have written since
     options = {"use_listings_cache": False} if scheme in ("s3", "gs") else {}
     try:
@@ -62,9 +64,18 @@ def _filesystem(scheme: str) -> Any:
         raise ConfigError(f"{scheme}://", f"needs a library ({error.name or error})", todo) from error
 
 
-def _is_about_a_present_request(record: logging.LogRecord) -> bool:
-    """Not of one that Ctrl-C has left behind, whose failure asyncio would report with a traceback."""
-    return "exception was never retrieved" not in record.getMessage()
+def _end_requests() -> None:
+    """Cancel what Ctrl-C has left to fsspec's thread: Python would end with a traceback for each."""
+    from fsspec.asyn import get_loop
+
+    async def cancel() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with suppress(Exception):  # nothing depends on it
+        asyncio.run_coroutine_threadsafe(cancel(), get_loop()).result(2.0)
 
 
 def patiently(path: str, action: Callable[[], _T], *, to: Literal["read", "write"] = "read") -> _T:

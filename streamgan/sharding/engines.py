@@ -49,7 +49,9 @@ _worker_lock: Any = None  # held open for the life of the worker
 _slot: "_Slot | None" = None
 
 
-def run_here(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Lock, watch: Watch) -> Results:
+def run_here(
+    task: Task, units: Sequence[Unit], *, num_workers: int | None, lock: Lock, watch: Watch
+) -> Results:
     """One unit after the other in this process."""
     due = 0.0
     for unit in units:
@@ -64,13 +66,15 @@ def run_here(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Lock,
         watch([Pulse(0, None)])
 
 
-def run_local(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Lock, watch: Watch) -> Results:
+def run_local(
+    task: Task, units: Sequence[Unit], *, num_workers: int | None, lock: Lock, watch: Watch
+) -> Results:
     """A pool of fresh processes on this machine.
 
     They end within moments of this process, however it ends, and of this generator when it is closed early.
     """
     context = get_context("spawn")
-    num_workers = min(num_workers, len(units))
+    num_workers = min(num_workers or os.cpu_count() or 1, len(units))
     # The workers only ever see this pipe close: when the generator ends, or the process that holds its
     # other end does. Then they stop at once, in the middle of whatever they do.
     ears, mouth = context.Pipe(duplex=False)

@@ -10,15 +10,16 @@ from typing import Any
 from streamgan.core.errors import DataError
 from streamgan.core.logs import say
 
+from .cluster import run_ray
 from .display import Display
-from .engines import Pulse, run_here, run_local, workers_lock
+from .engines import Pulse, Results, run_here, run_local, workers_lock
 from .folder import read_records, remove_temporary
 from .parts import Part
 from .plan import Unit
 from .publish import Records, refuse_too_many_bad
 from .writer import WORK, Job, make_unit
 
-ENGINES = {"here": run_here, "local": run_local}
+ENGINES = {"local": run_local, "ray": run_ray}
 
 
 @dataclass
@@ -31,10 +32,11 @@ class Execution:
     total: int
     max_bad: float
     check: Callable[[], None]
+    engine: Callable[..., Results]
     part: Part | None = None
     records: Records = field(default_factory=Records)
 
-    def run(self, num_workers: int) -> tuple[int, int]:
+    def run(self, num_workers: int | None) -> tuple[int, int]:
         """Do what is not done yet; the bytes of the shards made, and of how many units they are."""
         for record in read_records(self.job.root, [unit.number for unit in self.plan]):
             self.records.add(record)
@@ -50,7 +52,7 @@ class Execution:
                 say(f"stopped: {done}; the same command continues")
             raise
 
-    def _make(self, units: Sequence[Unit], num_workers: int) -> int:
+    def _make(self, units: Sequence[Unit], num_workers: int | None) -> int:
         display = Display(
             self.records,
             total_rows=sum(unit.num_rows for unit in self.plan),
@@ -61,7 +63,8 @@ class Execution:
             self.check()
             display.pulse(pulses)
 
-        results = ENGINES["local" if num_workers and units else "here"](
+        engine = run_here if num_workers == 0 or not units else self.engine
+        results = engine(
             partial(make_unit, self.job),
             units,
             num_workers=num_workers,

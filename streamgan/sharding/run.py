@@ -5,8 +5,9 @@ are complete, `manifest.json` that everything is; the same command reads them an
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ from streamgan.core.objects import ObjectPath, Place, place
 from streamgan.data.format import MANIFEST, Manifest, read_manifest
 
 from .check import Check
-from .engines import wait_for_orphans
-from .execute import Execution
+from .cluster import AUTO
+from .engines import Results, wait_for_orphans
+from .execute import ENGINES, Execution
 from .folder import (
     PLAN,
     claim,
@@ -38,6 +40,8 @@ from .sample import Rules
 from .sizes import largest_share, rows_per_unit
 from .source import SourceFile, read_source
 from .writer import WORK, Job, disk_errors
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,20 @@ def shard(
     *,
     options: ShardOptions | None = None,
     shard_bytes: int | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = 1,
+    engine: Engine = "local",
+    address: str = AUTO,
     max_bad: float = 0.01,
 ) -> ShardResult:
     """Make the shard set of `sources` in the folder or prefix `out`, or finish it, or find it finished.
 
     `shard_bytes` stands instead of the option `samples_per_shard`, which is then chosen from the footers.
-    `num_workers` processes, 0 for this one; the bytes do not depend on it. More than the fraction `max_bad`
+    `num_workers` processes (None: one a CPU), 0 for this one; the bytes do not depend on it. The engine `ray`
+    takes a cluster, at `address`, instead of this machine. More than the fraction `max_bad`
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
-    began, root = time.monotonic(), place(out)
+    began, root = time.monotonic(), _root(out, engine)
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     refuse_foreign_files(root)
     if _is_published(root):
@@ -114,7 +121,8 @@ def shard(
             return _tidy_up(root, identity)
         with disk_errors(root):
             claim(root, identity, len(plan))
-        execution = Execution(job, identity, plan, _num_rows(plan), max_bad, check)
+        how = _engine(engine, address)
+        execution = Execution(job, identity, plan, _num_rows(plan), max_bad, check, how)
         written, _ = execution.run(num_workers)
         check()
         with disk_errors(root):
@@ -130,14 +138,16 @@ def shard_part(
     part: Part,
     options: ShardOptions | None = None,
     shard_bytes: int | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = 1,
+    engine: Engine = "local",
+    address: str = AUTO,
     max_bad: float = 0.01,
 ) -> PartResult:
     """Make the units in the share of `part` and publish nothing; other parts may run at the same time.
 
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
-    began, root = time.monotonic(), place(out)
+    began, root = time.monotonic(), _root(out, engine)
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     share = part.share(plan)
     refuse_foreign_files(root)
@@ -151,7 +161,8 @@ def shard_part(
         with disk_errors(root):
             claim(root, identity, len(plan))
             claim_count(root / WORK, part)
-        execution = Execution(job, identity, share, _num_rows(plan), max_bad, check, part)
+        how = _engine(engine, address)
+        execution = Execution(job, identity, share, _num_rows(plan), max_bad, check, how, part)
         written, made = execution.run(num_workers)
     return PartResult(part, len(share), made, written, time.monotonic() - began)
 
@@ -184,6 +195,16 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
             manifest = publish(root, identity, records)
             remove_work(root)
     return ShardResult(manifest, False, 0, time.monotonic() - began)
+
+
+def _root(out: Path | str, engine: Engine) -> Place:
+    """Where the set goes; other nodes do not know the folder that we are in."""
+    root = place(out)
+    return root.absolute() if engine == "ray" and isinstance(root, Path) else root
+
+
+def _engine(name: Engine, address: str) -> Callable[..., Results]:
+    return partial(ENGINES[name], address=address) if name == "ray" else ENGINES[name]
 
 
 def _prepare(
