@@ -12,6 +12,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 from parquet_fixtures import pair, tree, write_rows, write_source
+from s3_fixtures import BUCKET, s3_server
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
@@ -145,6 +146,22 @@ def test_the_command_on_a_cluster(source, wanted, nodes, tmp_path):
     assert failed.returncode == 3, failed.stderr
     assert failed.stderr.startswith(f"error: {changed}: ")
     assert failed.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def store():
+    """A bucket that nodes which begin later know of."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.mark.slow
+def test_a_cluster_fills_a_bucket(source, wanted, store, nodes):
+    made, _ = nodes
+    out = f"s3://{BUCKET}/set"
+    done = subprocess.run(command(source, out, made), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert store.tree("set") == wanted
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_passing_faults_change_nothing(source, wanted, store, prefix):
         pytest.param(
             "PUT",
             BROKEN,
-            r"InternalError, HTTP 500, 5 attempts\); run the same command",
+            r"cannot be written \(InternalError, HTTP 500, 5 attempts\); run the same command",
             marks=pytest.mark.slow,
         ),
         pytest.param("GET", DENIED, r"cannot be read \(AccessDenied, HTTP 403\)", marks=pytest.mark.slow),
@@ -261,7 +262,7 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(store, prefix):
     ended.wait()
     lease_of(store, prefix, machine=lease._machine(), pid=ended.pid)
     with run.locked(ObjectPath(f"s3://{BUCKET}/{prefix}/.work")):
-        assert list(store.tree(prefix)) == [".work/leases/all.000001.json", ".work/leases/all.000002.json"]
+        assert list(store.tree(prefix)) == [".work/leases/all.000002.json"]
     assert store.tree(prefix) == {}
 
 
@@ -288,21 +289,49 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
     work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
     lease_of(store, prefix)
     monkeypatch.setattr(lease, "_age", lambda path: lease.EXPIRES_S + 1)
-    take, first = lease.Lease.take, []
+    take, first, stack = lease.Lease.take, [], ExitStack()
 
     def take_after_another(self):
         if not first:
-            first.append(lease.Lease(work, "all", self.generation))
-            assert take(first[0])
+            first.append("on its way")
+            first.append(stack.enter_context(run.locked(work)))
         return take(self)
 
     monkeypatch.setattr(lease.Lease, "take", take_after_another)
     with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
         pass
-    first[0].renew()
-    first[0].check()
-    first[0].release()
+    first[1]()
+    stack.close()
     assert store.tree(prefix) == {}
+
+
+def test_a_release_between_two_that_begin_lets_one_in_at_most(store, prefix, monkeypatch):
+    """The first has seen a lease that is then released, and comes to create its own after the second."""
+    work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
+    lease_of(store, prefix, machine=lease._machine(), pid=None)
+    take, second = lease.Lease.take, []
+
+    def take_after_another(self):
+        if not second:
+            store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/.work/leases/all.000001.json")
+            second.append(lease.Lease(work, "all", 1))
+            assert take(second[0])
+        return take(self)
+
+    monkeypatch.setattr(lease.Lease, "take", take_after_another)
+    monkeypatch.setattr(lease, "_age", lambda path: 0.0 if second else lease.EXPIRES_S + 1)
+    with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
+        pass
+    assert list(store.tree(prefix)) == [".work/leases/all.000001.json"]
+    second[0].renew()
+    second[0].check()
+
+
+def test_the_mark_of_an_empty_folder_is_none_of_the_sets_files(store, prefix):
+    store.write(f"{prefix}/", b"")
+    assert ObjectPath(f"s3://{BUCKET}/{prefix}").tree() == {}
+    store.write(f"{prefix}/x", b"1")
+    assert list(ObjectPath(f"s3://{BUCKET}/{prefix}").tree()) == ["x"]
 
 
 def test_a_sharder_that_slept_stops_when_another_has_taken_over(source, store, prefix, monkeypatch):
@@ -380,6 +409,16 @@ def test_an_upload_in_parts_that_fails_is_given_up(store, prefix, monkeypatch):
     assert len(attempts) >= len(uploads) - 1 == 2
     assert store.tree(prefix) == {"x": data}
     assert not store.open_uploads()
+
+
+def test_a_full_temporary_disk_is_named(source, store, prefix, monkeypatch):
+    full = lambda **_: open("/dev/full", "wb")  # noqa: E731, SIM115
+    monkeypatch.setattr(objects.tempfile, "TemporaryFile", full)
+    folder = objects.tempfile.gettempdir()
+    with pytest.raises(
+        DataError, match=rf"^{folder}: the disk is full \(a file on its way to s3://{BUCKET}/"
+    ):
+        make(source, prefix)
 
 
 def write_noise(path: Path, rows: int) -> Path:

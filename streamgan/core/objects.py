@@ -65,7 +65,9 @@ class ObjectPath:
 
         start = self.url.partition("://")[2] + "/"
         found = patiently(self.url, ask).items()
-        return {name.removeprefix(start): info for name, info in found if name.startswith(start)}
+        below = {name.removeprefix(start): info for name, info in found if name.startswith(start)}
+        below.pop("", None)  # how web consoles make an empty folder
+        return below
 
     def iterdir(self) -> Iterator["ObjectPath"]:
         """Every object below."""
@@ -142,16 +144,16 @@ class ObjectPath:
     @contextmanager
     def writing(self) -> Iterator[BinaryIO]:
         """A file that becomes this object when the block ends without an error."""
-        with tempfile.TemporaryFile(prefix="streamgan-") as file:  # has no name: a killed process leaves none
-            try:
+        try:
+            with tempfile.TemporaryFile(prefix="streamgan-") as file:  # no name: a killed process leaves none
                 yield file
                 file.flush()
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-                what = f"the disk is full (a file on its way to {self})"
-                raise DataError(tempfile.gettempdir(), what, "make room, or set TMPDIR") from error
-            self._patiently(lambda: self._upload(file))
+                self._patiently(lambda: self._upload(file))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            what = f"the disk is full (a file on its way to {self})"
+            raise DataError(tempfile.gettempdir(), what, "make room, or set TMPDIR") from error
 
     def abort_uploads(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """Give up uploads in parts below this prefix that nobody has completed, of names that are `wanted`.

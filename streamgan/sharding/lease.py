@@ -72,9 +72,7 @@ class Lease:
         if self._thread.ident:
             self._thread.join()
         with suppress(DataError):
-            for generation in _generations(self._work, self.label):
-                if generation <= self.generation:
-                    _path(self._work, self.label, generation).unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         while not self._lost and not self._released.wait(RENEW_S):
@@ -92,8 +90,10 @@ def leased(work: ObjectPath, label: str, *, conflicts: Callable[[str], str | Non
     try:
         # ours stands before we look for others, and theirs before they look for ours: not both go on
         for other, generation in _found(work):
-            if other != label and (what := conflicts(other)):
+            if (other, generation) != (label, lease.generation) and (what := conflicts(other)):
                 _refuse_living(work, other, generation, what)
+                if other == label:
+                    _path(work, label, generation).unlink(missing_ok=True)  # the dead one that ours replaces
         lease.start()
         yield lease
     finally:
