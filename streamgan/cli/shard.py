@@ -1,6 +1,8 @@
 """`streamgan shard`: parquet or images -> WebDataset shards."""
 
+import io
 import os
+from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -19,13 +21,32 @@ def _cpus() -> int:
 
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the shard set.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="Folder of the shard set, or s3://BUCKET/PREFIX, or gs:// likewise.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    default=_cpus,
+    default=None,
     show_default="number of CPUs",
     help="Processes; 0 works in this one. The bytes do not depend on it.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where the processes run: on this machine, or on a Ray cluster that runs already.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    default=None,
+    show_default="the cluster that this machine is a node of",
+    help="Head of the Ray cluster.",
 )
 @click.option(
     "--samples-per-shard",
@@ -124,7 +145,7 @@ def _cpus() -> int:
     help="Of JPEG, where images are encoded.",
 )
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
-def shard(sources, out, workers, shard_size, max_bad, part, only_finish, as_json, **options):
+def shard(sources, out, workers, engine, address, shard_size, max_bad, part, only_finish, as_json, **options):
     """Turn parquet files or folders of images into a set of WebDataset shards.
 
     SOURCE is a parquet file, a folder of them, a folder of images, or a glob, here or on s3://, gs:// or
@@ -135,11 +156,13 @@ def shard(sources, out, workers, shard_size, max_bad, part, only_finish, as_json
     \b
     Example:
       streamgan shard data/photos --out shards/photos --splits train=70,val=20,test=10
+      streamgan shard data/photos --out s3://bucket/photos
       streamgan shard data/photos --out shards/photos --part 1/8    # one job of eight, then
       streamgan shard --out shards/photos --finish
     """
     _refuse_nonsense(sources, part, only_finish)
     _refuse_both(shard_size)
+    _refuse_engine(engine, address, workers)
     from streamgan.sharding.parts import parse_part
     from streamgan.sharding.run import ShardOptions, finish, shard_part
     from streamgan.sharding.run import shard as make_set
@@ -151,12 +174,17 @@ def shard(sources, out, workers, shard_size, max_bad, part, only_finish, as_json
     how = {
         "options": ShardOptions(**options),
         "shard_bytes": shard_bytes,
-        "num_workers": workers,
+        "num_workers": workers if workers is not None or engine == "ray" else _cpus(),
+        "engine": engine,
+        "address": address or "auto",
         "max_bad": max_bad,
     }
-    if part:
-        return _report_part(out, shard_part(sources, out, part=parse_part(part), **how), as_json)
-    return _report(out, make_set(sources, out, **how), as_json)
+    with redirect_stdout(io.StringIO()):  # Ray tells of lost nodes there, where the result alone belongs
+        if part:
+            result = shard_part(sources, out, part=parse_part(part), **how)
+        else:
+            result = make_set(sources, out, **how)
+    return _report_part(out, result, as_json) if part else _report(out, result, as_json)
 
 
 def _refuse_nonsense(sources: tuple[str, ...], part: str | None, only_finish: bool) -> None:
@@ -172,6 +200,13 @@ def _refuse_both(shard_size: str | None) -> None:
     source = click.get_current_context().get_parameter_source("samples_per_shard")
     if shard_size and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("give --samples-per-shard or --shard-size, not both")
+
+
+def _refuse_engine(engine: str, address: str | None, workers: int | None) -> None:
+    if engine != "ray" and address:
+        raise click.UsageError("--address is that of a cluster; give --engine ray too, or leave it out")
+    if engine == "ray" and workers == 0:
+        raise click.UsageError("--engine ray does not work in this process; give --workers 1 or more")
 
 
 def _report_part(out: str, result: Any, as_json: bool) -> None:

@@ -15,7 +15,7 @@ def verify(folder, full, as_json):
     """Check every byte of the shard set in DIR against its manifest.
 
     Prints one line for each thing that is wrong, with shard and key, and exits with 1; or one line
-    beginning with OK. Nothing is written.
+    beginning with OK. Nothing is written. DIR may be s3://BUCKET/PREFIX.
 
     \b
     Example:

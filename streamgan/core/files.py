@@ -1,26 +1,35 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, on a disk or in a bucket, and their checksums."""
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import DataError
+from .objects import ObjectPath, Place
 
 TEMPORARY_SUFFIX = ".tmp"
+NUM_REQUESTS = 16  # to a bucket, at once
 
 
 @contextmanager
-def atomic_write(path: Path, *, token: str = "") -> Iterator[BinaryIO]:
+def atomic_write(path: Place, *, token: str = "") -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` only when the block ends without an error.
 
     The bytes are flushed to the disk before the rename, and the rename itself before this returns: after a
     power loss the file is absent, old or new, never partial. `token` joins the temporary name: with one of
-    their own, several processes may write the same path at once, and the last rename wins.
+    their own, several processes may write the same path at once, and the last rename wins. Objects in a
+    bucket have all of this from the store.
     """
+    if isinstance(path, ObjectPath):
+        with path.writing() as file:
+            yield file
+        return
     temporary = path.with_name(
         f"{path.name}.{token}{TEMPORARY_SUFFIX}" if token else path.name + TEMPORARY_SUFFIX
     )
@@ -50,19 +59,27 @@ def json_bytes(value: Any) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False, sort_keys=False).encode() + b"\n"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Place, value: Any) -> None:
     """Write `value` as `json_bytes`, atomically."""
     with atomic_write(path) as file:
         file.write(json_bytes(value))
 
 
-def read_json(path: Path, *, todo: str) -> Any:
+def read_json(path: Place, *, todo: str) -> Any:
     """The JSON value in `path`; DataError with the advice `todo` if it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path, path.read_bytes(), todo=todo)
     except FileNotFoundError:
         raise DataError(path, "no such file", todo) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
+
+
+def parse_json(path: Place, data: bytes, *, todo: str) -> Any:
+    """As `read_json`, of the bytes `data` of `path`."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
         raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
 
 
@@ -71,7 +88,56 @@ def canonical_sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_binary(path: Place) -> io.BufferedReader:
+    """A file or object for reading at any position."""
+    return path.open() if isinstance(path, ObjectPath) else open(path, "rb")
+
+
+def file_size(path: Place) -> int:
+    """Size of a file or object in bytes."""
+    return path.size() if isinstance(path, ObjectPath) else path.stat().st_size
+
+
+def list_names(folder: Place) -> list[str]:
+    """What lies right in `folder`, sorted; nothing if there is no such folder."""
+    if isinstance(folder, ObjectPath):
+        return sorted({name.partition("/")[0] for name in folder.tree()})
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def file_sizes(folder: Place) -> dict[str, int]:
+    """Size in bytes by name of the files right in `folder`; nothing if there is no such folder."""
+    if isinstance(folder, ObjectPath):
+        return {name: info["size"] for name, info in folder.tree().items() if "/" not in name}
+    if not folder.is_dir():
+        return {}
+    sizes = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a temporary name, and gone
+                if entry.is_file():
+                    sizes[entry.name] = entry.stat().st_size
+    return sizes
+
+
+def read_many(paths: Sequence[Place]) -> Iterator[bytes]:
+    """The bytes of small files in the order of `paths`; objects are asked for many at once."""
+    if not any(isinstance(path, ObjectPath) for path in paths):
+        yield from map(_read_bytes, paths)
+        return
+    with ThreadPoolExecutor(NUM_REQUESTS) as pool:
+        yield from pool.map(_read_bytes, paths)
+
+
+def _read_bytes(path: Place) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or 'no such object'})"
+        raise DataError(path, what, "check the disk and its permissions") from error

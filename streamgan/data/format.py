@@ -16,6 +16,7 @@ import numpy as np
 
 from streamgan.core.errors import DataError
 from streamgan.core.files import atomic_write, canonical_sha256, read_json, write_json
+from streamgan.core.objects import Place
 
 FORMAT = "streamgan-shards"
 VERSION = 1
@@ -92,7 +93,7 @@ class Manifest:
     def digest(self) -> str:
         return canonical_sha256(self.body())
 
-    def split(self, name: str, root: Path) -> SplitEntry:
+    def split(self, name: str, root: Place) -> SplitEntry:
         """The split `name`; DataError naming the ones there are if it is missing or empty."""
         if name not in self.splits or not self.splits[name].samples:
             have = ", ".join(
@@ -104,15 +105,16 @@ class Manifest:
         return self.splits[name]
 
 
-def write_manifest(root: Path, manifest: Manifest) -> None:
+def write_manifest(root: Place, manifest: Manifest) -> None:
     """Publish the set: written last, its presence says that everything it names is complete."""
     write_json(root / MANIFEST, {"digest": manifest.digest, **manifest.body()})
 
 
-def read_manifest(root: Path | str) -> Manifest:
+def read_manifest(root: Place | str) -> Manifest:
     """The manifest of the set in the folder `root`, its digest checked."""
-    path = Path(root) / MANIFEST
-    if not Path(root).is_dir():
+    folder = Path(root) if isinstance(root, str) else root
+    path = folder / MANIFEST
+    if isinstance(folder, Path) and not folder.is_dir():
         raise DataError(root, "no such folder of shards", "make one with `streamgan shard SOURCE --out DIR`")
     raw = read_json(path, todo="run the `streamgan shard` command of this set again to finish it")
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
@@ -151,13 +153,13 @@ def idx_bytes(shard: dict[str, Any], samples: list[Sample]) -> bytes:
     return f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode()
 
 
-def write_idx(path: Path, shard: dict[str, Any], samples: list[Sample]) -> None:
+def write_idx(path: Place, shard: dict[str, Any], samples: list[Sample]) -> None:
     """Write `idx_bytes`, atomically."""
     with atomic_write(path) as file:
         file.write(idx_bytes(shard, samples))
 
 
-def read_idx(path: Path) -> list[Sample]:
+def read_idx(path: Place) -> list[Sample]:
     """The samples that a `.idx` file lists, in tar order."""
     todo = "restore it or shard the source again"
     raw = read_json(path, todo=todo)
@@ -192,7 +194,7 @@ def index_bytes(rows: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_index(path: Path, rows: np.ndarray) -> None:
+def write_index(path: Place, rows: np.ndarray) -> None:
     """Write `index_bytes`, atomically."""
     with atomic_write(path) as file:
         file.write(index_bytes(rows))

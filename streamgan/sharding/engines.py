@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.objects import ObjectPath, Place
 
 from .plan import Unit
 
@@ -38,6 +39,7 @@ class Pulse:
 Beat = Callable[[int, int, int], None]  # (file, rows, bytes) of the unit so far
 Task = Callable[[Unit, Beat], dict[str, Any]]
 Watch = Callable[[Sequence[Pulse]], None]
+Lock = Path | None  # what workers hold while they live
 Results = Generator[dict[str, Any], None, None]
 ORPHANS_TIMEOUT_S = 10.0
 PULSE_S = 0.5
@@ -47,7 +49,9 @@ _worker_lock: Any = None  # held open for the life of the worker
 _slot: "_Slot | None" = None
 
 
-def run_here(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path, watch: Watch) -> Results:
+def run_here(
+    task: Task, units: Sequence[Unit], *, num_workers: int | None, lock: Lock, watch: Watch
+) -> Results:
     """One unit after the other in this process."""
     due = 0.0
     for unit in units:
@@ -62,13 +66,15 @@ def run_here(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path,
         watch([Pulse(0, None)])
 
 
-def run_local(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path, watch: Watch) -> Results:
+def run_local(
+    task: Task, units: Sequence[Unit], *, num_workers: int | None, lock: Lock, watch: Watch
+) -> Results:
     """A pool of fresh processes on this machine.
 
     They end within moments of this process, however it ends, and of this generator when it is closed early.
     """
     context = get_context("spawn")
-    num_workers = min(num_workers, len(units))
+    num_workers = min(num_workers or os.cpu_count() or 1, len(units))
     # The workers only ever see this pipe close: when the generator ends, or the process that holds its
     # other end does. Then they stop at once, in the middle of whatever they do.
     ears, mouth = context.Pipe(duplex=False)
@@ -77,7 +83,7 @@ def run_local(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path
         num_workers,
         mp_context=context,
         initializer=_start_worker,
-        initargs=(task, ears, str(lock), board),
+        initargs=(task, ears, lock, board),
     )
     try:
         with _no_interrupts_for_children():
@@ -103,20 +109,22 @@ def run_local(task: Task, units: Sequence[Unit], *, num_workers: int, lock: Path
         ears.close()
 
 
-ENGINES = {"here": run_here, "local": run_local}
-
-
-def workers_lock(work: Path, label: str = "") -> Path:
-    """What the workers of a run, or of the part `label`, hold as long as they live."""
+def workers_lock(work: Place, label: str = "") -> Path | None:
+    """What the workers of a run, or of the part `label`, hold as long as they live; None in a bucket."""
+    if isinstance(work, ObjectPath):
+        return None
     return work / (f"workers-{label}.lock" if label else "workers.lock")
 
 
-def wait_for_orphans(work: Path, label: str = "") -> None:
+def wait_for_orphans(work: Place, label: str = "") -> None:
     """Return when no worker of an earlier, killed run is left in the folder `work`; of a part with `label`.
 
-    They end by themselves within moments; until then one might still rename a file of ours.
+    They end by themselves within moments; until then one might still rename a file of ours. In a bucket it
+    can do no harm: its uploads take nothing away from ours and have the same bytes.
     """
     own = workers_lock(work, label)
+    if own is None or isinstance(work, ObjectPath):
+        return
     deadline = time.monotonic() + ORPHANS_TIMEOUT_S
     for path in {own} if label else {own, *work.glob("workers*.lock")}:
         _wait_for_lock(path, deadline)
@@ -184,12 +192,13 @@ class _Slot:
         self.numbers[self.start : self.start + _FIELDS] = values
 
 
-def _start_worker(task: Task, ears: Connection, lock_path: str, board: _Board) -> None:
+def _start_worker(task: Task, ears: Connection, lock: Lock, board: _Board) -> None:
     global _task, _worker_lock, _slot
     _task = task
-    _worker_lock = open(lock_path, "rb")  # noqa: SIM115 - released by the kernel when the process ends
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(_worker_lock, fcntl.LOCK_SH)
+    if lock:
+        _worker_lock = open(lock, "rb")  # noqa: SIM115 - released by the kernel when the process ends
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(_worker_lock, fcntl.LOCK_SH)
     if ears.poll():  # closed already: another run may own the folder by now
         os._exit(1)
     threading.Thread(target=_stop_when_closed, args=(ears,), daemon=True).start()

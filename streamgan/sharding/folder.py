@@ -2,22 +2,39 @@
 
 `.work/plan.json` says what is being made, `.work/unit-*.json` which units are complete. Nothing here removes
 a file that another program made, and nothing is continued that differs in an option or a source file.
+
+A prefix of a bucket has the same files. Instead of locks there are leases there, instead of temporary names
+uploads that are not complete.
 """
 
 import errno
 import fcntl
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.files import TEMPORARY_SUFFIX, read_json, sync_directory, write_json
+from streamgan.core.files import (
+    NUM_REQUESTS,
+    TEMPORARY_SUFFIX,
+    file_sizes,
+    json_bytes,
+    list_names,
+    parse_json,
+    read_json,
+    read_many,
+    sync_directory,
+    write_json,
+)
 from streamgan.core.logs import say
+from streamgan.core.objects import ObjectPath, Place
 from streamgan.data.format import FORMAT, MANIFEST, QUARANTINE, SPLITS, VERSION, Manifest, read_manifest
 
+from .lease import WHOLE, is_lease, leased
 from .parts import Part, forget_count
 from .writer import WORK, record_path
 
@@ -32,9 +49,9 @@ _OF_UNIT = re.compile(r"\D+-(\d{6,})\.")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def refuse_foreign_files(root: Path) -> None:
+def refuse_foreign_files(root: Place) -> None:
     """ConfigError if `root` holds a file that no shard set has, or shards of nobody knows what."""
-    names = sorted(os.listdir(root)) if root.is_dir() else []
+    names = list_names(root)
     foreign = [name for name in names if not _OURS.fullmatch(name)]
     if not foreign and names and WORK not in names and MANIFEST not in names:
         foreign = names  # named like shards, but nobody says what they belong to
@@ -58,45 +75,54 @@ def _difference(was: dict[str, Any], now: dict[str, Any]) -> str | None:
     return None
 
 
-def _refuse_difference(root: Path, was: dict[str, Any], now: dict[str, Any]) -> None:
+def _refuse_difference(root: Place, was: dict[str, Any], now: dict[str, Any]) -> None:
     if difference := _difference(was, now):
         raise ConfigError(
             root, f"holds another set: {difference}", "repeat the first command, or choose another --out"
         )
 
 
-def finished_manifest(root: Path, identity: dict[str, Any]) -> Manifest:
+def finished_manifest(root: Place, identity: dict[str, Any]) -> Manifest:
     """The manifest of a finished set, if it is the one that is asked for and its shards are there."""
     manifest = read_manifest(root)
     _refuse_difference(root, {"source": manifest.source, "options": manifest.options}, identity)
+    sizes = file_sizes(root)
     for split in manifest.splits.values():
         for entry in split.shards:
-            if not _has_size(root / entry.name, entry.bytes):
+            if sizes.get(entry.name) != entry.bytes:
                 todo = "restore it, or empty the folder and run the same command again"
                 raise DataError(root / entry.name, "missing or cut in a finished set", todo)
     return manifest
 
 
-def _has_size(path: Path, size: int) -> bool:
-    return path.exists() and path.stat().st_size == size
+def read_records(root: Place, units: Collection[int]) -> Iterator[dict[str, Any]]:
+    """The record of each of `units` that is complete and whose shards are all there."""
+    there = file_sizes(root / WORK)
+    paths = [path for path in (record_path(root, unit) for unit in units) if path.name in there]
+    sizes = file_sizes(root)
+    for path, data in zip(paths, read_many(paths), strict=True):
+        record = parse_json(path, data, todo="remove this file and run the same command again")
+        if all(sizes.get(shard["name"]) == shard["bytes"] for shard in record["shards"].values()):
+            yield record
 
 
-def read_record(root: Path, unit: int) -> dict[str, Any] | None:
-    """The record of a unit that is complete and whose shards are all there."""
-    path = record_path(root, unit)
-    if not path.exists():
-        return None
-    record = read_json(path, todo="remove this file and run the same command again")
-    whole = all(_has_size(root / shard["name"], shard["bytes"]) for shard in record["shards"].values())
-    return record if whole else None
+Check = Callable[[], None]
 
 
 @contextmanager
-def locked(work: Path, part: Part | None = None) -> Iterator[None]:
+def locked(work: Place, part: Part | None = None) -> Iterator[Check]:
     """The only sharder in this folder, from here to the end of the block or of the process.
 
-    Parts share the folder with other parts, and with nothing else; each is the only one of its number.
+    Parts share the folder with other parts, and with nothing else; each is the only one of its number. Gives
+    a function that raises if this is no longer so, as may happen to one that slept, and in a bucket alone.
     """
+    if isinstance(work, ObjectPath):
+        label = part.label if part else WHOLE
+        with leased(work, label, conflicts=lambda other: _conflict(part, other)) as lease:
+            if part is None:
+                forget_count(work)
+            yield lease.check
+        return
     wait = "wait for it, or choose another --out"
     with ExitStack() as stack:
         if part is None:
@@ -106,7 +132,16 @@ def locked(work: Path, part: Part | None = None) -> Iterator[None]:
             _hold(stack, work, LOCK, fcntl.LOCK_SH, "a sharder without --part is writing here", wait)
             what, name = f"part {part} is running already", f"part-{part.label}.lock"
             _hold(stack, work, name, fcntl.LOCK_EX, what, "wait for it, or run another part")
-        yield
+        yield lambda: None
+
+
+def _conflict(part: Part | None, other: str) -> str | None:
+    """Why `part`, or a run without, may not begin while `other` lives; None if it may."""
+    if part is None:
+        return "another sharder is writing here"
+    if other == WHOLE:
+        return "a sharder without --part is writing here"
+    return f"part {part} is running already" if other == part.label else None
 
 
 def _hold(stack: ExitStack, work: Path, name: str, mode: int, what: str, todo: str) -> None:
@@ -127,23 +162,33 @@ def _hold(stack: ExitStack, work: Path, name: str, mode: int, what: str, todo: s
         raise busy
 
 
-def claim(root: Path, identity: dict[str, Any], num_units: int) -> None:
+def claim(root: Place, identity: dict[str, Any], num_units: int) -> None:
     """Say in the folder what is being made here, or check that it is this."""
     path = root / WORK / PLAN
+    plan = {"format": FORMAT, "version": VERSION, "units": num_units, **identity}
+    if isinstance(root, ObjectPath):
+        if not (root / WORK / PLAN).exists():
+            _refuse_strays(root)
+            (root / WORK / PLAN).create(json_bytes(plan))  # or another part has
+        return _refuse_difference(root, read_plan(root), identity)
     with ExitStack() as stack:
         # parts begin at the same time: one of them writes the plan, the others find it
         lock = stack.enter_context(open(root / WORK / CLAIM_LOCK, "ab"))
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            if stray := sorted(set(os.listdir(root)) - {WORK}):
-                raise ConfigError(root, f"holds {stray[0]} but no {WORK}/{PLAN}", "choose an empty folder")
-            write_json(path, {"format": FORMAT, "version": VERSION, "units": num_units, **identity})
-            return
-    _refuse_difference(root, read_plan(root), identity)
+            _refuse_strays(root)
+            write_json(path, plan)
+            return None
+    return _refuse_difference(root, read_plan(root), identity)
 
 
-def read_plan(root: Path) -> dict[str, Any]:
+def _refuse_strays(root: Place) -> None:
+    if stray := sorted(set(list_names(root)) - {WORK}):
+        raise ConfigError(root, f"holds {stray[0]} but no {WORK}/{PLAN}", "choose an empty folder")
+
+
+def read_plan(root: Place) -> dict[str, Any]:
     """What is being made in the folder: `units` (how many) and the identity of the set."""
     todo = "check the path, or begin with `streamgan shard SOURCE --out DIR`"
     plan = read_json(root / WORK / PLAN, todo=todo)
@@ -153,17 +198,30 @@ def read_plan(root: Path) -> dict[str, Any]:
     return plan
 
 
-def remove_temporary(root: Path, units: Collection[int] | None = None) -> None:
+def remove_temporary(root: Place, units: Collection[int] | None = None) -> None:
     """Remove what a killed run was writing: everything, or of these units; only who holds their lock may."""
+
+    def wanted(name: str) -> bool:
+        unit = _OF_UNIT.match(name)
+        return units is None or bool(unit and int(unit[1]) in units)
+
+    if isinstance(root, ObjectPath):
+        root.abort_uploads(lambda name: wanted(name.removeprefix(f"{WORK}/")))
+        return
     for folder in (root, root / WORK):
         for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-            unit = _OF_UNIT.match(path.name)
-            if units is None or (unit and int(unit[1]) in units):
+            if wanted(path.name):
                 path.unlink(missing_ok=True)
 
 
-def remove_work(root: Path) -> None:
+def remove_work(root: Place) -> None:
     """Remove the records, the lock last: whoever finds it later knows that nothing is left to keep."""
+    if isinstance(root, ObjectPath):
+        remove_temporary(root)  # workers of a run that was killed may have begun one after we had looked
+        ours = [path for path in (root / WORK).iterdir() if not is_lease(path, WHOLE)]
+        with ThreadPoolExecutor(NUM_REQUESTS) as pool:
+            list(pool.map(lambda path: path.unlink(missing_ok=True), ours))
+        return  # the lease goes when `locked` is left
     work = root / WORK
     for path in sorted(work.iterdir(), key=lambda path: path.name == LOCK):
         path.unlink()

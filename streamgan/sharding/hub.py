@@ -8,13 +8,15 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.objects import Place
+from streamgan.core.remote import patiently
 
-from .storage import Found, patiently
+from .storage import Found
 
 _PREFIX = "hf://datasets/"
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+?)"
@@ -31,7 +33,7 @@ def is_hub(source: str) -> bool:
     return bool(looks) and not os.path.lexists(source)
 
 
-def recorded(records: Iterable[Path]) -> dict[str, str]:
+def recorded(records: Iterable[Place]) -> dict[str, str]:
     """Commit by repository, as plans and manifests in `records` name them; unreadable ones say nothing."""
     commits = {}
     for path in records:

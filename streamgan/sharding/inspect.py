@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress
+from streamgan.core.remote import shown
 from streamgan.core.seeding import hash64
 from streamgan.data.format import Manifest, Sample, idx_name, open_index, read_idx, read_manifest
 
@@ -61,6 +62,9 @@ class Place:
 
 def inspect(root: Path | str, *, split: str | None = None, seed: int = 0) -> Summary:
     """Read the summary of the set in `root`, or of one split; writes nothing. DataError if it is damaged."""
+    if "://" in str(root):
+        todo = "copy it to a folder first; `streamgan verify` takes it as it is"
+        raise ConfigError(shown(str(root)), "lies in a bucket, and inspect reads folders", todo)
     root = Path(root)
     manifest = read_manifest(root)
     if split is not None:

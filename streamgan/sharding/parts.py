@@ -7,9 +7,9 @@ whoever wrote it, so `--finish` (or a run without `--part`, which also does what
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.objects import Place
 
 from .plan import Unit
 
@@ -45,7 +45,7 @@ def parse_part(spec: str) -> Part:
     return part
 
 
-def claim_count(work: Path, part: Part) -> None:
+def claim_count(work: Place, part: Part) -> None:
     """Say in `work` into how many parts the plan is cut; two ways of cutting it would do units twice."""
     (work / f"parts-of-{part.count}").touch()
     if other := counts(work) - {part.count}:
@@ -57,18 +57,18 @@ def claim_count(work: Path, part: Part) -> None:
         )
 
 
-def counts(work: Path) -> set[int]:
+def counts(work: Place) -> set[int]:
     """Every N with which `--part I/N` was begun here: one or none."""
     return {int(match[1]) for path in work.iterdir() if (match := _MARKER.fullmatch(path.name))}
 
 
-def forget_count(work: Path) -> None:
+def forget_count(work: Place) -> None:
     """Let the plan be cut anew; only who is alone in the folder may."""
     for count in counts(work):
         (work / f"parts-of-{count}").unlink(missing_ok=True)
 
 
-def refuse_missing(root: Path, units: Sequence[int], *, total: int, count: int | None) -> None:
+def refuse_missing(root: Place, units: Sequence[int], *, total: int, count: int | None) -> None:
     """DataError naming the units that nobody has done, and the parts that would."""
     if not units:
         return

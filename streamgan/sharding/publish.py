@@ -1,16 +1,17 @@
 """What speaks for a whole set, made of the records of its units: split indexes, quarantine, manifest."""
 
+import io
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from streamgan.core.errors import DataError
-from streamgan.core.files import atomic_write, sha256_file
+from streamgan.core.files import atomic_write, read_many, sha256_file
+from streamgan.core.objects import Place
 from streamgan.data.format import (
     INDEX_DTYPE,
     QUARANTINE,
@@ -47,7 +48,7 @@ class Records:
 
 
 def refuse_too_many_bad(
-    root: Path, identity: dict[str, Any], records: Records, *, total: int, max_bad: float, token: str = ""
+    root: Place, identity: dict[str, Any], records: Records, *, total: int, max_bad: float, token: str = ""
 ) -> None:
     """DataError if more than the fraction `max_bad` of all rows is rejected already; lists them."""
     bad = records.rejected.total()
@@ -61,7 +62,7 @@ def refuse_too_many_bad(
         )
 
 
-def write_quarantine(root: Path, identity: dict[str, Any], records: Records, *, token: str = "") -> None:
+def write_quarantine(root: Place, identity: dict[str, Any], records: Records, *, token: str = "") -> None:
     """The rejected rows in the order of the source, one JSON object a line."""
     names = [file["name"] for file in identity["source"]["files"]]
     rows = [row for record in records.units.values() for row in record["rejected"]]
@@ -72,7 +73,7 @@ def write_quarantine(root: Path, identity: dict[str, Any], records: Records, *, 
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def publish(root: Path, identity: dict[str, Any], records: Records) -> Manifest:
+def publish(root: Place, identity: dict[str, Any], records: Records) -> Manifest:
     """Write what speaks for the whole set, the manifest last. `records` holds every unit of the plan."""
     units = [records.units[number] for number in sorted(records.units)]
     splits = {name: _write_split(root, name, units) for name in split_names(identity)}
@@ -97,12 +98,11 @@ def split_names(identity: dict[str, Any]) -> list[str]:
     return [name for name in SPLITS if name in names]
 
 
-def _write_split(root: Path, split: str, units: Sequence[dict[str, Any]]) -> SplitEntry:
-    entries, parts = [], [np.zeros(0, INDEX_DTYPE)]
-    for unit in units:
-        if entry := unit["shards"].get(split):
-            entries.append(ShardEntry(**entry))
-            parts.append(np.load(packed_path(root, split, unit["unit"]), allow_pickle=False))
+def _write_split(root: Place, split: str, units: Sequence[dict[str, Any]]) -> SplitEntry:
+    units = [unit for unit in units if split in unit["shards"]]
+    entries = [ShardEntry(**unit["shards"][split]) for unit in units]
+    packed = read_many([packed_path(root, split, unit["unit"]) for unit in units])
+    parts = [np.zeros(0, INDEX_DTYPE), *(np.load(io.BytesIO(data), allow_pickle=False) for data in packed)]
     path = root / f"{split}.index"
     write_index(path, np.concatenate(parts))
     samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)

@@ -5,24 +5,28 @@ are complete, `manifest.json` that everything is; the same command reads them an
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.files import list_names
+from streamgan.core.objects import ObjectPath, Place, place
 from streamgan.data.format import MANIFEST, Manifest, read_manifest
 
 from .check import Check
-from .engines import wait_for_orphans
-from .execute import Execution
+from .cluster import AUTO
+from .engines import Results, wait_for_orphans
+from .execute import ENGINES, Execution
 from .folder import (
     PLAN,
     claim,
     finished_manifest,
     locked,
     read_plan,
-    read_record,
+    read_records,
     refuse_foreign_files,
     remove_temporary,
     remove_work,
@@ -36,6 +40,8 @@ from .sample import Rules
 from .sizes import largest_share, rows_per_unit
 from .source import SourceFile, read_source
 from .writer import WORK, Job, disk_errors
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -89,31 +95,36 @@ def shard(
     *,
     options: ShardOptions | None = None,
     shard_bytes: int | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = 1,
+    engine: Engine = "local",
+    address: str = AUTO,
     max_bad: float = 0.01,
 ) -> ShardResult:
-    """Make the shard set of `sources` in the folder `out`, or finish it, or find it finished.
+    """Make the shard set of `sources` in the folder or prefix `out`, or finish it, or find it finished.
 
     `shard_bytes` stands instead of the option `samples_per_shard`, which is then chosen from the footers.
-    `num_workers` processes, 0 for this one; the bytes do not depend on it. More than the fraction `max_bad`
+    `num_workers` processes (None: one a CPU), 0 for this one; the bytes do not depend on it. The engine `ray`
+    takes a cluster, at `address`, instead of this machine. More than the fraction `max_bad`
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
-    began, root = time.monotonic(), Path(out)
+    began, root = time.monotonic(), _root(out, engine)
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     refuse_foreign_files(root)
     if _is_published(root):
         return ShardResult(finished_manifest(root, identity), nothing_to_do=True)
     _make_work(root)
-    with locked(root / WORK):
+    with locked(root / WORK) as check:
         wait_for_orphans(root / WORK)
         remove_temporary(root)
         if (root / MANIFEST).exists():
             return _tidy_up(root, identity)
         with disk_errors(root):
             claim(root, identity, len(plan))
-        execution = Execution(job, identity, plan, _num_rows(plan), max_bad)
+        how = _engine(engine, address)
+        execution = Execution(job, identity, plan, _num_rows(plan), max_bad, check, how)
         written, _ = execution.run(num_workers)
+        check()
         with disk_errors(root):
             manifest = publish(root, identity, execution.records)
             remove_work(root)
@@ -127,14 +138,16 @@ def shard_part(
     part: Part,
     options: ShardOptions | None = None,
     shard_bytes: int | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = 1,
+    engine: Engine = "local",
+    address: str = AUTO,
     max_bad: float = 0.01,
 ) -> PartResult:
     """Make the units in the share of `part` and publish nothing; other parts may run at the same time.
 
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
-    began, root = time.monotonic(), Path(out)
+    began, root = time.monotonic(), _root(out, engine)
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
     share = part.share(plan)
     refuse_foreign_files(root)
@@ -142,13 +155,15 @@ def shard_part(
         finished_manifest(root, identity)
         return PartResult(part, len(share), 0, 0, 0.0)
     _make_work(root)
-    with locked(root / WORK, part):
+    with locked(root / WORK, part) as check:
         wait_for_orphans(root / WORK, part.label)
         remove_temporary(root, {unit.number for unit in share})
         with disk_errors(root):
             claim(root, identity, len(plan))
             claim_count(root / WORK, part)
-        written, made = Execution(job, identity, share, _num_rows(plan), max_bad, part).run(num_workers)
+        how = _engine(engine, address)
+        execution = Execution(job, identity, share, _num_rows(plan), max_bad, check, how, part)
+        written, made = execution.run(num_workers)
     return PartResult(part, len(share), made, written, time.monotonic() - began)
 
 
@@ -157,26 +172,24 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
 
     Needs neither the source nor the options: the folder knows what is made in it.
     """
-    began, root = time.monotonic(), Path(out)
+    began, root = time.monotonic(), place(out)
     refuse_foreign_files(root)
     if _is_published(root):
         return ShardResult(read_manifest(root), nothing_to_do=True)
     identity = read_plan(root)
     num_units = identity.pop("units")
     counted = counts(root / WORK)
-    with locked(root / WORK):
+    with locked(root / WORK) as check:
         wait_for_orphans(root / WORK)
         if (root / MANIFEST).exists():
             return _tidy_up(root, identity)
         records = Records()
-        missing = []
-        for number in range(num_units):
-            if record := read_record(root, number):
-                records.add(record)
-            else:
-                missing.append(number)
+        for record in read_records(root, range(num_units)):
+            records.add(record)
+        missing = sorted(set(range(num_units)) - set(records.units))
         refuse_missing(root, missing, total=num_units, count=max(counted, default=None))
         refuse_too_many_bad(root, identity, records, total=records.num_rows, max_bad=max_bad)
+        check()
         with disk_errors(root):
             remove_temporary(root)
             manifest = publish(root, identity, records)
@@ -184,8 +197,18 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
     return ShardResult(manifest, False, 0, time.monotonic() - began)
 
 
+def _root(out: Path | str, engine: Engine) -> Place:
+    """Where the set goes; other nodes do not know the folder that we are in."""
+    root = place(out)
+    return root.absolute() if engine == "ray" and isinstance(root, Path) else root
+
+
+def _engine(name: Engine, address: str) -> Callable[..., Results]:
+    return partial(ENGINES[name], address=address) if name == "ray" else ENGINES[name]
+
+
 def _prepare(
-    sources: Sequence[str], root: Path, options: ShardOptions, shard_bytes: int | None
+    sources: Sequence[str], root: Place, options: ShardOptions, shard_bytes: int | None
 ) -> tuple[Job, dict[str, Any], tuple[Unit, ...]]:
     """Read the footers: what all units need, what makes the set this one, and the units."""
     files = read_source(
@@ -218,16 +241,19 @@ def _num_rows(plan: Sequence[Unit]) -> int:
     return sum(unit.num_rows for unit in plan)
 
 
-def _is_published(root: Path) -> bool:
-    return (root / MANIFEST).exists() and not (root / WORK).exists()
+def _is_published(root: Place) -> bool:
+    names = list_names(root)
+    return MANIFEST in names and WORK not in names
 
 
-def _make_work(root: Path) -> None:
-    with disk_errors(root):
-        (root / WORK).mkdir(parents=True, exist_ok=True)
+def _make_work(root: Place) -> None:
+    work = root / WORK
+    if not isinstance(work, ObjectPath):
+        with disk_errors(root):
+            work.mkdir(parents=True, exist_ok=True)
 
 
-def _tidy_up(root: Path, identity: dict[str, Any]) -> ShardResult:
+def _tidy_up(root: Place, identity: dict[str, Any]) -> ShardResult:
     """Remove what is left of a run that was killed between publishing and its own tidying up."""
     remove_temporary(root)
     manifest = finished_manifest(root, identity)
@@ -235,7 +261,7 @@ def _tidy_up(root: Path, identity: dict[str, Any]) -> ShardResult:
     return ShardResult(manifest, nothing_to_do=True)
 
 
-def _make_job(root: Path, files: Sequence[SourceFile], options: ShardOptions) -> Job:
+def _make_job(root: Place, files: Sequence[SourceFile], options: ShardOptions) -> Job:
     by_file = options.splits == "source"
     return Job(
         root=root,

@@ -13,14 +13,14 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from streamgan.core.errors import DataError
-from streamgan.core.files import TEMPORARY_SUFFIX, sha256_file
+from streamgan.core.files import TEMPORARY_SUFFIX, file_size, list_names, open_binary, sha256_file
 from streamgan.core.logs import progress
+from streamgan.core.objects import Place, place
 from streamgan.data.format import (
     MANIFEST,
     QUARANTINE,
@@ -61,12 +61,12 @@ class Report:
     digest: str | None
 
 
-def verify(root: Path | str, *, full: bool = False, num_threads: int | None = None) -> Report:
+def verify(root: Place | str, *, full: bool = False, num_threads: int | None = None) -> Report:
     """Check every byte of the set in `root`; `full` also decodes every image. Writes nothing.
 
     DataError if there is no set at all.
     """
-    root = Path(root)
+    root = place(root)
     try:
         manifest = read_manifest(root)
     except DataError as error:
@@ -87,7 +87,7 @@ def verify(root: Path | str, *, full: bool = False, num_threads: int | None = No
         )
         for name, found in zip(seals, checks, strict=True):
             findings += found
-            size += (root / name).stat().st_size if (root / name).exists() else 0
+            size += file_size(root / name) if (root / name).exists() else 0
             bar.update()
     finally:
         bar.close()
@@ -110,7 +110,7 @@ def _seals(manifest: Manifest) -> dict[str, str]:
     return seals
 
 
-def _manifest_layout(root: Path, manifest: Manifest) -> Iterator[Finding]:
+def _manifest_layout(root: Place, manifest: Manifest) -> Iterator[Finding]:
     """What its digest cannot see: spaces, escapes, a name given twice or too much, a lost newline."""
     wanted = json.dumps({"digest": manifest.digest, **manifest.body()}, indent=1, ensure_ascii=False)
     if (root / MANIFEST).read_bytes() != wanted.encode() + b"\n":
@@ -118,23 +118,23 @@ def _manifest_layout(root: Path, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _stray_files(
-    root: Path, listed: dict[str, str], names_by_seal: dict[str, str], foreign: bool
+    root: Place, listed: dict[str, str], names_by_seal: dict[str, str], foreign: bool
 ) -> Iterator[Finding]:
     """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
-    for name in sorted(set(os.listdir(root)) - set(listed) - {MANIFEST}):
+    for name in sorted(set(list_names(root)) - set(listed) - {MANIFEST}):
         path = root / name
         if foreign and not name.endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
             continue  # others may keep their files beside tars of their own
         if name == WORK or name.endswith(TEMPORARY_SUFFIX):
             yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
-        elif path.is_file() and path.stat().st_size and (twin := names_by_seal.get(sha256_file(path))):
+        elif path.is_file() and file_size(path) and (twin := names_by_seal.get(sha256_file(path))):
             yield Finding(name, None, f"not listed in the manifest; a copy of {twin}")
         else:
             yield Finding(name, None, "not listed in the manifest")
 
 
 def _check_file(
-    root: Path,
+    root: Place,
     name: str,
     seals: dict[str, str],
     names_by_seal: dict[str, str],
@@ -150,7 +150,7 @@ def _check_file(
 
 
 def _damage(
-    root: Path,
+    root: Place,
     name: str,
     seals: dict[str, str],
     names_by_seal: dict[str, str],
@@ -175,17 +175,17 @@ def _damage(
         yield Finding(name, None, "sha256 differs from the manifest")
 
 
-def _locate(root: Path, shard: ShardEntry, idx_sha256: str, foreign: bool) -> Iterator[Finding]:
+def _locate(root: Place, shard: ShardEntry, idx_sha256: str, foreign: bool) -> Iterator[Finding]:
     """Where in a shard of the wrong sha256 the damage lies. Every shard that comes here has a finding."""
     path, idx = root / shard.name, root / idx_name(shard.name)
-    size = path.stat().st_size
+    size = file_size(path)
     if size != shard.bytes:
         yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
     if not idx.is_file() or sha256_file(idx) != idx_sha256:
         yield Finding(shard.name, None, f"sha256 differs; without a sound {idx.name} the place is unknown")
         return
     found = size != shard.bytes
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         for finding in _walk(file, size, shard, read_idx(idx), foreign):
             found = True
             yield finding
@@ -236,9 +236,9 @@ def _bad_header(between: bytes, name: str, size: int) -> str | None:
     return None
 
 
-def _images(root: Path, shard: ShardEntry) -> Iterator[tuple[str, str, bytes]]:
+def _images(root: Place, shard: ShardEntry) -> Iterator[tuple[str, str, bytes]]:
     """(key, suffix, bytes) of every image of a sound shard."""
-    with open(root / shard.name, "rb") as file:
+    with open_binary(root / shard.name) as file:
         for sample in read_idx(root / idx_name(shard.name)):
             for member in sample.members:
                 if member.suffix != "json":
@@ -246,7 +246,7 @@ def _images(root: Path, shard: ShardEntry) -> Iterator[tuple[str, str, bytes]]:
                     yield sample.key, member.suffix, file.read(member.size)
 
 
-def _undecodable(root: Path, shard: ShardEntry) -> Iterator[Finding]:
+def _undecodable(root: Place, shard: ShardEntry) -> Iterator[Finding]:
     try:
         for key, suffix, data in _images(root, shard):
             try:
@@ -260,13 +260,14 @@ def _undecodable(root: Path, shard: ShardEntry) -> Iterator[Finding]:
         return  # the .idx is damaged, which its own check reports
 
 
-def _disagreements(root: Path, manifest: Manifest) -> Iterator[Finding]:
+def _disagreements(root: Place, manifest: Manifest) -> Iterator[Finding]:
     """Sealed files that contradict each other: the work of a defect, not of a disk."""
     for name, split in manifest.splits.items():
         listed = [sample for entry in split.shards for sample in read_idx(root / idx_name(entry.name))]
-        packed = np.load(root / f"{name}.index", allow_pickle=False)
+        with open_binary(root / f"{name}.index") as file:
+            packed = np.load(file, allow_pickle=False)
         if not np.array_equal(pack_index(listed), packed) or len(listed) != split.samples:
             yield Finding(f"{name}.index", None, "disagrees with the .idx files or the manifest")
-    with open(root / QUARANTINE, "rb") as file:
+    with open_binary(root / QUARANTINE) as file:
         if sum(1 for line in file if json.loads(line)) != manifest.quarantine["rows"]:
             yield Finding(QUARANTINE, None, "disagrees with the manifest")

@@ -5,7 +5,6 @@ record is done again from the start and gives the same bytes, so a crash at any 
 a worker.
 """
 
-import errno
 import hashlib
 import secrets
 import warnings
@@ -14,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from streamgan.core.errors import DataError
 from streamgan.core.files import atomic_write, json_bytes
+from streamgan.core.objects import FULL, Place
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 
 from . import tar
@@ -28,14 +27,13 @@ from .sample import Rules, make_members
 from .source import Row, SourceFile, read_rows
 
 WORK = ".work"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Job:
     """What all units need to know. `file_splits`, one a file, stands instead of `split_ends`."""
 
-    root: Path
+    root: Place
     files: tuple[SourceFile, ...]
     split_ends: dict[str, int]
     file_splits: tuple[str, ...] | None
@@ -46,11 +44,11 @@ def shard_name(split: str, unit: int) -> str:
     return f"{split}-{unit:06d}.tar"
 
 
-def record_path(root: Path, unit: int) -> Path:
+def record_path(root: Place, unit: int) -> Place:
     return root / WORK / f"unit-{unit:06d}.json"
 
 
-def packed_path(root: Path, split: str, unit: int) -> Path:
+def packed_path(root: Place, split: str, unit: int) -> Place:
     """Where a unit leaves its part of `SPLIT.index`, so that the last step need not parse every `.idx`."""
     return root / WORK / f"{split}-{unit:06d}.index"
 
@@ -82,7 +80,7 @@ class _Shard:
 
 
 @contextmanager
-def _open_shard(path: Path, token: str) -> Iterator[_Shard]:
+def _open_shard(path: Place, token: str) -> Iterator[_Shard]:
     with atomic_write(path, token=token) as file:
         shard = _Shard(file)
         yield shard
@@ -90,13 +88,13 @@ def _open_shard(path: Path, token: str) -> Iterator[_Shard]:
 
 
 @contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
+def disk_errors(root: Place) -> Iterator[None]:
     """Failures of the output disk as DataError that says how to go on."""
     try:
         yield
     except OSError as error:
         where = error.filename or root
-        if error.errno in _FULL:
+        if error.errno in FULL:
             todo = "free some space and run the same command again: finished shards are kept"
             raise DataError(where, "the disk is full (nothing unfinished has a final name)", todo) from error
         todo = "repair the disk or its permissions, then run the same command again"
@@ -171,7 +169,7 @@ def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes],
     return split_of_content(row.color.data or b"", job.split_ends), members, changes
 
 
-def _commit(root: Path, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:
+def _commit(root: Place, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:
     """Write both indexes of a finished tar; its entry for the manifest."""
     name = shard_name(split, unit)
     size, sha256 = shard.size, shard.sha256.hexdigest()
@@ -181,6 +179,6 @@ def _commit(root: Path, split: str, unit: int, shard: _Shard, token: str) -> dic
     return asdict(ShardEntry(name, len(shard.samples), size, sha256, hashlib.sha256(idx).hexdigest()))
 
 
-def _put(path: Path, data: bytes, token: str) -> None:
+def _put(path: Place, data: bytes, token: str) -> None:
     with atomic_write(path, token=token) as file:
         file.write(data)
