@@ -33,7 +33,12 @@ MAX_LINES = 300
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
-COMMANDS = sorted(streamgan.commands)
+COMMANDS: dict[str, click.Command] = {}
+for _name, _command in sorted(streamgan.commands.items()):
+    if isinstance(_command, click.Group):  # `streamgan bench loader`
+        COMMANDS |= {f"{_name} {inner}": command for inner, command in _command.commands.items()}
+    else:
+        COMMANDS[_name] = _command
 
 
 def name_of(path: Path) -> str:
@@ -165,7 +170,7 @@ except SystemExit as end:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(name):
-    text = CliRunner().invoke(streamgan, [name, "--help"], prog_name="streamgan").stdout
+    text = CliRunner().invoke(streamgan, [*name.split(), "--help"], prog_name="streamgan").stdout
     usage, examples = text.splitlines()[0], text.splitlines()[1:]
     assert usage.startswith(f"Usage: streamgan {name}")
     assert any(re.match(rf"\s+(streamgan {name}|accelerate launch) ", line) for line in examples)
@@ -173,14 +178,14 @@ def test_every_command_explains_itself_with_an_example(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help_text(name):
-    options = [option for option in streamgan.commands[name].params if isinstance(option, click.Option)]
+    options = [option for option in COMMANDS[name].params if isinstance(option, click.Option)]
     assert options
     assert [option.name for option in options if not option.help] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_json_form(name):
-    assert "--json" in {opt for option in streamgan.commands[name].params for opt in option.opts}
+    assert "--json" in {opt for option in COMMANDS[name].params for opt in option.opts}
 
 
 def test_the_accelerator_leaves_a_loader_as_it_is(shard_set):

@@ -189,7 +189,7 @@ def write_run(root, scores: dict[int, float | None]):
         folder = root / "checkpoints" / f"step-{step:08d}"
         save_generator(folder / "ema.safetensors", step=step)
         validation = {} if psnr is None else {"val/psnr": psnr}
-        (folder / "meta.json").write_text(json.dumps({"step": step, "validation": validation}))
+        (folder / "meta.json").write_text(json.dumps({"step": step, "score": psnr, "validation": validation}))
     return root
 
 

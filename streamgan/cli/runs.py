@@ -15,6 +15,10 @@ def runs(folder, as_json):
 
     running: a process trains there now; done: all steps; stopped: the command of the run continues it; empty:
     no checkpoint yet; damaged: its files cannot be read.
+
+    \b
+    Example:
+      streamgan runs runs
     """
     from dataclasses import asdict
     from pathlib import Path
