@@ -9,9 +9,9 @@ import pytest
 from parquet_fixtures import encode, pair, picture, tree, write_rows, write_source
 from remote_fixtures import website
 
+from streamgan.core import remote
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data.format import read_manifest
-from streamgan.sharding import storage
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.source import read_source
 
@@ -36,7 +36,7 @@ NAMES = [
 
 @pytest.fixture
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(storage, "RETRY_DELAYS_S", (0.0,) * 4)
+    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.0,) * 4)
 
 
 @pytest.fixture(scope="module")

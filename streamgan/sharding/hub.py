@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.remote import patiently
 
-from .storage import Found, patiently
+from .storage import Found
 
 _PREFIX = "hf://datasets/"
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+?)"

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.remote import filesystem, patiently, shown
 
 from .plan import split_of_file
 from .rows import Cell, Row
-from .storage import Found, filesystem, patiently, relative_names, shown
+from .storage import Found, relative_names
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 NAME = "images"

@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.remote import shown
 
 from . import hub, images, parquet
 from .rows import Cell, Row, SourceFile
-from .storage import Found, find, shown
+from .storage import Found, find
 
 __all__ = ["Cell", "Row", "SourceFile", "read_rows", "read_source"]
 

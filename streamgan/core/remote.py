@@ -1,0 +1,195 @@
+"""Requests to object stores and websites through fsspec, each tried again while its failure may pass.
+
+Messages name an address without its query and its credentials, and an error by its kind alone: either may
+hold a token.
+"""
+
+import functools
+import io
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from .errors import ConfigError, DataError, StreamganError
+
+SCHEMES = ("s3", "gs", "https", "http", "hf")
+RETRY_DELAYS_S = (0.2, 1.0, 4.0, 10.0)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_BUSY = (408, 425, 429)  # HTTP: timed out, too early, too many requests; and everything from 500
+_BUSY_CODES = ("RequestTimeout", "OperationAborted", "ConditionalRequestConflict")  # of S3, 400 and 409
+_NETWORK_LIBRARIES = (
+    "aiohttp",
+    "botocore",
+    "aiobotocore",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "urllib3",
+    "requests",
+)
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+
+_T = TypeVar("_T")
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an address; ConfigError if it is one that cannot be read."""
+    scheme, mark, rest = path.partition("://")
+    if not mark:
+        return False
+    if scheme not in SCHEMES:
+        what = f"cannot read {scheme}:// (it reads {', '.join(SCHEMES)})"
+        raise ConfigError(shown(path), what, "download it and name the folder")
+    if scheme == "http" and urlsplit(path).hostname not in _LOOPBACK:
+        raise ConfigError(shown(path), f"plain http from {rest.partition('/')[0]}", "use https")
+    return True
+
+
+def shown(path: str) -> str:
+    """`path` as it may stand in a message or a manifest: no user, no password, no query."""
+    if "://" not in path:
+        return path
+    parts = urlsplit(path)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme != "hf" else path
+
+
+def filesystem(path: str) -> Any:
+    """The fsspec filesystem of an address; ConfigError if its library is not installed."""
+    return _filesystem(path.partition("://")[0], os.getpid())
+
+
+@functools.cache
+def _filesystem(scheme: str, pid: int) -> Any:  # the connections of one process are of no use to its child
+    import fsspec
+
+    try:
+        return fsspec.filesystem(scheme)
+    except ImportError as error:
+        todo = "install it with: pip install 'streamgan[remote]'"
+        raise ConfigError(f"{scheme}://", f"needs a library ({error.name or error})", todo) from error
+
+
+def patiently(path: str, action: Callable[[], _T], *, to: Literal["read", "write"] = "read") -> _T:
+    """What `action` returns; it is repeated after pauses while it fails for reasons that may pass."""
+    failed = f"cannot be {'read' if to == 'read' else 'written'}"
+    for delay in (*RETRY_DELAYS_S, None):
+        try:
+            return action()
+        except StreamganError:
+            raise
+        except Exception as error:
+            kind = _kind(error)
+            if not _may_pass(error):
+                if not isinstance(error, OSError | ValueError) and not _from_network(error):
+                    raise  # a defect
+                todo = f"check the address and that you may {to} it"
+                raise DataError(shown(path), f"{failed} ({kind})", todo) from error
+            if delay is None:
+                what = f"{failed} ({kind}, {len(RETRY_DELAYS_S) + 1} attempts)"
+                raise DataError(shown(path), what, "run the same command again to continue") from error
+            time.sleep(delay)
+    raise AssertionError("unreachable")
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of a failed request, where there was an answer."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", None) or getattr(response, "status_code", None)
+    if isinstance(status, int):
+        return status
+    return status_of(error.__cause__) if error.__cause__ and isinstance(error, OSError) else None
+
+
+def _code(error: BaseException) -> str:
+    """The word that S3 has for a failure (NoSuchBucket, SlowDown), if it gave one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        code = str(response.get("Error", {}).get("Code", ""))
+        return code if re.fullmatch("[A-Za-z]{1,60}", code) else ""
+    return _code(error.__cause__) if error.__cause__ and isinstance(error, OSError) else ""
+
+
+def _from_network(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, FileNotFoundError) and error.__cause__:  # fsspec says so for every failure of http
+        return _may_pass(error.__cause__)
+    if status := status_of(error):
+        return status in _BUSY or (status >= 500 and status != 501) or _code(error) in _BUSY_CODES
+    if isinstance(error, _LASTING) or "Credentials" in type(error).__name__:
+        return False
+    return isinstance(error, OSError) or _from_network(error)
+
+
+def _kind(error: BaseException) -> str:
+    """An error without its message, which may hold an address with a signature."""
+    if isinstance(error, FileNotFoundError) and error.__cause__:
+        return _kind(error.__cause__)
+    if isinstance(error, ShortBody):
+        return str(error)
+    status, code = status_of(error), _code(error)
+    named = f"{code}, " if code else ""
+    return f"{named}HTTP {status}" if status else type(error).__name__
+
+
+class ShortBody(OSError):
+    """An answer that ended too early."""
+
+
+class RangeFile(io.RawIOBase):
+    """A remote file of known size for reading at any position, without a cache: each read is one request."""
+
+    def __init__(self, path: str, size: int):
+        super().__init__()
+        self.path, self.size, self.position = path, size, 0
+        options = {"cache_type": "none", "size": size, "block_size": 1 << 20}
+        self.file = patiently(path, lambda: filesystem(path).open(path, "rb", **options))
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        begin = self.position
+        end = self.size if size is None or size < 0 else min(self.size, begin + size)
+        if begin >= end:
+            return b""
+
+        def fetch() -> bytes:
+            self.file.seek(begin)
+            data = self.file.read(end - begin)
+            if len(data) != end - begin:
+                raise ShortBody(f"{len(data)} of {end - begin} bytes at {begin}")
+            return data
+
+        data = patiently(self.path, fetch)
+        self.position = end
+        return data
+
+
+def open_file(path: str, size: int | None = None) -> io.RawIOBase | io.BufferedReader:
+    """A file for reading, local or remote; `size` saves a request."""
+    if "://" not in path:
+        return open(path, "rb")
+    return RangeFile(path, size or patiently(path, lambda: filesystem(path).info(path)["size"]))
