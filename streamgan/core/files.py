@@ -59,10 +59,18 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, *, todo: str) -> Any:
     """The JSON value in `path`; DataError with the advice `todo` if it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path, path.read_bytes(), todo=todo)
     except FileNotFoundError:
         raise DataError(path, "no such file", todo) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
+
+
+def parse_json(path: Path | str, data: bytes, *, todo: str) -> Any:
+    """As `read_json`, of the bytes `data` of `path`."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
         raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
 
 
