@@ -54,8 +54,8 @@ class LocalFiles:
     def read(self, shard: int, size: int, offset: int) -> bytes:
         return os.pread(self._descriptor(shard), size, offset)
 
-    def retry(self, shard: int) -> bool:
-        """After damaged bytes: whether to read once more."""
+    def retry(self, shard: int, attempt: int) -> bool:
+        """After damaged bytes at the n-th attempt: whether to read once more."""
         return False
 
     def release(self) -> None:
@@ -173,8 +173,9 @@ class ShardReader:
         offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
         if kind == "gray" and not size:
             raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
-        shard = self._shard(sample_id)
+        shard, attempt = self._shard(sample_id), 0
         while True:
+            attempt += 1
             try:
                 data = self.files.read(shard, size, offset)
             except OSError as error:
@@ -182,7 +183,7 @@ class ShardReader:
                 raise DataError(self.where(sample_id), what, "check the disk, restore the shard") from error
             if len(data) == size and zlib.crc32(data) == int(row[f"{kind}_crc32"]):
                 return data
-            if not self.files.retry(shard):
+            if not self.files.retry(shard, attempt):
                 break
         what = (
             f"cut short ({len(data)} of {size} bytes)"

@@ -51,7 +51,6 @@ class _Files:
     def __init__(self, root: str, split: str, entry: SplitEntry):
         self.root, self.split, self.entry = root, split, entry
         self.index_address = join(root, f"{split}.index")
-        self._retried: set[int] = set()
         self.beat: Callable[[], None] = nothing  # called while bytes are waited for
 
     def address(self, shard: int) -> str:
@@ -80,11 +79,9 @@ class RangedFiles(_Files):
     def read(self, shard: int, size: int, offset: int) -> bytes:
         return read_range(self.address(shard), offset, offset + size, beat=self.beat)
 
-    def retry(self, shard: int) -> bool:
-        """After damaged bytes: whether to read once more."""
-        first = shard not in self._retried
-        self._retried.add(shard)
-        return first
+    def retry(self, shard: int, attempt: int) -> bool:
+        """After damaged bytes at the n-th attempt: whether to read once more."""
+        return attempt < MAX_DOWNLOADS
 
     def release(self) -> None:
         """Nothing is open."""
@@ -135,11 +132,10 @@ class CachedFiles(_Files):
             return read_range(self.address(shard), offset, offset + size, beat=self.beat)
         return os.pread(descriptor, size, offset)
 
-    def retry(self, shard: int) -> bool:
-        """After damaged bytes: whether to read once more, now that the shard is fetched anew."""
-        if shard in self._retried:
+    def retry(self, shard: int, attempt: int) -> bool:
+        """As above. The shard is fetched anew first."""
+        if attempt > 1:
             return False
-        self._retried.add(shard)
         descriptor = self._open.pop(shard, None)
         if descriptor is not None:
             self.cache.distrust(self.blobs[shard], os.fstat(descriptor).st_ino)
