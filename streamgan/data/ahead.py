@@ -181,7 +181,7 @@ class Ahead:
         if not any(
             first <= self._full_first for shard, first in self._wanted.items() if shard not in self._held
         ):
-            self._full_since, self._full_first = None, math.inf
+            self._full_first = math.inf
         if time.monotonic() - self._looked > _LOOK_S:
             self._looked = time.monotonic()
             path = self._files.cache.path

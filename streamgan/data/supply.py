@@ -57,9 +57,11 @@ class OrderNeeds:
         return found
 
     def working_set(self, rows: slice) -> int:
-        """Bytes that two windows of every lane of these rows of a batch take at most."""
-        pieces = np.unique(self._uses(self.start // self.horizon)[1:3], axis=1, return_counts=True)[1]
-        count = min(len(self._bytes), len(self._lanes_of(rows)) * _WINDOWS * int(pieces.max()))
+        """Bytes that two windows of every lane of these rows of a batch take at most, in any epoch."""
+        mean, window = np.count_nonzero(self.order.shard_sizes) / self.order.lanes, self.order.window
+        # pieces of shards in a lane: about `mean`, more or fewer where shards are not alike
+        most = max(-(-pieces // max(1, pieces // window)) for pieces in _around(mean))
+        count = min(len(self._bytes), len(self._lanes_of(rows)) * _WINDOWS * most)
         return int(np.sort(self._bytes)[::-1][:count].sum())
 
     def _lanes_of(self, rows: slice) -> range:
@@ -100,6 +102,10 @@ class ListNeeds:
             if use.last >= position:
                 found[use.shard] = max(use.first, position)
         return found
+
+
+def _around(mean: float) -> range:
+    return range(max(1, int(mean / 2)), int(2 * mean) + 3)
 
 
 class MixtureNeeds:
