@@ -1,14 +1,18 @@
 """Shard sets at an address: whatever the network does, the batches are those of the local set."""
 
+import json
 import shutil
 import threading
 
 import pytest
 import torch
+from click.testing import CliRunner
 from fault_fixtures import KINDS, Faults, impatient, tar_bytes
 from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
+from training import losses, tiny_config
 
+from streamgan.cli.main import streamgan
 from streamgan.core import download, remote
 from streamgan.core.download import read_range, read_whole, size_of
 from streamgan.core.errors import ConfigError, DataError
@@ -20,6 +24,7 @@ from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.mixture import Weighted
 from streamgan.data.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.train.loop import train
 
 SOME = ["429", "reset", "flip"]
 REST = [kind for kind in KINDS if kind not in SOME]
@@ -370,3 +375,27 @@ def test_what_a_bucket_does_not_hold_is_one_error(bucket, tmp_path, monkeypatch)
     for address in ("s3://shards/none", "s3://none/set"):
         with pytest.raises(DataError, match=rf"^{address}/manifest.json: cannot be read \("):
             build_loader(address, cache=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_and_its_scores_are_those_of_the_local_set(shard_set, tmp_path):
+    more = ("run.steps=3", f"data.cache={tmp_path / 'cache'}", "data.workers=1")
+    with website(shard_set) as site:
+        train(tiny_config(site.url, tmp_path / "remote", *more))
+        again = ("run.steps=5", "data.cache=none", "data.workers=1")  # which is no other run
+        train(tiny_config(f"{site.url}/", tmp_path / "remote", *again))
+        arguments = [
+            "evaluate",
+            str(tmp_path / "remote"),
+            "--shards",
+            site.url,
+            "--json",
+            "--max-images",
+            "6",
+        ]
+        cache = ["--cache", str(tmp_path / "cache"), "--cache-gb", "1"]
+        scored = CliRunner().invoke(streamgan, [*arguments, *cache])
+    train(tiny_config(shard_set, tmp_path / "local", "run.steps=5"))
+    assert losses(tmp_path / "remote") == losses(tmp_path / "local")
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.stdout.splitlines()[-1])["num_images"] == 6
