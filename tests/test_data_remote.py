@@ -23,6 +23,7 @@ from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.mixture import Weighted
 from streamgan.data.reader import ShardReader
+from streamgan.data.remote import NotArrived
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.train.loop import train
 
@@ -204,7 +205,9 @@ def test_a_shard_that_is_missing_ends_the_run_naming_it(root, site, tmp_path, wo
     name = read_manifest(root).splits["train"].shards[5].name
     site.fault = lambda handler, attempt: handler.path == f"/{name}" and (handler.send_error(404) or True)
     with pytest.raises(DataError, match=rf"^{site.url}/{name}: cannot be read at byte 0 \(HTTP 404\); check"):
-        list(build_loader(site.url, workers=workers, cache=tmp_path, **SETTINGS))
+        list(build_loader(site.url, workers=workers, cache=tmp_path, on_bad="substitute", **SETTINGS))
+    with pytest.raises(NotArrived, match=rf"^{site.url}/{name}: cannot be read at byte \d+ \(HTTP 404\)"):
+        list(build_loader(site.url, workers=workers, cache="none", on_bad="substitute", **SETTINGS))
 
 
 def test_a_shard_that_is_another_one_is_an_error_after_a_few_downloads(root, site, tmp_path):

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from streamgan.core.download import read_range, read_whole, size_of
-from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.errors import ConfigError, DataError, StreamganError
 from streamgan.core.remote import join, shown
 
 from .cache import Blob, NodeCache, close_descriptor, open_descriptor
@@ -45,6 +45,12 @@ def open_remote(
     return CachedFiles(root, split, entry, NodeCache(Path(cache).expanduser(), int(cache_gb * 1e9)))
 
 
+class NotArrived(StreamganError):
+    """Bytes that could not be had (exit code 3). The sample may be good, so no other may stand in for it."""
+
+    exit_code = 3
+
+
 class _Files:
     """What both ways of reading share: names, addresses and the samples of a shard for messages."""
 
@@ -58,6 +64,12 @@ class _Files:
 
     def name(self, shard: int) -> str:
         return shown(self.address(shard))
+
+    def _read_range(self, shard: int, size: int, offset: int) -> bytes:
+        try:
+            return read_range(self.address(shard), offset, offset + size, beat=self.beat)
+        except DataError as error:
+            raise NotArrived(error.where, error.what, error.todo) from error
 
     def samples(self, shard: int) -> list[Sample]:
         """The samples of a shard as its `.idx` lists them."""
@@ -77,7 +89,7 @@ class RangedFiles(_Files):
         raise DataError(shown(self.index_address), what, RESTORE)
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
-        return read_range(self.address(shard), offset, offset + size, beat=self.beat)
+        return self._read_range(shard, size, offset)
 
     def retry(self, shard: int, attempt: int) -> bool:
         """After damaged bytes at the n-th attempt: whether to read once more."""
@@ -129,7 +141,7 @@ class CachedFiles(_Files):
     def read(self, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptor(shard)
         if descriptor is None:
-            return read_range(self.address(shard), offset, offset + size, beat=self.beat)
+            return self._read_range(shard, size, offset)
         return os.pread(descriptor, size, offset)
 
     def retry(self, shard: int, attempt: int) -> bool:
@@ -190,7 +202,7 @@ class CachedFiles(_Files):
                     return None
                 orphan = self._pid != self._main_pid and os.getppid() != self._main_pid
                 if orphan or (self.managed and self.by_range[len(self.blobs)]):
-                    raise DataError("loader", "no shards arrive any more", _AGAIN) from error
+                    raise NotArrived("loader", "no shards arrive any more", _AGAIN) from error
                 self.beat()
                 time.sleep(_POLL_S)
         return self._open[shard]
