@@ -7,7 +7,7 @@ from .output import emit, table
 
 @click.command(short_help="Score a model beside the trivial baselines.")
 @click.argument("run", type=click.Path())
-@click.option("--shards", required=True, type=click.Path(), help="Folder of the shard set to score on.")
+@click.option("--shards", required=True, help="Folder or address of the shard set to score on.")
 @click.option("--split", default="test", show_default=True, help="Split to score on.")
 @click.option("--checkpoint", default="best", show_default=True, help="best, last, or a step number.")
 @click.option("--max-images", type=click.IntRange(min=1), help="Score the first N images.  [default: all]")
@@ -23,10 +23,23 @@ from .output import emit, table
     show_default=True,
     help="Network input: luminance of the colour image, or the set's own gray twin.",
 )
+@click.option(
+    "--cache",
+    default="~/.cache/streamgan/shards",
+    show_default=True,
+    help="Folder for shards at an address, or none.",
+)
+@click.option(
+    "--cache-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=50.0,
+    show_default=True,
+    help="GB that the cache holds at most.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def evaluate(
     run: str, shards: str, split: str, checkpoint: str, max_images: int | None, size: int | None, batch: int,
-    workers: int, gray: str, as_json: bool,
+    workers: int, gray: str, cache: str, cache_gb: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the generator of RUN (a run or checkpoint folder, or a weights file) on a split of a shard set.
 
@@ -40,6 +53,7 @@ def evaluate(
     result = evaluate_weights(
         weights.generator, weights.head, shards, split, num_images=max_images, size=size or weights.size,
         batch=batch, workers=workers, gray="twin" if gray == "twin" else None,
+        cache=cache, cache_gb=cache_gb,
     )  # fmt: skip
     columns = ("psnr", "ssim", "cf", "dcf", "chroma_ratio", "ab_error")
     rows = {"model": result["model"], **result["baselines"]}

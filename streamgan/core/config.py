@@ -32,14 +32,15 @@ class _Section(BaseModel):
 
 class ShardSet(_Section):
     path: str
-    """Folder of a shard set."""
+    """A shard set: a folder, or an address."""
     weight: PositiveFloat | None = None
     """Its share of the training samples, relative to the other sets'; None for all: as many as it holds."""
 
 
 class DataConfig(_Section):
     shards: str | tuple[ShardSet, ...] = "shards/out"
-    """Folder of a shard set written by `streamgan shard`; or several, mixed: [{path, weight}, ...]."""
+    """A shard set written by `streamgan shard`: a folder, or an address (s3://, gs://, https://, hf://); or
+    several, mixed: [{path, weight}, ...]."""
     batch: PositiveInt = 16
     """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
     size: int = Field(default=256, ge=16, le=4096)
@@ -64,6 +65,11 @@ class DataConfig(_Section):
     """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
     max_samples: PositiveInt | None = None
     """Train on the first N samples of the (already shuffled) split; None: all of them."""
+    cache: str = "~/.cache/streamgan/shards"
+    """Folder on a disk of this machine for shards that come from an address; any number of runs may share
+    it. none: nothing is kept, images are read one by one, by range."""
+    cache_gb: PositiveFloat = 50.0
+    """GB that the cache holds at most; the shards needed furthest ahead make room."""
 
 
 class ModelConfig(_Section):

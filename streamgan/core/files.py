@@ -75,7 +75,7 @@ def read_json(path: Place, *, todo: str) -> Any:
         raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
 
 
-def parse_json(path: Place, data: bytes, *, todo: str) -> Any:
+def parse_json(path: Place | str, data: bytes, *, todo: str) -> Any:
     """As `read_json`, of the bytes `data` of `path`."""
     try:
         return json.loads(data)

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .errors import ConfigError, DataError, StreamganError
 
+SCHEMES = ("s3", "gs", "https", "http", "hf")
 RETRY_DELAYS_S = (0.2, 1.0, 4.0, 10.0)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _BUSY = (408, 425, 429)  # HTTP: timed out, too early, too many requests; and everything from 500
 _BUSY_CODES = ("RequestTimeout", "OperationAborted", "ConditionalRequestConflict")  # of S3, 400 and 409
 _NETWORK_LIBRARIES = (
@@ -33,8 +35,22 @@ _NETWORK_LIBRARIES = (
 )
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _LASTING_WORDS = ("Credentials", "ParamValidation")  # of botocore, whose errors have no useful classes
+_HUB = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@(refs/(?:convert|pr)/[\w.-]+|[^/@]+))?/(.+)")
 
 _T = TypeVar("_T")
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an address; ConfigError if it is one that cannot be read."""
+    scheme, mark, rest = path.partition("://")
+    if not mark:
+        return False
+    if scheme not in SCHEMES:
+        what = f"cannot read {scheme}:// (it reads {', '.join(SCHEMES)})"
+        raise ConfigError(shown(path), what, "download it and name the folder")
+    if scheme == "http" and urlsplit(path).hostname not in _LOOPBACK:
+        raise ConfigError(shown(path), f"plain http from {rest.partition('/')[0]}", "use https")
+    return True
 
 
 def shown(path: str) -> str:
@@ -45,13 +61,37 @@ def shown(path: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme != "hf" else path
 
 
+def join(root: str, name: str) -> str:
+    """The address of the file `name` in the folder `root`; a query stays behind the path."""
+    if "://" not in root or root.startswith("hf://"):
+        return f"{root.rstrip('/')}/{name}"
+    parts = urlsplit(root)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def web_address(address: str) -> tuple[str, dict[str, str]]:
+    """Where a request goes, and the headers it needs: files of the Hub have a web address."""
+    if not address.startswith("hf://"):
+        return address, {}
+    match = _HUB.fullmatch(address)
+    if not match:
+        raise ConfigError(address, "not an address on the Hub", "write hf://datasets/ORG/NAME@REVISION/PATH")
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    kind, repo, revision, path = match.groups()
+    revision = unquote(revision) if revision else None
+    url = hf_hub_url(repo, path, repo_type="dataset" if kind else None, revision=revision)
+    return url, build_hf_headers()
+
+
 def filesystem(path: str) -> Any:
     """The fsspec filesystem of an address; ConfigError if its library is not installed."""
-    return _filesystem(path.partition("://")[0])
+    return _filesystem(path.partition("://")[0], os.getpid())
 
 
 @functools.cache
-def _filesystem(scheme: str) -> Any:
+def _filesystem(scheme: str, pid: int) -> Any:  # the connections of one process are of no use to its child
     import fsspec
 
     atexit.register(_end_requests)
@@ -87,10 +127,10 @@ def patiently(path: str, action: Callable[[], _T], *, to: Literal["read", "write
         except StreamganError:
             raise
         except Exception as error:
-            kind = _kind(error)
-            if not _may_pass(error):
-                if not isinstance(error, OSError | ValueError) and not _from_network(error):
-                    raise  # a defect
+            kind = error_kind(error)
+            if not may_pass(error):
+                if is_defect(error):
+                    raise
                 todo = f"check the address and that you may {to} it"
                 raise DataError(shown(path), f"{failed} ({kind})", todo) from error
             if delay is None:
@@ -120,13 +160,19 @@ def _code(error: BaseException) -> str:
     return _code(error.__cause__) if error.__cause__ and isinstance(error, OSError) else ""
 
 
+def is_defect(error: BaseException) -> bool:
+    """Whether an error says nothing of network, server or file, and so is one of this program."""
+    return not isinstance(error, OSError | ValueError) and not _from_network(error)
+
+
 def _from_network(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
+    """Whether another attempt may succeed."""
     if isinstance(error, FileNotFoundError) and error.__cause__:  # fsspec says so for every failure of http
-        return _may_pass(error.__cause__)
+        return may_pass(error.__cause__)
     if status := status_of(error):
         return status in _BUSY or (status >= 500 and status != 501) or _code(error) in _BUSY_CODES
     if isinstance(error, _LASTING) or any(word in type(error).__name__ for word in _LASTING_WORDS):
@@ -134,18 +180,22 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, OSError) or _from_network(error)
 
 
-def _kind(error: BaseException) -> str:
+def error_kind(error: BaseException) -> str:
     """An error without its message, which may hold an address with a signature."""
     if isinstance(error, FileNotFoundError) and error.__cause__:
-        return _kind(error.__cause__)
-    if isinstance(error, ShortBody):
+        return error_kind(error.__cause__)
+    if isinstance(error, BadAnswer):
         return str(error)
     status, code = status_of(error), _code(error)
     named = f"{code}, " if code else ""
     return f"{named}HTTP {status}" if status else type(error).__name__
 
 
-class ShortBody(OSError):
+class BadAnswer(OSError):
+    """An answer other than asked for; its text is ours and may be shown."""
+
+
+class ShortBody(BadAnswer):
     """An answer that ended too early."""
 
 

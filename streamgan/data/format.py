@@ -10,19 +10,23 @@ import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from streamgan.core.download import read_whole
 from streamgan.core.errors import DataError
-from streamgan.core.files import atomic_write, canonical_sha256, read_json, write_json
+from streamgan.core.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
 from streamgan.core.objects import Place
+from streamgan.core.remote import is_remote, join, shown
 
 FORMAT = "streamgan-shards"
 VERSION = 1
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
 SPLITS = ("train", "val", "test")
+
+_RESTORE_IDX = "restore it or shard the source again"
 
 INDEX_DTYPE = np.dtype(
     [
@@ -93,7 +97,7 @@ class Manifest:
     def digest(self) -> str:
         return canonical_sha256(self.body())
 
-    def split(self, name: str, root: Place) -> SplitEntry:
+    def split(self, name: str, root: Place | str) -> SplitEntry:
         """The split `name`; DataError naming the ones there are if it is missing or empty."""
         if name not in self.splits or not self.splits[name].samples:
             have = ", ".join(
@@ -111,12 +115,25 @@ def write_manifest(root: Place, manifest: Manifest) -> None:
 
 
 def read_manifest(root: Place | str) -> Manifest:
-    """The manifest of the set in the folder `root`, its digest checked."""
+    """The manifest of the set in the folder, or at the address, `root`, its digest checked."""
+    todo = "run the `streamgan shard` command of this set again to finish it"
+    if isinstance(root, str) and is_remote(root):
+        address = join(root, MANIFEST)
+        for last in (False, False, True):
+            data = read_whole(address)
+            try:
+                return _manifest(shown(address), parse_json(shown(address), data, todo=todo))
+            except DataError:  # perhaps it was damaged on the way
+                if last:
+                    raise
     folder = Path(root) if isinstance(root, str) else root
-    path = folder / MANIFEST
     if isinstance(folder, Path) and not folder.is_dir():
         raise DataError(root, "no such folder of shards", "make one with `streamgan shard SOURCE --out DIR`")
-    raw = read_json(path, todo="run the `streamgan shard` command of this set again to finish it")
+    path = folder / MANIFEST
+    return _manifest(path, read_json(path, todo=todo))
+
+
+def _manifest(path: Place | str, raw: Any) -> Manifest:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise DataError(path, "not a streamgan manifest", "point at a folder written by `streamgan shard`")
     if raw.get("version") != VERSION:
@@ -161,15 +178,22 @@ def write_idx(path: Place, shard: dict[str, Any], samples: list[Sample]) -> None
 
 def read_idx(path: Place) -> list[Sample]:
     """The samples that a `.idx` file lists, in tar order."""
-    todo = "restore it or shard the source again"
-    raw = read_json(path, todo=todo)
+    return _samples(path, read_json(path, todo=_RESTORE_IDX))
+
+
+def parse_idx(path: str, data: bytes) -> list[Sample]:
+    """As `read_idx`, of the bytes `data` of `path`."""
+    return _samples(path, parse_json(path, data, todo=_RESTORE_IDX))
+
+
+def _samples(path: Place | str, raw: Any) -> list[Sample]:
     try:
         return [
             Sample(key, offset, span, tuple(Member(suffix, *where) for suffix, where in members.items()))
             for key, offset, span, members in raw["samples"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(path, f"damaged ({error!r})", todo) from error
+        raise DataError(path, f"damaged ({error!r})", _RESTORE_IDX) from error
 
 
 def pack_index(samples: list[Sample]) -> np.ndarray:
@@ -203,11 +227,16 @@ def write_index(path: Place, rows: np.ndarray) -> None:
 def open_index(root: Path, split: str, entry: SplitEntry) -> np.ndarray:
     """The packed index of a split, memory-mapped, its length checked against the manifest."""
     path = root / f"{split}.index"
+    return load_index(path, path, entry)
+
+
+def load_index(where: Path | str, file: Path | BinaryIO, entry: SplitEntry) -> np.ndarray:
+    """The packed index in `file`, memory-mapped if that is a path; messages call it `where`."""
     todo = "run `streamgan verify` on the set, then shard the source again"
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(path, f"cannot be read ({error})", todo) from error
+        raise DataError(where, f"cannot be read ({error})", todo) from error
     if rows.dtype != INDEX_DTYPE or len(rows) != entry.samples:
-        raise DataError(path, f"{len(rows)} rows of {rows.dtype} (the manifest says {entry.samples})", todo)
+        raise DataError(where, f"{len(rows)} rows of {rows.dtype} (the manifest says {entry.samples})", todo)
     return rows

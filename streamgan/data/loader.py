@@ -6,6 +6,8 @@ loader already knows its rank; `Accelerator.prepare` has nothing to do with it a
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +19,9 @@ from streamgan.core.logs import say
 from .board import Board, LoaderStats
 from .mixture import Mixture, Shards, evaluation_ids, make_order, open_reader
 from .order import Order, Reshuffle, rank_slice
+from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from .samples import Batch, Fetched, GrayMode, Request, Samples
+from .supply import Supply, list_supply, training_supply
 from .workers import leave_signals_to_the_parent, read
 
 STALL_S = 8.0
@@ -40,10 +44,12 @@ class Loader:
         pin_memory: bool,
         stall_s: float,
         max_bad: int = 0,
+        supply: Supply | None = None,
     ):
         self.steps_per_epoch, self.num_samples = steps_per_epoch, num_samples
         self.digest = samples.reader.digest
         self.replaced = 0
+        self._supply = supply
         self._samples, self._requests, self._stall_s, self._max_bad = samples, requests, stall_s, max_bad
         self._loader = DataLoader(
             samples,
@@ -63,11 +69,20 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         self.replaced = 0
         where = self._samples.reader.where
-        for fetched in read(self._loader, self._samples.board, stall_s=self._stall_s, where=where):
-            if isinstance(fetched, StreamganError):
-                raise fetched
-            self._count(fetched)
-            yield fetched.batch
+        with self._supply.flowing() if self._supply else nullcontext() as flow:
+            batches = read(self._loader, self._samples.board, stall_s=self._stall_s, where=where)
+            try:
+                for number, fetched in enumerate(batches):
+                    if isinstance(fetched, StreamganError):
+                        raise (flow and flow.failure()) or fetched
+                    self._count(fetched)
+                    if flow:
+                        flow.advance(number + 1)
+                    yield fetched.batch
+            finally:
+                if flow:
+                    flow.give_up()  # a worker that waits for a shard would not end
+                batches.close()
 
     @property
     def stats(self) -> LoaderStats:
@@ -128,6 +143,9 @@ def build_loader(
     max_bad: int = 100,
     pin_memory: bool = False,
     stall_s: float = STALL_S,
+    cache: str | Path | None = DEFAULT_CACHE,
+    cache_gb: float = DEFAULT_CACHE_GB,
+    node_ranks: int | None = None,
 ) -> Loader:
     """Training batches of a shard set in canonical order, the part that `rank` of `world` gets.
 
@@ -142,12 +160,16 @@ def build_loader(
     set's own gray image, None skips it. Ends after `epochs` passes or before step `stop_step`, both counted
     from step 0; endless with neither.
 
+    A set at an address (s3://, gs://, https://, hf://) comes through the folder `cache`, which holds at most
+    `cache_gb` GB and may serve any number of processes ("none": image by image, by range); `node_ranks`
+    (None: all) is how many ranks run on a machine.
+
     Raises ConfigError (sizes that cannot be shared, too few samples) and, while iterating, DataError naming
     the shard and key of damaged data; with `on_bad="substitute"` another sample, which depends on the damaged
     one alone, takes its place, `max_bad` times at most. A worker process that dies, or does not move for
     `stall_s` seconds, is a DataError that names what it was at.
     """
-    reader = open_reader(root, split)
+    reader = open_reader(root, split, cache=cache, cache_gb=cache_gb)
     if gray == "twin" and not reader.has_gray:
         raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
     order = make_order(
@@ -160,18 +182,22 @@ def build_loader(
         max_samples=max_samples,
     )
     stops = [stop for stop in (stop_step, epochs and epochs * order.steps_per_epoch) if stop is not None]
+    local, stop = rank_slice(batch, rank, world), min(stops, default=None)
     substitute_from = order.num_samples if on_bad == "substitute" else None
     return Loader(
         Samples(
             reader, size=size, seed=seed, gray=gray, board=Board(workers), substitute_from=substitute_from
         ),
-        _Plan(order, rank_slice(batch, rank, world), start=start_step, stop=min(stops, default=None)),
+        _Plan(order, local, start=start_step, stop=stop),
         steps_per_epoch=order.steps_per_epoch,
         num_samples=order.num_samples,
         workers=workers,
         pin_memory=pin_memory,
         stall_s=stall_s,
         max_bad=max_bad,
+        supply=training_supply(
+            reader, order, rank=rank, world=world, node_ranks=node_ranks, start=start_step, stop=stop
+        ),
     )
 
 
@@ -188,13 +214,15 @@ def build_eval_loader(
     gray: GrayMode | None = None,
     pin_memory: bool = False,
     stall_s: float = STALL_S,
+    cache: str | Path | None = DEFAULT_CACHE,
+    cache_gb: float = DEFAULT_CACHE_GB,
 ) -> Loader:
     """The first `num_images` samples of a split (None: all), centre-cropped, once each over all ranks.
 
     `batch` is the local batch. Every rank gets the same number of full batches; the last are padded, and
     ids_B is -1 there. Of several sets, the first images of each are taken in the ratio of the weights.
     """
-    reader = open_reader(root, split)
+    reader = open_reader(root, split, cache=cache, cache_gb=cache_gb)
     if gray == "twin" and not reader.has_gray:
         raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
     chosen = evaluation_ids(reader, num_images)
@@ -210,4 +238,5 @@ def build_eval_loader(
         workers=workers,
         pin_memory=pin_memory,
         stall_s=stall_s,
+        supply=list_supply(reader, mine),
     )

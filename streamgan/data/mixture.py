@@ -6,7 +6,7 @@ a hash shuffles. The slots of a set take its samples in its own canonical order,
 many passes that are. So a position is still one integer and any number of ranks sees the same batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from streamgan.core.seeding import hash64, permutation
 
 from .format import read_manifest
 from .order import MAX_LANES, Order, Reshuffle, default_window
-from .reader import Encoded, ShardReader
+from .reader import Encoded, Files, ShardReader
+from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 
 CYCLE = 10_000  # slots; a weight is rounded to this part
 _SET, _SLOTS = 8, 9  # what a hash is for: first key after the seed
@@ -83,6 +84,18 @@ class JointReader:
         reader, local = self._place(sample_id)
         return reader.where(local)
 
+    @property
+    def all_files(self) -> list[Files]:
+        return [reader.files for reader in self.readers]
+
+    def while_waiting(self, beat: Callable[[], None]) -> None:
+        for reader in self.readers:
+            reader.while_waiting(beat)
+
+    def release(self) -> None:
+        for reader in self.readers:
+            reader.release()
+
     def close(self) -> None:
         for reader in self.readers:
             reader.close()
@@ -95,10 +108,16 @@ class JointReader:
 Reader = ShardReader | JointReader
 
 
-def open_reader(shards: Shards, split: str) -> Reader:
+def open_reader(
+    shards: Shards,
+    split: str,
+    *,
+    cache: str | Path | None = DEFAULT_CACHE,
+    cache_gb: float = DEFAULT_CACHE_GB,
+) -> Reader:
     """A reader of the split of one set or of several; DataError if one is missing, damaged or without it."""
     sets = as_sets(shards)
-    readers = [ShardReader(one.path, split) for one in sets]
+    readers = [ShardReader(one.path, split, cache=cache, cache_gb=cache_gb) for one in sets]
     if len(readers) == 1:
         return readers[0]
     return JointReader(
@@ -195,6 +214,11 @@ class Mixture:
                     epochs[mine], ids[mine] = order.samples(first, first + len(mine))
                     ids[mine] += self.starts[number]
         return epochs, ids
+
+    def slots(self, number: int, cycle: int) -> np.ndarray:
+        """Places, in the stream, of the samples that set `number` gives to a cycle."""
+        pattern = self._pattern[permutation(CYCLE, self.seed, _SLOTS, cycle)]
+        return cycle * CYCLE + np.flatnonzero(pattern == number)
 
     def _pattern_of(self, cycle: int) -> np.ndarray:
         """The set of every slot of a cycle; the last one is kept."""

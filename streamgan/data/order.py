@@ -115,6 +115,25 @@ class Order:
         epochs = np.repeat(np.array([epoch for epoch, _ in found], np.int64), self.batch)
         return epochs[cut], np.concatenate([ids for _, ids in found])[cut]
 
+    def uses(self, epoch: int) -> np.ndarray:
+        """What each lane reads from each shard, and when, int64 (4, pieces) by first step.
+
+        Rows: shard, lane, first and last step of the window that the piece is in. Steps count through the
+        epochs.
+        """
+        share, ends = self.batch // self.lanes, np.cumsum(self.shard_sizes)
+        rows = []
+        for number, lane in enumerate(self._cut(epoch)):
+            shards = np.searchsorted(ends, lane.first_ids, side="right")
+            window = np.searchsorted(lane.bounds, lane.starts, side="right") - 1
+            first, last = lane.bounds[window] // share, (lane.bounds[window + 1] - 1) // share
+            rows.append(np.stack((shards, np.full_like(shards, number), first, last)))
+        uses = np.concatenate(rows, axis=1)
+        uses = uses[:, uses[2] < self.steps_per_epoch]
+        uses[3] = np.minimum(uses[3], self.steps_per_epoch - 1)
+        uses[2:] += epoch * self.steps_per_epoch
+        return uses[:, np.argsort(uses[2], kind="stable")]
+
     def _of_lane(self, epoch: int, number: int, start: int, stop: int) -> np.ndarray:
         """Samples [start, stop) of a lane, gathered from the windows they fall into."""
         bounds = self._lane(epoch, number).bounds

@@ -1,4 +1,4 @@
-"""Bytes by offset: one pread a member from a local shard, its CRC-32 checked.
+"""Bytes by offset: one pread a member from a shard, its CRC-32 checked.
 
 No tar is parsed while training: the packed index says where every image lies. A reader may be used in several
 processes (each opens its own files); it keeps at most `MAX_OPEN` shards open.
@@ -7,14 +7,17 @@ processes (each opens its own files); it keeps at most `MAX_OPEN` shards open.
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from streamgan.core.errors import DataError
+from streamgan.core.remote import is_remote, shown
 
-from .format import idx_name, open_index, read_idx, read_manifest
+from .format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
+from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB, CachedFiles, RangedFiles, nothing, open_remote
 
 MAX_OPEN = 128
 
@@ -26,25 +29,95 @@ class Encoded(NamedTuple):
     gray: bytes | None
 
 
-class ShardReader:
-    """Random access to the encoded images of one split of a local shard set."""
+class LocalFiles:
+    """The shards of a split in a folder; at most MAX_OPEN are open at a time."""
 
-    def __init__(self, root: Path | str, split: str):
+    def __init__(self, root: Path, split: str, entry: SplitEntry):
+        self.beat: Callable[[], None] = nothing
+        self.root, self.split, self.entry = root, split, entry
         self._open: OrderedDict[int, int] = OrderedDict()
         self._pid = os.getpid()
-        self.root = Path(root)
-        self.split = split
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # a descriptor has one owner
+
+    def load_index(self) -> np.ndarray:
+        return open_index(self.root, self.split, self.entry)
+
+    def name(self, shard: int) -> str:
+        return str(self.root / self.entry.shards[shard].name)
+
+    def samples(self, shard: int) -> list[Sample]:
+        """The samples of a shard as its `.idx` lists them."""
+        return read_idx(self.root / idx_name(self.entry.shards[shard].name))
+
+    def read(self, shard: int, size: int, offset: int) -> bytes:
+        return os.pread(self._descriptor(shard), size, offset)
+
+    def retry(self, shard: int, attempt: int) -> bool:
+        """After damaged bytes at the n-th attempt: whether to read once more."""
+        return False
+
+    def release(self) -> None:
+        """What is open may stay so."""
+
+    def close(self) -> None:
+        if self._pid == os.getpid():  # descriptors inherited by a fork belong to the parent
+            for descriptor in self._open.values():
+                os.close(descriptor)
+        self._open.clear()
+
+    def _descriptor(self, shard: int) -> int:
+        if self._pid != os.getpid():
+            self._open.clear()
+            self._pid = os.getpid()
+        if shard not in self._open:
+            path = self.name(shard)
+            try:
+                self._open[shard] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(
+                    path, f"cannot be opened ({error.strerror})", "restore or re-make the shard"
+                ) from error
+            if len(self._open) > MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+Files = LocalFiles | RangedFiles | CachedFiles
+
+
+class ShardReader:
+    """Random access to the encoded images of one split of a shard set, in a folder or at an address.
+
+    `cache` is the folder for shards that come from an address, which holds at most `cache_gb` GB; None or
+    "none" reads single images by range. `files` are the split's shards, wherever they lie.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        *,
+        cache: str | Path | None = DEFAULT_CACHE,
+        cache_gb: float = DEFAULT_CACHE_GB,
+    ):
         self.manifest = read_manifest(root)
+        self.root = shown(str(root))
+        self.split = split
         self.entry = self.manifest.split(split, self.root)
-        self.index = open_index(self.root, split, self.entry)
+        self.files = (
+            open_remote(str(root), split, self.entry, cache=cache, cache_gb=cache_gb)
+            if is_remote(str(root))
+            else LocalFiles(Path(root), split, self.entry)
+        )
+        self.index = self.files.load_index()
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
 
     def __del__(self) -> None:
         self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}  # a descriptor has one owner
 
     def __len__(self) -> int:
         return self.entry.samples
@@ -65,57 +138,58 @@ class ShardReader:
         color = self._member(sample_id, row, "color")
         return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
 
+    def shards_of(self, sample_ids: np.ndarray) -> np.ndarray:
+        """The shard that each sample is in."""
+        return np.searchsorted(self.starts, sample_ids, side="right") - 1
+
     def where(self, sample_id: int) -> str:
         """`SHARD, key KEY` of a sample, for messages."""
         shard = self._shard(sample_id)
-        name = self.entry.shards[shard].name
-        key = read_idx(self.root / idx_name(name))[sample_id - int(self.starts[shard])].key
-        return f"{self.root / name}, key {key}"
+        number = sample_id - int(self.starts[shard])
+        return f"{self.files.name(shard)}, key {self.files.samples(shard)[number].key}"
+
+    @property
+    def all_files(self) -> "list[Files]":
+        """The shards of every set; of one here."""
+        return [self.files]
+
+    def while_waiting(self, beat: Callable[[], None]) -> None:
+        """What to call now and then while bytes are waited for."""
+        self.files.beat = beat
+
+    def release(self) -> None:
+        """Between batches: close shards whose space may be wanted."""
+        self.files.release()
 
     def close(self) -> None:
         """Close the shards this process has open; reading again reopens them."""
-        if self._pid == os.getpid():  # descriptors inherited by a fork belong to the parent
-            for descriptor in self._open.values():
-                os.close(descriptor)
-        self._open.clear()
+        if hasattr(self, "files"):
+            self.files.close()
 
     def _shard(self, sample_id: int) -> int:
-        return int(np.searchsorted(self.starts, sample_id, side="right")) - 1
+        return int(self.shards_of(np.asarray(sample_id)))
 
     def _member(self, sample_id: int, row: np.void, kind: Literal["color", "gray"]) -> bytes:
         offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
         if kind == "gray" and not size:
             raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
-        descriptor = self._descriptor(self._shard(sample_id))
-        try:
-            data = os.pread(descriptor, size, offset)
-        except OSError as error:
-            what = f"cannot be read ({error.strerror})"
-            raise DataError(self.where(sample_id), what, "check the disk, restore the shard") from error
-        if len(data) != size or zlib.crc32(data) != int(row[f"{kind}_crc32"]):
-            what = (
-                f"cut short ({len(data)} of {size} bytes)"
-                if len(data) < size
-                else f"the {kind} image is damaged (CRC)"
-            )
-            raise DataError(
-                self.where(sample_id), what, "run `streamgan verify`, then restore or re-make the shard"
-            )
-        return data
-
-    def _descriptor(self, shard: int) -> int:
-        if self._pid != os.getpid():
-            self._open.clear()
-            self._pid = os.getpid()
-        if shard not in self._open:
-            path = self.root / self.entry.shards[shard].name
+        shard, attempt = self._shard(sample_id), 0
+        while True:
+            attempt += 1
             try:
-                self._open[shard] = os.open(path, os.O_RDONLY)
+                data = self.files.read(shard, size, offset)
             except OSError as error:
-                raise DataError(
-                    path, f"cannot be opened ({error.strerror})", "restore or re-make the shard"
-                ) from error
-            if len(self._open) > MAX_OPEN:
-                os.close(self._open.popitem(last=False)[1])
-        self._open.move_to_end(shard)
-        return self._open[shard]
+                what = f"cannot be read ({error.strerror})"
+                raise DataError(self.where(sample_id), what, "check the disk, restore the shard") from error
+            if len(data) == size and zlib.crc32(data) == int(row[f"{kind}_crc32"]):
+                return data
+            if not self.files.retry(shard, attempt):
+                break
+        what = (
+            f"cut short ({len(data)} of {size} bytes)"
+            if len(data) < size
+            else f"the {kind} image is damaged (CRC)"
+        )
+        raise DataError(
+            self.where(sample_id), what, "run `streamgan verify`, then restore or re-make the shard"
+        )

@@ -81,11 +81,13 @@ class Samples(Dataset):
 
     def __getitems__(self, request: Request) -> Fetched | StreamganError:
         meter = self.board.meter()
+        self.reader.while_waiting(meter.beat)
         try:
             return self._batch(request, meter)
         except StreamganError as error:  # an exception would reach the trainer as a page of traceback
             return error
         finally:
+            self.reader.release()
             meter.idle()
 
     def _batch(self, request: Request, meter: Meter) -> Fetched:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -31,7 +31,7 @@ _open: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
 
 def read(
     loader: DataLoader[Any], board: Board, *, stall_s: float, where: Callable[[int], str]
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """The batches of `loader`. Its workers have ended when this generator has.
 
     DataError if a worker dies, or gets on with nothing for `stall_s` seconds; `where` says to a sample's id

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.remote import open_file, shown
+from streamgan.core.remote import is_remote, open_file, shown
 
 from .rows import Cell, Row
-from .storage import Found, is_remote, relative_names
+from .storage import Found, relative_names
 
 SUFFIX = ".parquet"
 IMAGE_NAMES = ("image",)

@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.remote import filesystem, patiently, shown
-
-SCHEMES = ("s3", "gs", "https", "http", "hf")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from streamgan.core.remote import filesystem, is_remote, patiently, shown
 
 
 @dataclass(frozen=True)
@@ -30,19 +26,6 @@ class Found:
     base: str
     bytes: int | None = None
     origin: str | None = None
-
-
-def is_remote(path: str) -> bool:
-    """Whether `path` is an address; ConfigError if it is one that cannot be read."""
-    scheme, mark, rest = path.partition("://")
-    if not mark:
-        return False
-    if scheme not in SCHEMES:
-        what = f"cannot read {scheme}:// (it reads {', '.join(SCHEMES)})"
-        raise ConfigError(shown(path), what, "download it and name the folder")
-    if scheme == "http" and urlsplit(path).hostname not in _LOOPBACK:
-        raise ConfigError(shown(path), f"plain http from {rest.partition('/')[0]}", "use https")
-    return True
 
 
 def find(source: str, suffixes: tuple[str, ...]) -> list[Found]:

@@ -166,6 +166,9 @@ def build_train_loader(
         max_samples=data.max_samples,
         stop_step=stop_step,
         pin_memory=accelerator.device.type == "cuda",
+        cache=data.cache,
+        cache_gb=data.cache_gb,
+        node_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))),
     )
 
 

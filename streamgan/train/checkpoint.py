@@ -34,7 +34,7 @@ DAMAGED_SUFFIX = ".damaged"
 # Settings that may differ between the start of a run and its continuation: they change no batch.
 FREE_SETTINGS = {
     "data.shards",  # its digest is compared instead: a set may move
-    *(f"data.{key}" for key in ("workers", "on_bad", "max_bad", "stall_s")),
+    *(f"data.{key}" for key in ("workers", "on_bad", "max_bad", "stall_s", "cache", "cache_gb")),
     *(f"run.{key}" for key in ("dir", "steps", "epochs", "log_every", "keep", "max_bad_steps", "threads")),
     *(f"run.{key}_every" for key in ("validate", "sample", "checkpoint", "keep")),
     *(f"run.{key}_images" for key in ("validate", "sample")),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
 from streamgan.data.loader import Loader, build_eval_loader
+from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from streamgan.data.samples import Batch, GrayMode
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import PROTOCOL, ColorizationMetrics, constant_ab, gray_passthrough, median_ab
@@ -86,13 +87,16 @@ def evaluate_weights(
     workers: int = 2,
     num_images: int | None = None,
     gray: GrayMode | None = None,
+    cache: str = DEFAULT_CACHE,
+    cache_gb: float = DEFAULT_CACHE_GB,
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
-    Runs on all ranks if there are several; `batch` is a rank's.
+    Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
+    common |= {"cache": cache, "cache_gb": cache_gb}
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)
     median_2 = measure_median_ab(

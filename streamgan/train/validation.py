@@ -87,4 +87,6 @@ class Validation:
             gray="twin" if data.gray == "twin" else None,
             stall_s=data.stall_s,
             pin_memory=self._accelerator.device.type == "cuda",
+            cache=data.cache,
+            cache_gb=data.cache_gb,
         )

@@ -1,0 +1,437 @@
+"""The node cache: a hard cap, shared downloads, nothing lost or stuck whatever is killed or damaged."""
+
+import fcntl
+import importlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_fixtures import impatient
+from parquet_fixtures import encode, hub, picture, write_rows
+from remote_fixtures import website
+
+from streamgan.core import download
+from streamgan.core.errors import ConfigError, DataError
+from streamgan.data import cache as cache_module
+from streamgan.data import fill as fill_module
+from streamgan.data.cache import Blob, NodeCache, close_descriptor
+from streamgan.data.format import read_manifest
+from streamgan.data.loader import build_loader
+from streamgan.data.order import Order
+from streamgan.data.reader import ShardReader
+from streamgan.sharding.run import ShardOptions, shard
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SIZE = 20_480  # of a shard: five requests
+SETTINGS = {"batch": 4, "size": 16, "lanes": 1, "window": 1, "workers": 0}
+READ_ALL = """
+import sys
+from streamgan.core import download
+from streamgan.data.reader import ShardReader
+download.CHUNK_BYTES = 4096
+reader = ShardReader(sys.argv[1], "train", cache=sys.argv[2])
+for sample in range(len(reader)):
+    reader.read(sample)
+reader.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """16 train shards of four samples."""
+    folder = tmp_path_factory.mktemp("cached")
+    write_rows(folder / "a.parquet", [{"image": hub(encode(picture(seed)))} for seed in range(64)], group=4)
+    options = ShardOptions(samples_per_shard=4, splits="train=1")
+    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
+    assert {path.stat().st_size for path in (folder / "set").glob("*.tar")} == {SIZE}
+    return folder / "set"
+
+
+@pytest.fixture
+def site(root, monkeypatch):
+    impatient(monkeypatch)
+    monkeypatch.setattr(download, "STALL_S", 30.0)
+    with website(root) as server:
+        yield server
+
+
+def used(folder: Path) -> int:
+    return sum(path.stat().st_size for path in (folder / "blobs").iterdir())
+
+
+def blob(number: int, size: int = 100) -> Blob:
+    return Blob(f"{number:064x}", size, "none")
+
+
+def put(cache: NodeCache, lease, one: Blob, next_use=lambda sha256: 0.0) -> str:
+    """Claim a blob and write it, as a download would."""
+    claim = cache.claim(one, lease, next_use)
+    if claim.state == "mine":
+        os.pwrite(claim.descriptor, bytes(one.bytes), 0)
+        cache.commit(one, claim.descriptor)
+    return claim.state
+
+
+def kept(cache: NodeCache) -> set[int]:
+    return {int(path.name.partition(".")[0], 16) for path in cache.blobs.iterdir()}
+
+
+def ids(batches) -> list[list[int]]:
+    return [batch.ids_B.tolist() for batch in batches]
+
+
+def test_what_is_needed_furthest_ahead_is_evicted_first(tmp_path):
+    cache = NodeCache(tmp_path, 400)
+    lease = cache.lease()
+    for number in range(4):
+        assert put(cache, lease, blob(number)) == "mine"
+    assert put(cache, lease, blob(9)) == "full"
+    lease.drop([blob(number).sha256 for number in range(4)])
+    uses = {blob(0).sha256: 7.0, blob(1).sha256: 90.0, blob(2).sha256: 8.0, blob(3).sha256: math.inf}
+    assert put(cache, lease, blob(4), uses.__getitem__) == "mine"
+    assert kept(cache) == {0, 1, 2, 4}
+    assert put(cache, lease, blob(5), uses.__getitem__) == "mine"
+    assert kept(cache) == {0, 2, 4, 5}
+    assert put(cache, lease, blob(0), uses.__getitem__) == "there"
+    lease.close()
+
+
+def test_of_what_is_never_needed_the_longest_unused_goes_first(tmp_path):
+    cache = NodeCache(tmp_path, 300)
+    lease = cache.lease()
+    for number in range(3):
+        put(cache, lease, blob(number))
+        os.utime(cache.path(blob(number).sha256), (number, number))
+    assert put(cache, lease, blob(0)) == "there"  # used now
+    lease.drop([blob(number).sha256 for number in range(3)])
+    put(cache, lease, blob(3), lambda sha256: math.inf)
+    assert kept(cache) == {0, 2, 3}
+    lease.close()
+
+
+def test_a_download_counts_with_its_whole_size_from_the_start(tmp_path):
+    cache = NodeCache(tmp_path, 300)
+    lease = cache.lease()
+    claim = cache.claim(blob(1, 250), lease, lambda sha256: 0)
+    assert claim.state == "mine"
+    assert (used(tmp_path), cache.usage()) == (0, 250)
+    assert cache.claim(blob(2), lease, lambda sha256: 0).state == "full"
+    assert cache.claim(blob(1, 250), lease, lambda sha256: 0).state == "busy"
+    close_descriptor(claim.descriptor)
+    lease.close()
+
+
+def test_a_lower_cap_than_last_time_makes_room_at_once(tmp_path):
+    cache = NodeCache(tmp_path, 500)
+    lease = cache.lease()
+    for number in range(5):
+        put(cache, lease, blob(number))
+    lease.drop([blob(number).sha256 for number in range(1, 5)])
+    NodeCache(tmp_path, 250)
+    assert used(tmp_path) == 200
+    assert 0 in kept(cache)
+    lease.close()
+
+
+def test_what_a_killed_process_held_is_free(tmp_path):
+    script = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_data_cache import NodeCache, blob, put
+cache = NodeCache(Path(sys.argv[1]), 200)
+lease = cache.lease()
+put(cache, lease, blob(1))
+claim = cache.claim(blob(2), lease, lambda sha256: 0)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout
+    assert child.stdout.readline() == "ready\n"
+    cache = NodeCache(tmp_path, 200)
+    lease = cache.lease()
+    assert put(cache, lease, blob(3)) == "full"
+    assert put(cache, lease, blob(2)) == "busy"
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert put(cache, lease, blob(2)) == "mine"
+    assert put(cache, lease, blob(3)) == "mine"
+    assert kept(cache) == {2, 3}
+    assert len(list((tmp_path / "users").iterdir())) == 1
+    lease.close()
+
+
+def test_a_child_of_a_fork_holds_no_lock(tmp_path):
+    cache = NodeCache(tmp_path, 200)
+    lease = cache.lease()
+    claim = cache.claim(blob(1), lease, lambda sha256: 0)
+    reading, writing = os.pipe()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.write(tell, b".")
+        os.read(reading, 1)  # lives on until the parent has looked
+        os._exit(0 if not cache_module._descriptors and not lease.valid else 1)
+    os.read(told, 1)
+    other = os.open(tmp_path / "blobs" / f"{blob(1).sha256}.100.part", os.O_RDWR)
+    descriptor = claim.descriptor
+    cache_module._descriptors.discard(descriptor)
+    os.close(descriptor)  # without the unlocking of close_descriptor, as a kill would
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+    os.close(writing)
+    for descriptor in (reading, told, tell):
+        os.close(descriptor)
+    assert os.waitpid(child, 0)[1] == 0
+    lease.close()
+
+
+def test_a_folder_that_cannot_be_used_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be used \(Not a directory\); choose another data.cache"):
+        NodeCache(tmp_path / "file" / "cache", 100)
+
+
+def test_a_lock_that_is_never_released_is_an_error_not_a_hang(tmp_path, monkeypatch):
+    cache = NodeCache(tmp_path, 100)
+    monkeypatch.setattr(cache_module, "LOCK_TIMEOUT_S", 0.05)
+    with open(tmp_path / "lock", "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"lock: locked by another process for 0 s; end that process"):
+            cache.lease()
+
+
+@pytest.fixture
+def need_gb(site, tmp_path) -> float:
+    """The number that the error names."""
+    with pytest.raises(ConfigError, match="hold less than the shards in reach") as failure:
+        build_loader(site.url, cache=tmp_path / "probe", cache_gb=4e-6, **SETTINGS)
+    return float(failure.value.todo.split("cache_gb=")[1].split()[0])
+
+
+def test_a_cap_below_the_working_set_is_refused_with_the_number_that_does(site, tmp_path, need_gb):
+    loader = build_loader(site.url, cache=tmp_path / "a", cache_gb=need_gb, stop_step=3, **SETTINGS)
+    assert len(ids(loader)) == 3
+    assert loader._supply is not None
+    exact = loader._supply.need_bytes
+    assert exact == 2 * SIZE + len(read_manifest_index(loader))
+    build_loader(site.url, cache=tmp_path / "b", cache_gb=exact / 1e9, **SETTINGS)
+    with pytest.raises(ConfigError, match="hold less"):
+        build_loader(site.url, cache=tmp_path / "b", cache_gb=(exact - 1) / 1e9, **SETTINGS)
+
+
+def read_manifest_index(loader) -> bytes:
+    files = loader._samples.reader.files
+    return files.cache.path(files.entry.index_sha256).read_bytes()
+
+
+def test_the_cap_holds_at_every_write_while_shards_come_and_go(root, site, tmp_path, monkeypatch):
+    most, original = [0], fill_module.download
+
+    def watched(address, begin, end, write, **options):
+        def write_and_look(offset, data):
+            write(offset, data)
+            most[0] = max(most[0], used(tmp_path))
+
+        original(address, begin, end, write_and_look, **options)
+
+    monkeypatch.setattr(fill_module, "download", watched)
+    expected = ids(build_loader(root, epochs=2, **SETTINGS))
+    cap = build_loader(site.url, cache=tmp_path, **SETTINGS)._supply.need_bytes
+    assert cap < sum(shard.bytes for shard in read_manifest(root).splits["train"].shards) / 2
+    got = ids(build_loader(site.url, cache=tmp_path, cache_gb=cap / 1e9, epochs=2, **SETTINGS))
+    assert got == expected
+    assert 30_000 < most[0] <= cap
+
+
+def test_shards_are_fetched_before_they_are_needed_and_kept_for_the_next_epoch(root, site, tmp_path):
+    loader = iter(build_loader(site.url, cache=tmp_path, epochs=2, **SETTINGS))
+    first = next(loader)
+    shards = read_manifest(root).splits["train"].shards
+    sizes = [one.samples for one in shards]
+    order = Order(sizes, seed=0, batch=4, lanes=1, window=1)
+    coming = {shards[number].sha256 for number in order.uses(0)[0][:2].tolist()}
+    deadline = time.monotonic() + 20
+    while not all((tmp_path / "blobs" / sha256).exists() for sha256 in coming):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    rest = [first, *loader]
+    assert len(rest) == 32
+    assert sum(request.startswith("/train-") for request in site.requests) == 16 * 5
+
+
+def test_two_processes_share_every_download(root, site, tmp_path):
+    children = [subprocess.Popen([sys.executable, "-c", READ_ALL, site.url, str(tmp_path)]) for _ in range(2)]
+    assert [child.wait(60) for child in children] == [0, 0]
+    tars = [request for request in site.requests if ".tar" in request]
+    assert len(tars) == len(set(tars)) == 16 * 5
+
+
+def test_a_download_cut_by_sigkill_is_continued_where_it_was(root, site, tmp_path):
+    name = read_manifest(root).splits["train"].shards[0].name
+    stalled, ended = threading.Event(), threading.Event()
+
+    def stall(handler, attempt) -> bool:
+        if handler.path != f"/{name}" or handler.headers["Range"] != "bytes=4096-8191" or attempt > 1:
+            return False
+        data = (root / name).read_bytes()
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 4096-8191/{len(data)}")
+        handler.send_header("Content-Length", "4096")
+        handler.end_headers()
+        handler.wfile.write(data[4096:5096])
+        handler.wfile.flush()
+        stalled.set()
+        ended.wait(30)
+        return True
+
+    site.fault = stall
+    child = subprocess.Popen([sys.executable, "-c", READ_ALL, site.url, str(tmp_path)])
+    assert stalled.wait(30)
+    (part,) = (tmp_path / "blobs").glob("*.part")
+    while part.stat().st_size < 5096:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    ended.set()
+    site.requests.clear()
+    reader, local = ShardReader(site.url, "train", cache=tmp_path), ShardReader(root, "train")
+    assert reader.read(0) == local.read(0)
+    assert [request for request in site.requests if ".tar" in request] == [
+        f"/{name} bytes=5096-9191",
+        f"/{name} bytes=9192-13287",
+        f"/{name} bytes=13288-17383",
+        f"/{name} bytes=17384-20479",
+    ]
+    reader.close()
+    local.close()
+
+
+def test_a_partial_download_with_wrong_bytes_is_found_and_fetched_anew(root, site, tmp_path):
+    reader, local = ShardReader(site.url, "train", cache=tmp_path), ShardReader(root, "train")
+    first, second, third = reader.files.blobs[:3]
+    good = (root / read_manifest(root).splits["train"].shards[1].name).read_bytes()
+    for one, data in [
+        (first, bytes(5000)),
+        (second, good[:4000] + b"!" + good[4001:]),
+        (third, bytes(99999)),
+    ]:
+        (tmp_path / "blobs" / f"{one.sha256}.{one.bytes}.part").write_bytes(data)
+    assert [reader.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
+    assert [reader.files.cache.path(one.sha256).exists() for one in (first, second, third)] == [True] * 3
+    reader.close()
+    local.close()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["flipped", pytest.param("cut", marks=pytest.mark.slow)])
+def test_a_damaged_file_of_the_cache_is_repaired(root, site, tmp_path, workers, how):
+    settings = {**SETTINGS, "workers": workers, "epochs": 1, "cache": tmp_path}
+    expected = ids(build_loader(site.url, **settings))
+    site.requests.clear()
+    shards = read_manifest(root).splits["train"].shards
+    for one in shards[:3]:
+        path = tmp_path / "blobs" / one.sha256
+        data = bytearray(path.read_bytes())
+        offset = ShardReader(root, "train").index[sum(s.samples for s in shards[: shards.index(one)])]
+        data[int(offset["color_offset"]) + 7] ^= 1
+        path.write_bytes(data if how == "flipped" else data[:3000])
+    before = site.sent
+    batches = list(build_loader(site.url, **settings))
+    assert ids(batches) == expected
+    local = list(build_loader(root, **{**settings, "workers": 0}))
+    assert all(bool((a.color_B3HW == b.color_B3HW).all()) for a, b in zip(batches, local, strict=True))
+    assert {request.split()[0] for request in site.requests if ".tar" in request} == {
+        f"/{one.name}" for one in shards[:3]
+    }
+    missing = 0 if how == "flipped" else SIZE - 3000
+    most = 3 * (missing + 1000) + (root / "manifest.json").stat().st_size  # an image has less than 1000
+    assert site.sent - before <= most
+
+
+def test_a_damaged_index_in_the_cache_is_fetched_again(root, site, tmp_path):
+    ShardReader(site.url, "train", cache=tmp_path).close()
+    path = tmp_path / "blobs" / read_manifest(root).splits["train"].index_sha256
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    reader, local = ShardReader(site.url, "train", cache=tmp_path), ShardReader(root, "train")
+    assert np.array_equal(reader.index, local.index)
+    reader.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_other_jobs_hold_all_space_images_are_read_by_range(root, site, tmp_path, workers):
+    settings = {**SETTINGS, "workers": workers, "epochs": 1, "cache": tmp_path}
+    expected = ids(build_loader(root, **settings))
+    need = build_loader(site.url, **settings)._supply.need_bytes
+    cache = NodeCache(tmp_path, need)
+    lease = cache.lease()
+    while put(cache, lease, blob(used(tmp_path), 5000)) == "mine":  # another job's
+        pass
+    assert ids(build_loader(site.url, cache_gb=need / 1e9, **settings)) == expected
+    assert used(tmp_path) <= need
+    lease.close()
+
+
+def test_a_reader_alone_lets_go_of_its_oldest_shards_at_the_cap(root, site, tmp_path):
+    reader = ShardReader(site.url, "train", cache=tmp_path, cache_gb=55_000 / 1e9)
+    local = ShardReader(root, "train")
+    assert [reader.read(i) for i in range(64)] == [local.read(i) for i in range(64)]
+    assert used(tmp_path) <= 55_000
+    reader.close()
+    local.close()
+
+
+@pytest.mark.slow
+def test_a_loader_that_is_left_early_ends_its_downloads(site, tmp_path):
+    site.fault = lambda handler, attempt: time.sleep(0.2) or False
+    batches = iter(build_loader(site.url, cache=tmp_path, **{**SETTINGS, "workers": 1}))
+    next(batches)
+    began = time.monotonic()
+    batches.close()
+    assert time.monotonic() - began < 4
+    names = {thread.name for thread in threading.enumerate()}
+    assert "shards ahead" not in names
+    assert not list((tmp_path / "users").iterdir())
+
+
+def test_uses_say_when_each_shard_is_read():
+    order = Order([5, 3, 9, 4, 7, 2, 6, 8, 5, 5], seed=3, batch=4, lanes=2, window=2)
+    ends = np.cumsum(order.shard_sizes)
+    for epoch in (0, 3):
+        uses = [tuple(column) for column in order.uses(epoch).T.tolist()]
+        assert [use[2] for use in uses] == sorted(use[2] for use in uses)
+        for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
+            for row, sample in enumerate(order.batch_ids(step)[1].tolist()):
+                number = int(np.searchsorted(ends, sample, side="right"))
+                lane = row // 2
+                assert any(
+                    shard == number and its == lane and first <= step <= last
+                    for shard, its, first, last in uses
+                )
+
+
+@pytest.mark.slow
+def test_processes_that_fight_for_the_cache_never_exceed_the_cap_or_stop(root, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        cache_stress = importlib.import_module("cache_stress")
+    seen = cache_stress.stress(root, tmp_path, seconds=6, kill_every_s=1.5)
+    assert seen.failures == []
+    assert seen.wrong == 0
+    assert seen.batches > 50
+    assert seen.kills >= 2
+    assert seen.most_bytes <= seen.cap_bytes

@@ -1,0 +1,404 @@
+"""Shard sets at an address: whatever the network does, the batches are those of the local set."""
+
+import json
+import shutil
+import threading
+
+import pytest
+import torch
+from click.testing import CliRunner
+from fault_fixtures import KINDS, Faults, impatient, tar_bytes
+from parquet_fixtures import encode, hub, picture, write_rows
+from remote_fixtures import website
+from training import losses, tiny_config
+
+from streamgan.cli.main import streamgan
+from streamgan.core import download, remote
+from streamgan.core.download import read_range, read_whole, size_of
+from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.remote import join, web_address
+from streamgan.data import ahead
+from streamgan.data.cache import close_descriptor
+from streamgan.data.format import idx_name, read_idx, read_manifest
+from streamgan.data.loader import build_eval_loader, build_loader
+from streamgan.data.mixture import Weighted
+from streamgan.data.reader import ShardReader
+from streamgan.data.remote import NotArrived
+from streamgan.sharding.run import ShardOptions, shard
+from streamgan.train.loop import train
+
+SOME = ["429", "reset", "flip"]
+REST = [kind for kind in KINDS if kind not in SOME]
+SETTINGS = {"batch": 4, "size": 16, "lanes": 2, "window": 2, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """24 train shards or so of four samples, some val and test shards."""
+    folder = tmp_path_factory.mktemp("many")
+    write_rows(folder / "a.parquet", [{"image": hub(encode(picture(seed)))} for seed in range(90)], group=4)
+    options = ShardOptions(samples_per_shard=5, splits="train=0.8,val=0.2")
+    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def expected(root):
+    return list(build_loader(root, workers=0, **SETTINGS))
+
+
+@pytest.fixture
+def site(root, monkeypatch):
+    impatient(monkeypatch)
+    with website(root) as server:
+        yield server
+
+
+def assert_same(batches, expected) -> None:
+    batches = list(batches)
+    assert len(batches) == len(expected) > 0
+    for one, other in zip(batches, expected, strict=True):
+        assert one.ids_B.tolist() == other.ids_B.tolist()
+        assert torch.equal(one.color_B3HW, other.color_B3HW)
+
+
+def members(root) -> dict[str, list[tuple[int, int]]]:
+    """Where the images of each shard lie."""
+    return {
+        path.name: [
+            (member.offset, member.offset + member.size)
+            for sample in read_idx(root / idx_name(path.name))
+            for member in sample.members
+            if member.suffix.startswith("color")
+        ]
+        for path in root.glob("*.tar")
+    }
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_set_on_the_web_gives_the_batches_of_the_disk(root, site, expected, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(download, "STALL_S", 30.0)
+    assert_same(build_loader(site.url, workers=workers, cache=tmp_path, **SETTINGS), expected)
+    shards = read_manifest(root).splits["train"].shards
+    assert {path.name for path in (tmp_path / "blobs").iterdir()} == {
+        *(one.sha256 for one in shards),
+        read_manifest(root).splits["train"].index_sha256,
+    }
+    assert len(site.requests) == len(set(site.requests))  # two epochs, and nothing was asked for twice
+
+
+@pytest.mark.parametrize("kind", SOME + [pytest.param(kind, marks=pytest.mark.slow) for kind in REST])
+def test_a_fault_of_the_network_leaves_the_batches_as_they_are(root, site, expected, tmp_path, kind):
+    faults = Faults(site, (kind,), share=0.2)
+    faults.flips = members(root)
+    assert_same(build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS), expected)
+    assert faults.served[kind] >= 3
+    whole = sum(shard.bytes for shard in read_manifest(root).splits["train"].shards)
+    small = sum((root / name).stat().st_size for name in ("manifest.json", "train.index")) + 1
+    assert site.sent - whole - small <= faults.served[kind] * download.CHUNK_BYTES
+
+
+@pytest.mark.slow
+def test_all_faults_at_once_leave_the_batches_as_they_are(root, site, expected, tmp_path):
+    faults = Faults(site, KINDS, share=0.5, seed=1)
+    faults.flips = members(root)
+    assert_same(build_loader(site.url, workers=2, cache=tmp_path, **SETTINGS), expected)
+    assert len(faults.served) >= 6
+
+
+@pytest.mark.slow
+def test_a_damaged_header_is_fetched_again_with_its_shard(root, site, expected, tmp_path):
+    faults = Faults(site, ("flip",), share=0.2)
+    faults.flips = {name: [(0, 100)] for name in members(root)}  # the name in the first header
+    assert_same(build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS), expected)
+    assert faults.served["flip"] >= 2
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.index"])
+def test_a_damaged_manifest_or_index_is_fetched_again(root, site, expected, tmp_path, name):
+    data = (root / name).read_bytes()
+
+    def flip(handler, attempt) -> bool:
+        if handler.path != f"/{name}" or attempt > 1 or "0-0" in handler.headers.get("Range", ""):
+            return False
+        wrong = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+        handler.send_response(206 if "Range" in handler.headers else 200)
+        handler.send_header("Content-Range", f"bytes 0-{len(data) - 1}/{len(data)}")
+        handler.end_headers()
+        handler.wfile.write(wrong)
+        return True
+
+    site.fault = flip
+    assert_same(build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS), expected)
+    assert sum(request.startswith(f"/{name}") for request in site.requests) >= 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_cache_images_are_read_by_range(root, site, expected, tmp_path, monkeypatch, workers):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Faults(site, ("503", "cut"), share=0.2)
+    loader = build_loader(site.url, workers=workers, cache="none", **{**SETTINGS, "epochs": 1})
+    assert_same(loader, expected[: len(loader)])
+    assert site.sent < tar_bytes(root)  # no headers, no padding
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_byte_without_a_cache_is_read_again(root, site):
+    faults = Faults(site, ("flip",), share=0.5)
+    faults.flips = members(root)
+    reader, local = (ShardReader(place, "train", cache=None) for place in (site.url, root))
+    assert [reader.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
+    assert faults.served["flip"] >= 3
+    local.close()
+
+
+def test_a_position_and_ranks_do_not_depend_on_the_cache(root, site, expected, tmp_path):
+    for rank in (0, 1):
+        loader = build_loader(
+            site.url, workers=0, cache=tmp_path, start_step=7, rank=rank, world=2, **SETTINGS
+        )
+        half = [batch.ids_B[2 * rank : 2 * rank + 2].tolist() for batch in expected[7:]]
+        assert [batch.ids_B.tolist() for batch in loader] == half
+
+
+def test_evaluation_and_the_val_split_work_from_an_address(root, site, tmp_path):
+    local = list(build_eval_loader(root, "val", batch=3, size=16))
+    assert_same(build_eval_loader(site.url, "val", batch=3, size=16, cache=tmp_path), local)
+    first = list(build_eval_loader(root, "train", batch=3, size=16, num_images=5))
+    few = build_eval_loader(site.url, "train", batch=3, size=16, num_images=5, cache=tmp_path, workers=1)
+    assert_same(few, first)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_a_local_and_a_remote_set_is_that_of_two_local_ones(root, site, tmp_path):
+    options = {"batch": 4, "size": 16, "workers": 0, "epochs": 2}
+    local = list(build_loader([Weighted(str(root), 3), Weighted(str(root), 1)], **options))
+    mixed = build_loader([Weighted(site.url, 3), Weighted(str(root), 1)], cache=tmp_path, **options)
+    assert_same(mixed, local)
+    later = build_loader(
+        [Weighted(site.url, 3), Weighted(str(root), 1)], cache=tmp_path, start_step=17, **options
+    )
+    assert_same(later, local[17:])
+
+
+def test_giving_up_names_address_byte_and_attempts_but_no_token(root, site, tmp_path, monkeypatch):
+    shards = read_manifest(root).splits["train"].shards
+    site.fault = lambda handler, attempt: (
+        handler.path.split("?")[0] == f"/{shards[0].name}"
+        and "bytes=4096-" in handler.headers.get("Range", "")
+        and (handler.send_error(503) or True)
+    )
+    reader = ShardReader(f"{site.url}?token=secret", "train", cache=tmp_path)
+    with pytest.raises(DataError) as failure:
+        reader.read(0)
+    message = str(failure.value)
+    assert message.startswith(
+        f"{site.url}/{shards[0].name}: cannot be read at byte 4096 (HTTP 503, 5 attempts)"
+    )
+    assert "secret" not in message
+    assert reader.read(int(reader.starts[1]))  # others are not concerned
+    reader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_is_missing_ends_the_run_naming_it(root, site, tmp_path, workers):
+    name = read_manifest(root).splits["train"].shards[5].name
+    site.fault = lambda handler, attempt: handler.path == f"/{name}" and (handler.send_error(404) or True)
+    with pytest.raises(DataError, match=rf"^{site.url}/{name}: cannot be read at byte 0 \(HTTP 404\); check"):
+        list(build_loader(site.url, workers=workers, cache=tmp_path, on_bad="substitute", **SETTINGS))
+    with pytest.raises(NotArrived, match=rf"^{site.url}/{name}: cannot be read at byte \d+ \(HTTP 404\)"):
+        list(build_loader(site.url, workers=workers, cache="none", on_bad="substitute", **SETTINGS))
+
+
+def test_a_shard_that_is_another_one_is_an_error_after_a_few_downloads(root, site, tmp_path):
+    damaged = shutil.copytree(root, tmp_path / "damaged")
+    name = read_manifest(root).splits["train"].shards[0].name
+    data = bytearray((damaged / name).read_bytes())
+    data[700] ^= 1
+    (damaged / name).write_bytes(data)
+    site.root = damaged
+    reader = ShardReader(site.url, "train", cache=tmp_path / "cache")
+    with pytest.raises(DataError, match=rf"{name}: is not what the manifest says \(sha256, 4 downloads\)"):
+        reader.read(0)
+    reader.close()
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_ever_for_somebody_elses_download(root, site, tmp_path, monkeypatch):
+    monkeypatch.setattr(ahead, "SILENCE_S", 1.0)
+    reader = ShardReader(site.url, "train", cache=tmp_path)
+    lease = reader.files.cache.lease()
+    claims = [reader.files.cache.claim(blob, lease, lambda sha256: 0) for blob in reader.files.blobs]
+    assert {claim.state for claim in claims} == {"mine"}
+    with pytest.raises(DataError, match=rf"^{site.url}/train-.*tar: no byte has arrived for 1 s; see which"):
+        list(build_loader(site.url, workers=1, cache=tmp_path, **SETTINGS))
+    for claim in claims:
+        close_descriptor(claim.descriptor)
+    reader.close()
+
+
+def test_retry_after_is_honoured(root, site):
+    pauses = []
+
+    class Recorder(threading.Event):
+        def wait(self, timeout=None):
+            pauses.append(timeout)
+            return False
+
+    def busy(handler, attempt) -> bool:
+        if attempt > 2:
+            return False
+        handler.send_response(429)
+        handler.send_header("Retry-After", "17" if attempt == 1 else "100000")
+        handler.end_headers()
+        return True
+
+    site.fault = busy
+    got = bytearray()
+    address = f"{site.url}/train.index"
+    download.download(address, 0, 100, lambda at, data: got.extend(data), stop=Recorder())
+    assert bytes(got) == (root / "train.index").read_bytes()[:100]
+    assert pauses == [17.0, download.MAX_PAUSE_S]
+
+
+def test_a_server_without_ranges_is_refused(root, site, tmp_path):
+    site.ranges = False
+    with pytest.raises(DataError, match=r"train\.index: the server ignores ranges; use one that allows them"):
+        build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS)
+
+
+def test_what_is_no_set_is_one_error(site, tmp_path):
+    with pytest.raises(DataError, match=r"/none/manifest.json: cannot be read \(HTTP 404\)"):
+        build_loader(f"{site.url}/none", cache=tmp_path)
+    with pytest.raises(DataError, match="no samples in split 'test'"):
+        ShardReader(site.url, "test", cache=tmp_path)
+    with pytest.raises(ConfigError, match="plain http"):
+        build_loader("http://example.org/set", cache=tmp_path)
+
+
+def test_a_damaged_image_is_named_by_address_and_key(root, site, tmp_path):
+    damaged = shutil.copytree(root, tmp_path / "damaged")
+    name = read_manifest(root).splits["train"].shards[0].name
+    sample = read_idx(root / idx_name(name))[0]
+    data = bytearray((damaged / name).read_bytes())
+    data[sample.members[0].offset + 9] ^= 1
+    (damaged / name).write_bytes(data)
+    site.root = damaged
+    reader = ShardReader(site.url, "train", cache=None)
+    with pytest.raises(DataError) as failure:
+        reader.read(0)
+    assert failure.value.where == f"{site.url}/{name}, key {sample.key}"
+
+
+def test_pieces_of_files_arrive_as_they_are(root, site):
+    data = (root / "train.index").read_bytes()
+    address = f"{site.url}/train.index?a=b"
+    assert read_whole(address) == data
+    assert size_of(address) == len(data)
+    assert read_range(address, 10, 1010) == data[10:1010]
+
+
+def test_addresses_are_joined_before_their_query():
+    assert join("https://a.org/set/?t=1", "x.tar") == "https://a.org/set/x.tar?t=1"
+    assert join("s3://bucket/set/", "x.tar") == "s3://bucket/set/x.tar"
+    assert join("hf://datasets/a/b@main/set", "x.tar") == "hf://datasets/a/b@main/set/x.tar"
+
+
+def test_files_of_the_hub_have_a_web_address(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    url, headers = web_address("hf://datasets/org/photos@refs/pr/3/shards/a.tar")
+    assert url == f"{constants.ENDPOINT}/datasets/org/photos/resolve/refs%2Fpr%2F3/shards/a.tar"
+    assert headers["authorization"] == "Bearer hf_secret"
+    assert web_address("hf://datasets/org/photos/a.tar")[0].endswith(
+        "/datasets/org/photos/resolve/main/a.tar"
+    )
+    assert web_address("https://a.org/b") == ("https://a.org/b", {})
+    with pytest.raises(ConfigError, match="not an address on the Hub"):
+        web_address("hf://datasets/photos")
+
+
+def test_a_set_of_the_hub_is_read(root, tmp_path, expected, monkeypatch):
+    """The Hub's web addresses, served by this machine."""
+    folder = tmp_path / "web" / "datasets" / "org" / "photos" / "resolve" / "main"
+    folder.mkdir(parents=True)
+    shutil.copytree(root, folder / "set")
+    with website(tmp_path / "web") as site:
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            site.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        address = "hf://datasets/org/photos/set"
+        assert_same(build_loader(address, workers=0, cache=tmp_path / "cache", **SETTINGS), expected)
+
+
+@pytest.fixture(scope="module")
+def bucket(root):
+    """s3://shards/set on a server of its own."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        remote._filesystem.cache_clear()  # may belong to another test's server
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="shards")
+        for path in root.iterdir():
+            client.upload_file(str(path), "shards", f"set/{path.name}")
+        yield "s3://shards/set"
+        client.close()
+    server.stop()
+    remote._filesystem.cache_clear()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_set_in_a_bucket_gives_the_batches_of_the_disk(bucket, expected, tmp_path, workers):
+    assert_same(build_loader(bucket, workers=workers, cache=tmp_path, **SETTINGS), expected)
+
+
+@pytest.mark.slow
+def test_a_bucket_is_read_by_range_too(bucket, expected):
+    loader = build_loader(bucket, workers=1, cache="none", **{**SETTINGS, "stop_step": 4})
+    assert_same(loader, expected[:4])
+
+
+def test_what_a_bucket_does_not_hold_is_one_error(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.0,) * 4)
+    for address in ("s3://shards/none", "s3://none/set"):
+        with pytest.raises(DataError, match=rf"^{address}/manifest.json: cannot be read \("):
+            build_loader(address, cache=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_and_its_scores_are_those_of_the_local_set(shard_set, tmp_path):
+    more = ("run.steps=3", f"data.cache={tmp_path / 'cache'}", "data.workers=1")
+    with website(shard_set) as site:
+        train(tiny_config(site.url, tmp_path / "remote", *more))
+        again = ("run.steps=5", "data.cache=none", "data.workers=1")  # which is no other run
+        train(tiny_config(f"{site.url}/", tmp_path / "remote", *again))
+        arguments = [
+            "evaluate",
+            str(tmp_path / "remote"),
+            "--shards",
+            site.url,
+            "--json",
+            "--max-images",
+            "6",
+        ]
+        cache = ["--cache", str(tmp_path / "cache"), "--cache-gb", "1"]
+        scored = CliRunner().invoke(streamgan, [*arguments, *cache])
+    train(tiny_config(shard_set, tmp_path / "local", "run.steps=5"))
+    assert losses(tmp_path / "remote") == losses(tmp_path / "local")
+    assert scored.exit_code == 0, scored.output
+    assert json.loads(scored.stdout.splitlines()[-1])["num_images"] == 6
