@@ -333,6 +333,14 @@ def test_a_set_of_the_hub_is_read(root, tmp_path, expected, monkeypatch):
         assert_same(build_loader(address, workers=0, cache=tmp_path / "cache", **SETTINGS), expected)
 
 
+def forget_servers() -> None:
+    """The filesystem of a process keeps the server it was made for."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    remote._filesystem.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def bucket(root):
     """s3://shards/set on a server of its own."""
@@ -351,7 +359,7 @@ def bucket(root):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        remote._filesystem.cache_clear()  # may belong to another test's server
+        forget_servers()
         client = boto3.client("s3")
         client.create_bucket(Bucket="shards")
         for path in root.iterdir():
@@ -359,7 +367,7 @@ def bucket(root):
         yield "s3://shards/set"
         client.close()
     server.stop()
-    remote._filesystem.cache_clear()
+    forget_servers()
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
