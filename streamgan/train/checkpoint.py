@@ -158,7 +158,7 @@ def load_checkpoint(
             raise CheckpointError(checkpoint.path, change, todo)
         say(f"{checkpoint.path}: {change}; going on as asked")
     _load_weights(checkpoint.path, networks)
-    state = torch.load(checkpoint.path / "trainer.pt", map_location=accelerator.device, weights_only=True)
+    state = torch.load(checkpoint.path / "trainer.pt", map_location="cpu", weights_only=True)
     networks.optimizer_g.load_state_dict(state["optimizer_g"])
     if networks.optimizer_d is not None and state["optimizer_d"] is not None:
         networks.optimizer_d.load_state_dict(state["optimizer_d"])

@@ -18,7 +18,7 @@ from streamgan.data.verdict import Verdict
 from . import build
 from .checkpoint import Progress, initialise_from, load_checkpoint, newest_whole, write_config
 from .ema import ema_decay, update_ema
-from .process import StopRequest, run_lock
+from .process import StopRequest, run_lock, stop_with_launcher
 from .report import Interval, Report, format_values
 from .save import CheckpointWriter
 from .step import GanStep, StepSettings
@@ -33,6 +33,7 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
     called in every process that the launcher starts. `allow_changed` continues a run whose settings or shards
     have changed.
     """
+    stop_with_launcher()
     accelerator = build.start_accelerator(config)
     try:
         with run_lock(Path(config.run.dir), active=accelerator.is_main_process), StopRequest() as stop:

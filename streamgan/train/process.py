@@ -1,7 +1,10 @@
 """A training process among others: who owns the run folder, and how it is asked to stop."""
 
+import ctypes
 import fcntl
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ from accelerate import Accelerator
 
 from streamgan.core.errors import CheckpointError
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -34,6 +38,16 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
                 run, "another process trains here", "wait for it, or choose another run.dir"
             ) from None
         yield
+
+
+def stop_with_launcher() -> None:
+    """Let the kernel send SIGTERM when the process that started this one ends: no orphan trains on.
+
+    Of several processes the launcher tells each; of one, `accelerate launch` just ends. Linux only.
+    """
+    launched = any(name in os.environ for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"))
+    if launched and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StopRequest:

@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid, save_image
 
 from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress, say
@@ -136,6 +135,8 @@ class Report:
         """Rows of images ((B, 3, H, W), [0, 1]) under one another, to TensorBoard and RUN/samples."""
         if not self._active:
             return
+        from torchvision.utils import make_grid, save_image  # a second of importing
+
         grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=2)
         self._board.add_image(tag, grid, step)
         folder = self._run / "samples"
