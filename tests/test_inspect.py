@@ -189,7 +189,7 @@ def test_splits_by_content_are_shown_as_shares(tmp_path):
     source = write_rows(tmp_path / "a.parquet", [pair(seed) for seed in range(5)])
     shard([str(source)], tmp_path / "set", num_workers=0)
     result = CliRunner().invoke(inspect_command, [str(tmp_path / "set")])
-    assert "train 70.0%, val 20.0%, test 10.0% by sha256" in result.stdout
+    assert "train 70.0%, val 20.0%, test 10.0% by crc32" in result.stdout
     assert "rejected: none" in result.stdout
 
 

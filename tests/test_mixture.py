@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parquet_fixtures import write_source
+from parquet_fixtures import pair, write_rows
 from training import tiny_config
 
 from streamgan.core.errors import CheckpointError, ConfigError, DataError
@@ -22,9 +22,10 @@ from streamgan.train.loop import train
 def other_set(tmp_path_factory):
     """A small set of other pictures: 20 to train on."""
     folder = tmp_path_factory.mktemp("other")
-    source = write_source(folder / "in", files=1, rows=30)
-    options = ShardOptions(samples_per_shard=5, max_samples=25, splits="train=4,val=1")
-    shard([str(source)], folder / "set", options=options, num_workers=0)
+    write_rows(folder / "in" / "train-0.parquet", [pair(seed) for seed in range(20)])
+    write_rows(folder / "in" / "val-0.parquet", [pair(seed) for seed in range(20, 25)])
+    options = ShardOptions(samples_per_shard=5, splits="source")
+    shard([str(folder / "in")], folder / "set", options=options, num_workers=0)
     return folder / "set"
 
 

@@ -106,7 +106,7 @@ def test_every_rename_is_a_place_to_stop(tmp_path, monkeypatch, after):
                 assert (out / "manifest.json").exists() <= after
         shard([str(source)], out, options=OPTIONS, num_workers=0)
         assert tree(out) == wanted, f"stopped at rename {cut}"
-    assert cut > 20
+    assert cut > 10
 
 
 def _do_one_unit(source, out, monkeypatch):

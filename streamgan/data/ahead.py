@@ -77,13 +77,11 @@ class Ahead:
         ]
 
     def __enter__(self) -> "Ahead":
-        self._files.manage(True)
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.manage(False)
         self._stop.set()
         self._changed.set()
         for thread in self._threads:

@@ -6,7 +6,7 @@ loader already knows its rank; `Accelerator.prepare` has nothing to do with it a
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,20 +69,20 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         self.replaced = 0
         where = self._samples.reader.where
-        with self._supply.flowing() if self._supply else nullcontext() as flow:
+        with ExitStack() as stack:
+            if self._supply:
+                stack.enter_context(self._supply.managed())
+            # Processes are forked here, before the threads that fetch shards begin.
             batches = read(self._loader, self._samples.board, stall_s=self._stall_s, where=where)
-            try:
-                for number, fetched in enumerate(batches):
-                    if isinstance(fetched, StreamganError):
-                        raise (flow and flow.failure()) or fetched
-                    self._count(fetched)
-                    if flow:
-                        flow.advance(number + 1)
-                    yield fetched.batch
-            finally:
+            stack.enter_context(closing(batches))
+            flow = stack.enter_context(self._supply.flowing()) if self._supply else None
+            for number, fetched in enumerate(batches):
+                if isinstance(fetched, StreamganError):
+                    raise (flow and flow.failure()) or fetched
+                self._count(fetched)
                 if flow:
-                    flow.give_up()  # a worker that waits for a shard would not end
-                batches.close()
+                    flow.advance(number + 1)
+                yield fetched.batch
 
     @property
     def stats(self) -> LoaderStats:

@@ -19,7 +19,7 @@ from streamgan.core.remote import is_remote, shown
 from .format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
 from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB, CachedFiles, RangedFiles, nothing, open_remote
 
-MAX_OPEN = 128
+MAX_OPEN = 512  # of 1024 that a process may open by default; a window of every lane wants some hundreds
 
 
 class Encoded(NamedTuple):

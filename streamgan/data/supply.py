@@ -1,12 +1,6 @@
-"""What the batches of a job need from which shard, and when: what to download, keep and evict.
-
-All of it follows from the plan alone. Steps count as the requests of a loader do. Of a mixture, every set at
-an address has needs of its own.
-"""
+"""What a job downloads, keeps and asks the kernel for, by what its batches need of each set."""
 
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -15,159 +9,31 @@ import numpy as np
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
 
-from .ahead import Ahead, Use
-from .mixture import CYCLE, Mixture, Reader
+from .ahead import Ahead
+from .hints import Hints
+from .mixture import Mixture, Reader
+from .needs import ListNeeds, MixtureNeeds, Needs, OrderNeeds
 from .order import Order, rank_slice
-from .remote import CachedFiles, gigabytes
-
-_WINDOWS = 2  # of every lane: the one that is read and the one that is fetched
-_CYCLES = 8  # of a mixture, kept
-_EVAL_SHARDS = 4  # fetched ahead where a split is read from front to back
-
-
-class OrderNeeds:
-    """What the rows `local` of the global batches need, from step `start` to `stop` (None: for ever)."""
-
-    def __init__(
-        self, order: Order, shard_bytes: Sequence[int], local: slice, *, start: int, stop: int | None
-    ):
-        self.order, self.start, self.stop = order, start, stop
-        self._bytes, self._lock = np.asarray(shard_bytes), threading.Lock()
-        self._epochs: dict[int, np.ndarray] = {}
-        self._lanes = self._lanes_of(local)
-        self.horizon = order.steps_per_epoch
-        self.budget_bytes = self.working_set(local)
-
-    def uses(self) -> Iterator[Use]:
-        epoch, stop = self.start // self.horizon, self.stop if self.stop is not None else math.inf
-        while epoch * self.horizon < stop:
-            shard, lane, first, last = self._uses(epoch)
-            mine = (lane >= self._lanes.start) & (lane < self._lanes.stop) & (last >= self.start)
-            mine &= first < stop
-            yield from map(Use, first[mine].tolist(), last[mine].tolist(), shard[mine].tolist())
-            epoch += 1
-
-    def next_use(self, position: int) -> np.ndarray:
-        """The next step from `position` on at which any rank needs each shard, in this epoch or the next."""
-        found = np.full(len(self._bytes), math.inf)
-        for epoch in (position // self.horizon, position // self.horizon + 1):
-            shard, _, first, last = self._uses(epoch)
-            coming = last >= position
-            np.minimum.at(found, shard[coming], np.maximum(first[coming], position))
-        return found
-
-    def working_set(self, rows: slice) -> int:
-        """Bytes that two windows of every lane of these rows of a batch take at most, in any epoch."""
-        mean, window = np.count_nonzero(self.order.shard_sizes) / self.order.lanes, self.order.window
-        # pieces of shards in a lane: about `mean`, more or fewer where shards are not alike
-        most = max(-(-pieces // max(1, pieces // window)) for pieces in _around(mean))
-        count = min(len(self._bytes), len(self._lanes_of(rows)) * _WINDOWS * most)
-        return int(np.sort(self._bytes)[::-1][:count].sum())
-
-    def _lanes_of(self, rows: slice) -> range:
-        share = self.order.batch // self.order.lanes
-        return range(rows.start // share, -(-rows.stop // share))
-
-    def _uses(self, epoch: int) -> np.ndarray:
-        with self._lock:
-            if epoch not in self._epochs:
-                for old in [one for one in self._epochs if one < epoch - 1]:
-                    del self._epochs[old]
-                self._epochs[epoch] = self.order.uses(epoch)
-            return self._epochs[epoch]
-
-
-class ListNeeds:
-    """What requests one after the other need: `shards[i]` are the shards of request i."""
-
-    def __init__(self, shards: Sequence[np.ndarray], shard_bytes: Sequence[int]):
-        self.start, self.horizon = 0, max(1, len(shards))
-        self._size = len(shard_bytes)
-        first: dict[int, int] = {}
-        last: dict[int, int] = {}
-        for step, numbers in enumerate(shards):
-            for number in np.unique(numbers).tolist():
-                first.setdefault(number, step)
-                last[number] = step
-        self._uses = sorted(Use(first[number], last[number], number) for number in first)
-        count = max((len(np.unique(numbers)) for numbers in shards), default=0) + _EVAL_SHARDS
-        self.budget_bytes = sum(sorted((shard_bytes[number] for number in first), reverse=True)[:count])
-
-    def uses(self) -> Iterator[Use]:
-        return iter(self._uses)
-
-    def next_use(self, position: int) -> np.ndarray:
-        found = np.full(self._size, math.inf)
-        for use in self._uses:
-            if use.last >= position:
-                found[use.shard] = max(use.first, position)
-        return found
-
-
-def _around(mean: float) -> range:
-    return range(max(1, int(mean / 2)), int(2 * mean) + 3)
-
-
-class MixtureNeeds:
-    """What the batches of a mixture need of its set `number`, whatever the rank.
-
-    The set's own order counts in samples of the set; the slots of the mixture say which step they are.
-    """
-
-    def __init__(
-        self, mixture: Mixture, number: int, shard_bytes: Sequence[int], *, start: int, stop: int | None
-    ):
-        self.start, self.horizon, self._stop = start, mixture.steps_per_epoch, stop
-        self._mixture, self._number, self._order = mixture, number, mixture.orders[number]
-        self._width = self._order.batch  # samples in a step of the set's own order
-        self._slots: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._inner = OrderNeeds(
-            self._order, shard_bytes, slice(0, self._width), start=self._first_inner(), stop=None
-        )
-        self.budget_bytes = self._inner.working_set(slice(0, self._width))
-
-    def uses(self) -> Iterator[Use]:
-        for first, last, shard in self._inner.uses():
-            begin = self._step(first * self._width)
-            if self._stop is not None and begin >= self._stop:
-                return
-            yield Use(begin, self._step((last + 1) * self._width - 1), shard)
-
-    def next_use(self, position: int) -> np.ndarray:
-        """As of `OrderNeeds`, and about right: to the cycle."""
-        ratio = self._mixture.batch * self._mixture.counts[self._number] / CYCLE / self._width
-        return self._inner.next_use(int(position * ratio)) / ratio
-
-    def _first_inner(self) -> int:
-        """The step of the set's own order that the first slot at or after `start` falls in."""
-        slot = self.start * self._mixture.batch
-        cycle = slot // CYCLE
-        before = int(np.searchsorted(self._cycle(cycle), slot))
-        return (cycle * self._mixture.counts[self._number] + before) // self._width
-
-    def _step(self, sample: int) -> int:
-        cycle, place = divmod(sample, self._mixture.counts[self._number])
-        return int(self._cycle(cycle)[place]) // self._mixture.batch
-
-    def _cycle(self, cycle: int) -> np.ndarray:
-        if cycle not in self._slots:
-            self._slots[cycle] = self._mixture.slots(self._number, cycle)
-            while len(self._slots) > _CYCLES:
-                self._slots.popitem(last=False)
-        return self._slots[cycle]
-
-
-Needs = OrderNeeds | MixtureNeeds | ListNeeds
+from .remote import CachedFiles, RangedFiles, gigabytes
 
 
 class Supply:
-    """The cached files that a job reads, with what it needs of each; `need_bytes` on this machine.
+    """The files that a job reads, with what it needs of each; `need_bytes` of the cache on this machine.
 
-    ConfigError if the cache may not hold as much.
+    ConfigError if the cache may not hold as much. `local` sets need no supply, only hints.
     """
 
-    def __init__(self, parts: Sequence[tuple[CachedFiles, Needs]], need_bytes: int, *, training: bool):
-        self.parts, self._training = parts, training
+    def __init__(
+        self,
+        parts: Sequence[tuple[CachedFiles, Needs]],
+        need_bytes: int,
+        *,
+        training: bool,
+        local: Sequence[Hints] = (),
+    ):
+        self.parts, self._training, self._local = parts, training, local
+        if not parts:
+            return
         self.cache = parts[0][0].cache
         self.need_bytes = need_bytes + sum(files.index_bytes for files, _ in parts)
         cap_bytes = self.cache.cap_bytes
@@ -178,19 +44,35 @@ class Supply:
             raise ConfigError("data.cache_gb", what, f"set data.cache_gb={enough:g} or more{remedy}")
 
     @contextmanager
+    def managed(self) -> Iterator[None]:
+        """While this lasts loader processes wait for shards; to be entered before they are forked."""
+        for files, _ in self.parts:
+            files.manage(True)
+        try:
+            yield
+        finally:
+            for files, _ in self.parts:
+                files.manage(False)
+
+    @contextmanager
     def flowing(self) -> Iterator["Flow"]:
         """While this lasts the shards of the coming steps are downloaded."""
-        if self._training:
+        if self._training and self.parts:
             used, cap, need = map(gigabytes, (self.cache.usage(), self.cache.cap_bytes, self.need_bytes))
             say(f"cache: {self.cache.folder}, {used} of {cap} cap, working set {need}")
         with ExitStack() as stack:
-            yield Flow([stack.enter_context(_ahead(files, needs)) for files, needs in self.parts])
+            aheads = [_ahead(files, needs) for files, needs in self.parts]
+            flow = Flow([stack.enter_context(one) for one in (*aheads, *self._local)])
+            try:
+                yield flow
+            finally:
+                flow.give_up()  # a loader process that waits for a shard would not end
 
 
 class Flow:
     """The downloads of a loader while it is iterated."""
 
-    def __init__(self, aheads: list[Ahead]):
+    def __init__(self, aheads: Sequence[Ahead | Hints]):
         self._aheads = aheads
 
     def advance(self, delivered: int) -> None:
@@ -229,26 +111,32 @@ def training_supply(
     start: int,
     stop: int | None,
 ) -> Supply | None:
-    """What rank `rank` of `world` has to download; None if nothing. `node_ranks` share the cache."""
+    """What rank `rank` of `world` reads, and has to download; `node_ranks` share the cache."""
     parts: list[tuple[CachedFiles, Needs]] = []
+    local: list[Hints] = []
+    here = node_ranks or world
     need_bytes = 0
     for number, files in enumerate(reader.all_files):
-        if not isinstance(files, CachedFiles):
+        if isinstance(files, RangedFiles):
             continue
-        num_bytes = [blob.bytes for blob in files.blobs]
+        num_bytes = [shard.bytes for shard in files.entry.shards]
         if isinstance(order, Mixture):
             needs = MixtureNeeds(order, number, num_bytes, start=start, stop=stop)
-            need_bytes += needs.budget_bytes
         else:
             mine = rank_slice(order.batch, rank, world)
             needs = OrderNeeds(order, num_bytes, mine, start=start, stop=stop)
-            here = node_ranks or world
+        if not isinstance(files, CachedFiles):
+            local.append(Hints(files, needs, node_ranks=here))
+            continue
+        if isinstance(needs, MixtureNeeds):
+            need_bytes += needs.budget_bytes
+        else:
             first = rank // here * here
             last = min(first + here, world) - 1
             rows = [rank_slice(order.batch, one, world) for one in (first, last)]
             need_bytes += needs.working_set(slice(rows[0].start, rows[1].stop))
         parts.append((files, needs))
-    return Supply(parts, need_bytes, training=True) if parts else None
+    return Supply(parts, need_bytes, training=True, local=local) if parts or local else None
 
 
 def list_supply(reader: Reader, requests: np.ndarray) -> Supply | None:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -32,21 +32,20 @@ _open: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
 def read(
     loader: DataLoader[Any], board: Board, *, stall_s: float, where: Callable[[int], str]
 ) -> Generator[Any, None, None]:
-    """The batches of `loader`. Its workers have ended when this generator has.
+    """The batches of `loader`. Its workers are forked now, and have ended when this generator has.
 
     DataError if a worker dies, or gets on with nothing for `stall_s` seconds; `where` says to a sample's id
     what its shard and key are.
     """
-    batches = _read(loader, board, stall_s, where)
+    batches = _read(iter(loader), board, stall_s, where)
     _open.add(batches)
     return batches
 
 
 def _read(
-    loader: DataLoader[Any], board: Board, stall_s: float, where: Callable[[int], str]
+    iterator: Iterator[Any], board: Board, stall_s: float, where: Callable[[int], str]
 ) -> Generator[Any, None, None]:
     global _waiting
-    iterator = iter(loader)
     workers = getattr(iterator, "_workers", [])
     in_main_thread = threading.current_thread() is threading.main_thread()
     if workers and in_main_thread:

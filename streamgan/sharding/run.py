@@ -277,7 +277,7 @@ def _make_job(root: Place, files: Sequence[SourceFile], options: ShardOptions) -
 def _identity(files: Sequence[SourceFile], options: ShardOptions, job: Job) -> dict[str, Any]:
     """What makes two runs the same set, as it stands in the manifest."""
     splits = (
-        {"by": "file name"} if job.file_splits else {"by": "sha256", "of": HASH_RANGE, "ends": job.split_ends}
+        {"by": "file name"} if job.file_splits else {"by": "crc32", "of": HASH_RANGE, "ends": job.split_ends}
     )
     return {
         "source": {"files": [file.fingerprint() for file in files]},

@@ -60,14 +60,20 @@ class _Shard:
         self.file, self.sha256, self.size = file, hashlib.sha256(), 0
         self.samples: list[Sample] = []
 
-    def add(self, key: str, members: dict[str, bytes]) -> None:
-        """Append a sample. `members` in the order of their names, as WebDataset has them."""
-        begin, listed = self.size, []
+    def add(self, key: str, members: dict[str, bytes], known: tuple[bytes, int]) -> None:
+        """Append a sample. `members` in the order of their names, as WebDataset has them.
+
+        `known`: bytes whose CRC-32 is known already; a member mostly is this very object.
+        """
+        begin, listed, before = self.size, [], b""
         for suffix, data in members.items():
-            listed.append(Member(suffix, self.size + tar.BLOCK, len(data), zlib.crc32(data)))
-            self._write(tar.header(f"{key}.{suffix}", len(data)))
+            header = before + tar.header(f"{key}.{suffix}", len(data))
+            self._write(header)
+            crc32 = known[1] if data is known[0] else zlib.crc32(data)
+            listed.append(Member(suffix, self.size, len(data), crc32))
             self._write(data)
-            self._write(tar.padding(len(data)))
+            before = tar.padding(len(data))
+        self._write(before)
         self.samples.append(Sample(key, begin, self.size - begin, tuple(listed)))
 
     def close(self) -> None:
@@ -128,7 +134,8 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
                 beat(file_index, done, size)
                 done += 1
                 try:
-                    split, members, changes = _sample(job, file_index, row)
+                    file = job.files[file_index]
+                    members, changes = make_members(row, job.rules, with_text=file.text is not None)
                 except BadRow as bad:
                     where = {
                         "file": file_index,
@@ -138,10 +145,17 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
                     rejected.append({**where, "reason": bad.reason, "detail": bad.detail})
                     continue
                 changed.update(changes)
+                # the bytes of the source, not those of the member: the split must not depend on --size
+                source = row.color.data or b""
+                known = source, zlib.crc32(source)
+                if job.file_splits is not None:
+                    split = job.file_splits[file_index]
+                else:
+                    split = split_of_content(known[1], job.split_ends)
                 if split not in shards:
                     path = job.root / shard_name(split, unit.number)
                     shards[split] = stack.enter_context(_open_shard(path, token))
-                shards[split].add(f"{file_index:05d}-{row.number:09d}", members)
+                shards[split].add(f"{file_index:05d}-{row.number:09d}", members, known)
                 size += sum(map(len, members.values()))
         entries = {
             split: _commit(job.root, split, unit.number, shards[split], token) for split in sorted(shards)
@@ -158,15 +172,6 @@ def _unit_rows(job: Job, unit: Unit, opening: Callable[[int], None]) -> Iterator
         file = job.files[piece.file]
         for row in read_rows(file, row_group=piece.row_group, start=piece.start, stop=piece.stop):
             yield piece.file, row
-
-
-def _sample(job: Job, file_index: int, row: Row) -> tuple[str, dict[str, bytes], tuple[str, ...]]:
-    """(split, members by suffix, what was changed) of a good row; BadRow otherwise."""
-    members, changes = make_members(row, job.rules, with_text=job.files[file_index].text is not None)
-    if job.file_splits is not None:
-        return job.file_splits[file_index], members, changes
-    # the bytes of the source, not those of the member: the split must not depend on --size
-    return split_of_content(row.color.data or b"", job.split_ends), members, changes
 
 
 def _commit(root: Place, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:
