@@ -81,8 +81,8 @@ class ModelConfig(_Section):
     """Channels of the first discriminator layer; None: as published."""
     norm: Literal["batch", "instance", "group", "none"] | None = None
     """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
-    pretrained: bool = False
-    """Start the encoder from ImageNet weights (models that have such an encoder)."""
+    pretrained: bool | str = False
+    """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
 
 
 class LossConfig(_Section):

@@ -7,7 +7,7 @@ Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] 
     width = None   channels of the first level; None: as published
     depth = None   what the model calls its depth; None: as published
     norm = None    "batch", "instance", "group" or "none"; None: the model's own
-    pretrained = False   start from downloaded encoder weights
+    pretrained = False   True: start from downloaded encoder weights; a string: from this file
     bounded = False      a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
 
 Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape
@@ -19,17 +19,30 @@ from collections.abc import Callable
 
 from torch import nn
 
-from streamgan.models import paper_cnn, patchgan, unet
+from streamgan.models import (
+    paper_cnn,
+    patchgan,
+    resnet_unet,
+    unet,
+    unet_discriminator,
+    vgg_unet,
+)
 from streamgan.models.options import choose
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "choose"]
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "paper_cnn": paper_cnn.build_generator,
+    "resnet18_unet": resnet_unet.build_resnet18,
+    "resnet34_unet": resnet_unet.build_resnet34,
+    "resnet50_unet": resnet_unet.build_resnet50,
     "unet": unet.build_generator,
+    "vgg16_unet": vgg_unet.build_vgg16,
+    "vgg19_unet": vgg_unet.build_vgg19,
 }
 
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
     "paper_cnn": paper_cnn.build_discriminator,
     "patchgan": patchgan.build_discriminator,
+    "unet": unet_discriminator.build_discriminator,
 }

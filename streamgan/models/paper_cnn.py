@@ -116,7 +116,7 @@ def build_generator(
     width: int | None = None,
     depth: int | None = None,
     norm: Norm | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     bounded: bool = False,
 ) -> PaperGenerator:
     """The paper's generator: `width` (64) channels at half size, `depth` (8) blocks, `norm` ("batch").
