@@ -182,3 +182,22 @@ def test_counters_that_old_files_lack_stay_as_they_are(resnet18, tmp_path):
     load_pretrained(ours, "resnet18", str(tmp_path / "old.pth"), setting=SETTING)
     assert torch.equal(ours.conv1.weight, model.conv1.weight)
     assert ours.bn1.num_batches_tracked == 0
+
+
+def test_convnext_features_are_torchvisions(tmp_path):
+    theirs = disturb(torchvision.models.convnext_tiny(weights=None)).eval()
+    torch.save(theirs.state_dict(), tmp_path / "convnext.pth")
+    model = GENERATORS["ddcolor"](out_channels=2, depth=1, pretrained=str(tmp_path / "convnext.pth"))
+    encoder, image = model.encoder.eval(), torch.rand(1, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder(image)[-1], encoder.norms[-1](theirs.features(image)), atol=1e-5, rtol=1e-5
+        )
+    assert encoder.widths == [96, 192, 384, 768]
+
+
+def test_the_embedder_of_koalarization_gives_torchvisions_class_scores(resnet18):
+    model = GENERATORS["koalarization"](out_channels=2, pretrained=str(resnet18[1])).eval()
+    image = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.embedder.scores(image), resnet18[0](image))

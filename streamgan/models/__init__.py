@@ -20,18 +20,23 @@ from collections.abc import Callable
 from torch import nn
 
 from streamgan.models import (
+    ddcolor,
+    koalarization,
     paper_cnn,
     patchgan,
     resnet_unet,
     unet,
     unet_discriminator,
     vgg_unet,
+    zhang,
 )
 from streamgan.models.options import choose
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "choose"]
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "ddcolor": ddcolor.build_generator,
+    "koalarization": koalarization.build_generator,
     "paper_cnn": paper_cnn.build_generator,
     "resnet18_unet": resnet_unet.build_resnet18,
     "resnet34_unet": resnet_unet.build_resnet34,
@@ -39,6 +44,7 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
     "unet": unet.build_generator,
     "vgg16_unet": vgg_unet.build_vgg16,
     "vgg19_unet": vgg_unet.build_vgg19,
+    "zhang": zhang.build_generator,
 }
 
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
