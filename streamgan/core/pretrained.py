@@ -15,6 +15,9 @@ from torchvision.models import get_model_weights
 
 from .errors import ConfigError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as torchvision's weights expect it
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def load_pretrained(
     module: nn.Module, name: str, source: bool | str, *, setting: str, prefix: str = ""

@@ -11,8 +11,9 @@ Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] 
     bounded = False      a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
 
 Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape
-(B, 1, ...). A model that does not have an option raises ConfigError when it is set; none is ignored. All
-have normal parameters on the default device, so `with torch.device("meta")` builds them without memory.
+(B, 1, ...); called with full_precision=True it computes in float32 even under autocast. A model that does
+not have an option raises ConfigError when it is set; none is ignored. All have normal parameters on the
+default device, so `with torch.device("meta")` builds them without memory.
 """
 
 from collections.abc import Callable

@@ -6,8 +6,7 @@ Shape suffixes: B batch, H height, W width, 1/3 channels.
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from streamgan.core.pretrained import IMAGENET_MEAN, IMAGENET_STD
 
 
 class GrayToImageNet(nn.Module):

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .layers import fp32_on_request
 from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
 
@@ -89,6 +90,7 @@ class UNetDiscriminator(nn.Module):
         # No bias on the logits, for the reason that patchgan.py gives.
         self.last = nn.Conv2d(width, 1, 3, padding=1, bias=False)
 
+    @fp32_on_request
     def forward(self, image_BKHW: Tensor) -> Tensor:
         x = F.leaky_relu(self.first(reflect_to_multiple(image_BKHW, self.multiple)), 0.2)
         skips = []
