@@ -72,4 +72,4 @@ def annealed_mean(logits_BQHW: Tensor, centres_Q2: Tensor, *, temperature: float
     """
     with without_autocast(logits_BQHW):
         share_BQHW = torch.softmax(logits_BQHW.float() / temperature, 1)
-        return torch.einsum("bqhw,qc->bchw", share_BQHW, centres_Q2 / AB_SCALE)
+        return torch.einsum("bqhw,qc->bchw", share_BQHW, centres_Q2.float() / AB_SCALE)
