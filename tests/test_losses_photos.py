@@ -1,5 +1,6 @@
 """Losses on photos and on classes of colour: perceptual, colourfulness, class-rebalanced cross-entropy."""
 
+import copy
 import math
 
 import pytest
@@ -78,6 +79,11 @@ def test_the_perceptual_loss_is_fp32_under_autocast(vgg16):
         value = vgg16[1](*photos)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, vgg16[1](*photos), rtol=0.05, atol=0)
+
+
+def test_the_perceptual_network_goes_where_the_photos_are(vgg16):
+    photos = torch.empty(2, 1, 3, 16, 16, device="meta")
+    assert copy.deepcopy(vgg16[1])(*photos).is_meta
 
 
 def test_a_perceptual_network_without_its_weights_is_one_line(vgg16):

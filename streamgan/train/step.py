@@ -35,7 +35,6 @@ from streamgan.models.zhang import ZhangClassifier
 from .state import Networks
 
 _NOISE = 11  # hash key of dropout
-_MIX = 12  # hash key of the points where the gradient penalty is taken
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,11 @@ class GanStep:
         self._step_generator(micros, fakes, settings, scalars)
         return scalars
 
-    def _seed(self, key: int, index: int, settings: StepSettings) -> None:
-        """Noise is seeded by its place in the run: a resumed run, and a second forward, draw the same."""
-        rank = self._accelerator.process_index
-        torch.manual_seed(torch_seed(settings.seed, key, settings.step, rank, index))
-
     def _generate(self, micro: MicroBatch, index: int, settings: StepSettings) -> Made:
-        self._seed(_NOISE, index, settings)
+        # Dropout is seeded by its place in the run: a resumed run, and a second forward, draw the same noise.
+        # So are the mixtures of the gradient penalty, which are drawn next.
+        rank = self._accelerator.process_index
+        torch.manual_seed(torch_seed(settings.seed, _NOISE, settings.step, rank, index))
         if self._losses.by_class:
             return Made(*self._networks.generator(micro.input_B1HW, with_logits=True))
         return Made(self._networks.generator(micro.input_B1HW), None)
@@ -137,7 +134,6 @@ class GanStep:
             pairs = [real_pair, self._head.pair(micro.input_B1HW, fake.output_BCHW.detach())]
             options = {}
             if losses.gp_weight > 0:
-                self._seed(_MIX, index, settings)
                 pairs.append(mix(*pairs))
                 options = {"full_precision": True}
             with self._synchronised(discriminator, last=index == len(micros) - 1):
