@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, r1_penalty
+from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, gradient_penalty, mix, r1_penalty
 from streamgan.losses.reconstruction import SMOOTH_BETA
+from streamgan.models import DISCRIMINATORS
 
 
 def test_adversarial_losses_are_what_their_formulas_say():
@@ -17,6 +18,7 @@ def test_adversarial_losses_are_what_their_formulas_say():
         "bce": (-sigmoid.log(), -(1 - sigmoid).log(), -sigmoid.log()),
         "hinge": ((1 - x).clamp_min(0), (1 + x).clamp_min(0), -x),
         "lsgan": ((x - 1) ** 2, x**2, (x - 1) ** 2),
+        "wgan": (-x, x, -x),
     }
     assert expected.keys() == ADVERSARIAL.keys()
     for name, formulas in expected.items():
@@ -97,6 +99,68 @@ def test_r1_reaches_every_parameter_and_has_finite_second_derivatives():
         assert parameter.grad.isfinite().all()
     assert model[0].weight.grad.abs().sum() > 0
     assert model[2].bias.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("num_logits", [1, 4])
+def test_the_gradient_penalty_of_a_linear_critic_is_its_distance_from_slope_one(num_logits):
+    weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    mixed = torch.rand(5, 3, 4, 4, requires_grad=True)
+    logits = (mixed * weight).sum((1, 2, 3)).view(5, 1).expand(5, num_logits)
+    slope = weight.square().sum().sqrt() * num_logits / math.sqrt(num_logits)
+    torch.testing.assert_close(gradient_penalty(logits, mixed), (slope - 1).square())
+
+
+def test_the_gradient_penalty_reaches_every_parameter_and_is_smooth_where_the_slope_is_zero():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3))
+    for scale in (1.0, 0.0):
+        model[2].weight.data *= scale
+        mixed = torch.rand(2, 3, 8, 8, requires_grad=True)
+        penalty = gradient_penalty(model(mixed), mixed)
+        assert penalty.dtype == torch.float32
+        model.zero_grad()
+        penalty.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, f"DDP would wait for {name}"
+            assert parameter.grad.isfinite().all()
+        assert model[0].weight.grad.any() == (scale > 0)
+
+
+def test_a_critic_that_minimises_the_penalty_comes_to_slope_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(8 * 36, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    penalties = []
+    for _ in range(60):
+        mixed = torch.rand(16, 3, 8, 8, requires_grad=True)
+        penalty = gradient_penalty(model(mixed), mixed)
+        optimizer.zero_grad()
+        penalty.backward()
+        optimizer.step()
+        penalties.append(penalty.item())
+    assert penalties[0] > 0.1
+    assert penalties[-1] < 0.01
+
+
+def test_a_mixture_lies_between_an_image_and_its_fake():
+    real, fake = torch.ones(64, 3, 2, 2), torch.zeros(64, 3, 2, 2, requires_grad=True)
+    mixed = mix(real, fake * 1)
+    assert mixed.is_leaf
+    assert mixed.requires_grad
+    share = mixed.detach().flatten(1)
+    assert (share == share[:, :1]).all()
+    assert share.unique().numel() == 64
+    assert 0 <= share.min() < 0.2 < 0.8 < share.max() <= 1
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_a_discriminator_computes_in_fp32_on_request_even_under_autocast(name):
+    torch.manual_seed(0)
+    model = DISCRIMINATORS[name](width=4).eval()
+    image = torch.rand(2, 3, 32, 32)
+    expected = model(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(image, full_precision=True), expected)
+        assert model(image).dtype == torch.bfloat16
 
 
 def test_r1_of_a_batch_is_the_mean_over_its_images():

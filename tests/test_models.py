@@ -9,14 +9,30 @@ from torch import nn
 
 from streamgan.core.color import HEADS, rgb_to_lab
 from streamgan.core.errors import ConfigError
+from streamgan.losses import r1_penalty
 from streamgan.metrics.functional import psnr
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
+from streamgan.models.decoder import ShuffleUp, blur, icnr_
 from streamgan.models.layers import NORMS
 from streamgan.models.padding import crop_like, reflect_to_multiple
 from streamgan.models.unet import default_depth
 
-SMALL = {"paper_cnn": {"width": 4, "depth": 1}, "unet": {"width": 4, "depth": 3}}
+SMALL = {
+    "paper_cnn": {"width": 4, "depth": 1},
+    "unet": {"width": 4, "depth": 3},
+    "koalarization": {"width": 4},
+    "zhang": {"width": 4},
+    "ddcolor": {"width": 8, "depth": 3},
+    **{f"{name}_unet": {"width": 4} for name in ("vgg16", "vgg19", "resnet18", "resnet34", "resnet50")},
+}
 PUBLISHED = {
+    "vgg16_unet": (GENERATORS, {"out_channels": 2}, 19e6, 0.005),
+    "vgg19_unet": (GENERATORS, {"out_channels": 2}, 24e6, 0.02),
+    "resnet34_unet": (GENERATORS, {"out_channels": 2}, 30e6, 0.02),
+    "ddcolor": (GENERATORS, {"out_channels": 2}, 55e6, 0.005),
+    "koalarization": (GENERATORS, {"out_channels": 2}, 6.57e6 + 11.69e6, 0.002),
+    "zhang": (GENERATORS, {"out_channels": 2}, 32e6, 0.01),
+    "unet D": (DISCRIMINATORS, {}, 4.46e6, 0.005),
     "paper_cnn": (GENERATORS, {"out_channels": 3, "bounded": True}, 10.3e6, 0.005),
     "unet": (GENERATORS, {"out_channels": 2}, 54.41e6, 0.001),
     "paper_cnn D": (DISCRIMINATORS, {}, 1.55e6, 0.005),
@@ -84,7 +100,15 @@ def test_an_image_is_coloured_alike_alone_and_in_a_batch(name, norm):
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("paper_cnn", "lab"), ("unet", "lab"), ("unet", "ycbcr"), ("unet", "rgb")]
+    ("name", "head"),
+    [
+        *((name, "lab") for name in GENERATORS),
+        ("unet", "ycbcr"),
+        ("unet", "rgb"),
+        ("resnet18_unet", "rgb"),
+        ("ddcolor", "rgb"),
+        ("koalarization", "rgb"),
+    ],
 )
 def test_an_untrained_generator_gives_the_gray_baseline(name, head):
     color = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -98,16 +122,54 @@ def test_an_untrained_generator_gives_the_gray_baseline(name, head):
     assert rgb_to_lab(HEADS[head].decode(given, model(given)))[:, 1:].abs().max() < 0.1
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", sorted(GENERATORS.keys() - {"zhang"}))
 def test_a_bounded_generator_stays_within_0_and_1(name):
     output = disturb(generator(name, out_channels=3, bounded=True))(10 * torch.randn(2, 1, 16, 16))
     assert ((output >= 0) & (output <= 1)).all()
     assert output.std() > 0
 
 
+def test_subpixels_start_as_nearest_neighbours_and_blur_keeps_a_constant():
+    up = ShuffleUp(8, 3)
+    up.factor = 3  # of the same kernel, without the blur
+    up.conv = nn.Conv2d(8, 27, 1)
+    icnr_(up.conv.weight, 3)
+    nn.init.zeros_(up.conv.bias)
+    image = torch.rand(1, 8, 4, 5)
+    large = up(image)
+    assert large.shape == (1, 3, 12, 15)
+    assert torch.equal(large, large[..., ::3, ::3].repeat_interleave(3, -1).repeat_interleave(3, -2))
+    assert large.std() > 0
+    constant = torch.full((1, 1, 4, 4), 0.7)
+    torch.testing.assert_close(blur(constant), constant)
+    stripes = torch.tensor([[0.0, 1.0]]).repeat(6, 3)[None, None]
+    for pattern in (stripes, stripes.mT):
+        torch.testing.assert_close(blur(pattern)[..., 1:, 1:], torch.full((1, 1, 5, 5), 0.5))
+
+
 def test_the_unet_normalises_neither_its_first_nor_its_innermost_map():
     norms = [m for m in generator("unet", depth=5, norm="batch").modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == (5 - 2) + (5 - 1)  # down steps but two, up steps but the last
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_starts_from_the_seed_alone_and_survives_its_state_dict(name):
+    first, again = generator(name).eval(), generator(name).eval()
+    for key, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[key]), key
+    disturb(first)
+    again.load_state_dict(first.state_dict())
+    image = torch.rand(2, 1, 33, 47)
+    assert torch.equal(first(image), again(image))
+    assert torch.equal(first(image), first(image))
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("size", [64, 256])
+def test_published_generators_run_on_meta_at_training_sizes(name, size):
+    with torch.device("meta"):
+        model = GENERATORS[name](out_channels=2, size=size)
+        assert model(torch.rand(2, 1, size, size)).shape == (2, 2, size, size)
 
 
 def test_the_bounded_paper_generator_gives_rgb_and_is_not_zero_at_the_start():
@@ -118,10 +180,13 @@ def test_the_bounded_paper_generator_gives_rgb_and_is_not_zero_at_the_start():
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_every_parameter_of_a_generator_learns_once_the_last_layer_has_moved(name):
-    model = disturb(generator(name, norm="group"))
-    model(torch.rand(2, 1, 16, 16)).square().sum().backward()
+    model = generator(name, norm="group")
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model(torch.rand(2, 1, 64, 64)).square().sum().backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
+        assert parameter.grad.any(), parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
 
 
@@ -179,6 +244,38 @@ def test_patchgan_says_when_an_image_is_too_small():
         model(torch.rand(1, 3, 23, 40))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (33, 47)])
+def test_the_unet_discriminator_judges_every_pixel_of_any_image(size):
+    model = disturb(DISCRIMINATORS["unet"](width=4).eval())
+    image = torch.rand(2, 3, *size, requires_grad=True)
+    logits = model(image)
+    assert logits.shape == (2, 1, *size)
+    (gradient,) = torch.autograd.grad(logits[0].sum(), image)
+    assert (gradient[0].abs().sum(0) > 0).all()
+    assert not gradient[1].any()
+
+
+def test_r1_reaches_every_parameter_of_the_unet_discriminator():
+    model = disturb(DISCRIMINATORS["unet"](width=8))
+    real = torch.rand(2, 3, 16, 16, requires_grad=True)
+    r1_penalty(model(real), real).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # the first bias shifts all, and so moves the slopes of LeakyReLU only
+        assert parameter.grad.any() or name == "first.bias", name
+
+
+def test_attention_of_the_unet_discriminator_starts_switched_off_and_sees_the_whole_image():
+    model = DISCRIMINATORS["unet"](width=8).eval()
+    assert model.attention.gamma.item() == 0
+    image = torch.rand(1, 3, 256, 256, requires_grad=True)
+    for gamma, everywhere in ((0.0, False), (1.0, True)):
+        nn.init.constant_(model.attention.gamma, gamma)
+        (gradient,) = torch.autograd.grad(model(image)[0, 0, 0, 0], image)
+        assert (gradient[..., -8:, -8:].abs().sum() > 0) == everywhere
+
+
 def test_the_paper_discriminator_gives_one_logit_an_image_of_any_size():
     model = DISCRIMINATORS["paper_cnn"](width=4)
     for size in ((16, 16), (33, 50)):
@@ -190,6 +287,15 @@ def test_the_paper_discriminator_gives_one_logit_an_image_of_any_size():
     [
         (GENERATORS["paper_cnn"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
         (GENERATORS["unet"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (GENERATORS["vgg16_unet"], {"out_channels": 2, "depth": 3}, "model.depth"),
+        (GENERATORS["resnet34_unet"], {"out_channels": 2, "depth": 3}, "model.depth"),
+        (GENERATORS["resnet18_unet"], {"out_channels": 2, "pretrained": True, "norm": "group"}, "model.norm"),
+        (GENERATORS["zhang"], {"out_channels": 3, "bounded": True}, "model.head"),
+        (GENERATORS["zhang"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (GENERATORS["koalarization"], {"out_channels": 2, "depth": 3}, "model.depth"),
+        (GENERATORS["ddcolor"], {"out_channels": 2, "pretrained": True, "width": 8}, "model.width"),
+        (DISCRIMINATORS["unet"], {"depth": 1}, "model.depth"),
+        (DISCRIMINATORS["unet"], {"norm": "batch"}, "model.norm"),
         (GENERATORS["unet"], {"out_channels": 2, "depth": 1}, "model.depth"),
         (GENERATORS["paper_cnn"], {"out_channels": 2, "width": 0}, "model.width"),
         (GENERATORS["unet"], {"out_channels": 2, "width": 2, "norm": "layer"}, "model.norm"),
@@ -205,7 +311,7 @@ def test_an_option_that_a_model_does_not_have_is_refused(build, options, where):
 def test_an_unknown_name_is_answered_with_the_nearest():
     assert choose(GENERATORS, "unet", "model.generator") is GENERATORS["unet"]
     with pytest.raises(
-        ConfigError, match=r"model.generator: .*'papercnn'.*'paper_cnn'.*choose from paper_cnn, unet"
+        ConfigError, match=r"model.generator: .*'papercnn'.*'paper_cnn'.*choose from .*paper_cnn, .*unet"
     ):
         choose(GENERATORS, "papercnn", "model.generator")
 

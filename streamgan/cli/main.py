@@ -13,6 +13,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .index import index
 from .inspect import inspect
+from .models import models
 from .output import run_command
 from .runs import runs
 from .shard import shard
@@ -33,7 +34,7 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, bench, demo):
+for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, models, bench, demo):
     streamgan.add_command(_command)
 
 

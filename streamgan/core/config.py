@@ -87,15 +87,16 @@ class ModelConfig(_Section):
     """Channels of the first discriminator layer; None: as published."""
     norm: Literal["batch", "instance", "group", "none"] | None = None
     """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
-    pretrained: bool = False
-    """Start the encoder from ImageNet weights (models that have such an encoder)."""
+    pretrained: bool | str = False
+    """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
 
 
 class LossConfig(_Section):
-    gan: Literal["bce", "hinge", "lsgan"] = "hinge"
-    """Adversarial loss."""
-    rec: Literal["l1", "mse", "smooth_l1"] = "l1"
-    """Reconstruction loss between predicted and true chroma (or RGB)."""
+    gan: Literal["bce", "hinge", "lsgan", "wgan"] = "hinge"
+    """Adversarial loss; wgan comes with the gradient penalty `gp_weight`."""
+    rec: Literal["l1", "mse", "smooth_l1", "cross_entropy"] = "l1"
+    """Reconstruction loss between predicted and true chroma (or RGB); cross_entropy: class-rebalanced, for
+    generators that predict classes of colour."""
     gan_weight: NonNegativeFloat = 0.01
     """Weight of the generator's adversarial loss; 0: no discriminator is trained."""
     rec_weight: NonNegativeFloat = 1.0
@@ -104,6 +105,16 @@ class LossConfig(_Section):
     """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
     r1_every: PositiveInt = 16
     """Lazy regularisation: R1 every k-th step, multiplied by k (Karras et al. 2020)."""
+    gp_weight: NonNegativeFloat = 10.0
+    """Weight (lambda) of the gradient penalty of WGAN-GP; for `gan: wgan` alone."""
+    perceptual_weight: NonNegativeFloat = 0.0
+    """Weight of the distance of VGG features; 0: off."""
+    perceptual: Literal["vgg16", "vgg19"] = "vgg19"
+    """Network of the perceptual loss."""
+    perceptual_file: str | None = None
+    """File of that network's weights, as torchvision's; None: download them."""
+    colourfulness_weight: NonNegativeFloat = 0.0
+    """Weight of DDColor's colourfulness loss, which rewards any colour; 0: off."""
     warmup_steps: NonNegativeInt | None = None
     """Steps of reconstruction alone; None: 15% of the run when gan_weight > 0."""
     ramp_steps: NonNegativeInt | None = None

@@ -5,7 +5,21 @@ of the full batch.
 """
 
 from streamgan.losses.adversarial import ADVERSARIAL, AdversarialLoss
-from streamgan.losses.penalties import r1_penalty
+from streamgan.losses.classes import class_weights, rebalanced_cross_entropy
+from streamgan.losses.colourfulness import colourfulness_loss
+from streamgan.losses.penalties import gradient_penalty, mix, r1_penalty
+from streamgan.losses.perceptual import PerceptualLoss
 from streamgan.losses.reconstruction import RECONSTRUCTION
 
-__all__ = ["ADVERSARIAL", "RECONSTRUCTION", "AdversarialLoss", "r1_penalty"]
+__all__ = [
+    "ADVERSARIAL",
+    "RECONSTRUCTION",
+    "AdversarialLoss",
+    "PerceptualLoss",
+    "class_weights",
+    "colourfulness_loss",
+    "gradient_penalty",
+    "mix",
+    "r1_penalty",
+    "rebalanced_cross_entropy",
+]

@@ -5,7 +5,8 @@ hidden in the sum; pix2pix halves it, which is a smaller learning rate under SGD
 
 `bce`: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, with the non-saturating generator. `lsgan`:
 Mao et al. 2017, https://arxiv.org/abs/1611.04076, labels 0, 1, 1. `hinge`: Lim and Ye 2017,
-https://arxiv.org/abs/1705.02894; Miyato et al. 2018, https://arxiv.org/abs/1802.05957.
+https://arxiv.org/abs/1705.02894; Miyato et al. 2018, https://arxiv.org/abs/1802.05957. `wgan`: Arjovsky et
+al. 2017, https://arxiv.org/abs/1701.07875, the critic kept smooth by `penalties.gradient_penalty`.
 """
 
 from collections.abc import Callable
@@ -53,8 +54,13 @@ def _raise_logits(logits: Tensor) -> Tensor:
     return -logits.float().mean()
 
 
+def _lower_logits(logits: Tensor) -> Tensor:
+    return logits.float().mean()
+
+
 ADVERSARIAL: dict[str, AdversarialLoss] = {
     "bce": AdversarialLoss(_log_loss_true, _log_loss_false, _log_loss_true),
     "hinge": AdversarialLoss(_hinge_true, _hinge_false, _raise_logits),
     "lsgan": AdversarialLoss(_square_true, _square_false, _square_true),
+    "wgan": AdversarialLoss(_raise_logits, _lower_logits, _raise_logits),
 }

@@ -7,29 +7,49 @@ Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] 
     width = None   channels of the first level; None: as published
     depth = None   what the model calls its depth; None: as published
     norm = None    "batch", "instance", "group" or "none"; None: the model's own
-    pretrained = False   start from downloaded encoder weights
+    pretrained = False   True: start from downloaded encoder weights; a string: from this file
     bounded = False      a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
 
 Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape
-(B, 1, ...). A model that does not have an option raises ConfigError when it is set; none is ignored. All
-have normal parameters on the default device, so `with torch.device("meta")` builds them without memory.
+(B, 1, ...); called with full_precision=True it computes in float32 even under autocast. A model that does
+not have an option raises ConfigError when it is set; none is ignored. All have normal parameters on the
+default device, so `with torch.device("meta")` builds them without memory.
 """
 
 from collections.abc import Callable
 
 from torch import nn
 
-from streamgan.models import paper_cnn, patchgan, unet
+from streamgan.models import (
+    ddcolor,
+    koalarization,
+    paper_cnn,
+    patchgan,
+    resnet_unet,
+    unet,
+    unet_discriminator,
+    vgg_unet,
+    zhang,
+)
 from streamgan.models.options import choose
 
 __all__ = ["DISCRIMINATORS", "GENERATORS", "choose"]
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
+    "ddcolor": ddcolor.build_generator,
+    "koalarization": koalarization.build_generator,
     "paper_cnn": paper_cnn.build_generator,
+    "resnet18_unet": resnet_unet.build_resnet18,
+    "resnet34_unet": resnet_unet.build_resnet34,
+    "resnet50_unet": resnet_unet.build_resnet50,
     "unet": unet.build_generator,
+    "vgg16_unet": vgg_unet.build_vgg16,
+    "vgg19_unet": vgg_unet.build_vgg19,
+    "zhang": zhang.build_generator,
 }
 
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
     "paper_cnn": paper_cnn.build_discriminator,
     "patchgan": patchgan.build_discriminator,
+    "unet": unet_discriminator.build_discriminator,
 }

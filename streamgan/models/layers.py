@@ -3,11 +3,15 @@
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
+from streamgan.core.color import without_autocast
 from streamgan.core.errors import ConfigError
 
 Norm = Literal["batch", "instance", "group", "none"]
@@ -41,6 +45,20 @@ def normalization(norm: Norm, num_channels: int) -> nn.Module:
             raise ConfigError(
                 "model.norm", f"no norm of this name (got {norm!r})", f"choose from {', '.join(NORMS)}"
             )
+
+
+def fp32_on_request(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A module's `forward(self, image)` that also takes `full_precision=True`: float32 without autocast.
+
+    Autocast that was turned off around a module wrapped by accelerate would be turned on again inside it.
+    """
+
+    @functools.wraps(forward)
+    def wrapper(self: nn.Module, image: Tensor, *, full_precision: bool = False) -> Tensor:
+        with without_autocast(image) if full_precision else nullcontext():
+            return forward(self, image.float() if full_precision else image)
+
+    return wrapper
 
 
 def zero_init(layer: _Conv) -> _Conv:

@@ -32,7 +32,7 @@ The published norm is BatchNorm.
 import torch
 from torch import Tensor, nn
 
-from streamgan.models.layers import Norm, normalization, zero_init
+from streamgan.models.layers import Norm, fp32_on_request, normalization, zero_init
 from streamgan.models.options import at_least, refuse
 from streamgan.models.padding import crop_like, reflect_to_multiple
 
@@ -105,6 +105,7 @@ class PaperDiscriminator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classify = nn.Linear(8 * width, 1)
 
+    @fp32_on_request
     def forward(self, image_BKHW: Tensor) -> Tensor:
         return self.classify(torch.mean(self.features(image_BKHW), dim=(2, 3)))
 
@@ -116,7 +117,7 @@ def build_generator(
     width: int | None = None,
     depth: int | None = None,
     norm: Norm | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     bounded: bool = False,
 ) -> PaperGenerator:
     """The paper's generator: `width` (64) channels at half size, `depth` (8) blocks, `norm` ("batch").

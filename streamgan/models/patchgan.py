@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from streamgan.core.errors import ConfigError
+from streamgan.models.layers import fp32_on_request
 from streamgan.models.options import at_least, refuse
 
 
@@ -45,6 +46,7 @@ class PatchDiscriminator(nn.Module):
         # but for rounding, which Adam makes large; another number of ranks would then train another network.
         self.layers = nn.Sequential(*layers, _conv(widths[-1], 1, stride=1, bias=False))
 
+    @fp32_on_request
     def forward(self, image_BKHW: Tensor) -> Tensor:
         height, width = image_BKHW.shape[-2:]
         if min(height, width) < self.smallest:

@@ -99,7 +99,7 @@ def build_generator(
     width: int | None = None,
     depth: int | None = None,
     norm: Norm | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     bounded: bool = False,
 ) -> UNet:
     """The U-Net: `width` (64) channels at half size, `depth` (8 at size 256, 6 at 64), `norm` ("instance").

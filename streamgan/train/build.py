@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +14,16 @@ from torch.optim import AdamW
 from streamgan.core.color import HEADS, Head
 from streamgan.core.config import TrainConfig
 from streamgan.core.errors import ConfigError
+from streamgan.core.logs import say
 from streamgan.core.seeding import torch_seed
-from streamgan.data.loader import Loader, build_loader
+from streamgan.data.loader import Loader, build_eval_loader, build_loader
 from streamgan.data.mixture import Shards, Weighted
-from streamgan.losses import ADVERSARIAL, RECONSTRUCTION
+from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, PerceptualLoss, class_weights
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
+from streamgan.models.zhang import ZhangClassifier
 
 from .ema import ema_copy
+from .prior import PRIOR_IMAGES, count_classes
 from .state import Networks
 from .step import Losses
 
@@ -50,10 +54,18 @@ def build_head(config: TrainConfig) -> Head:
 
 
 def build_losses(config: TrainConfig) -> Losses:
-    loss = config.loss
+    """The losses; `reconstruction`, which validation reports, is L1 where training uses cross-entropy."""
+    loss, perceptual = config.loss, None
+    if loss.perceptual_weight > 0:
+        perceptual = PerceptualLoss(loss.perceptual, weights=loss.perceptual_file or True)
     return Losses(
         adversarial=ADVERSARIAL[loss.gan],
-        reconstruction=RECONSTRUCTION[loss.rec],
+        reconstruction=RECONSTRUCTION["l1" if loss.rec == "cross_entropy" else loss.rec],
+        by_class=loss.rec == "cross_entropy",
+        gp_weight=loss.gp_weight if loss.gan == "wgan" else 0.0,
+        perceptual=perceptual,
+        perceptual_weight=loss.perceptual_weight,
+        colourfulness_weight=loss.colourfulness_weight,
         rec_weight=loss.rec_weight,
         r1_weight=loss.r1_weight,
         r1_every=loss.r1_every,
@@ -61,16 +73,26 @@ def build_losses(config: TrainConfig) -> Losses:
 
 
 def check_models(config: TrainConfig) -> None:
-    """ConfigError if a model name or one of its options does not exist; builds without memory."""
+    """ConfigError if a model, an option of it or a loss does not exist; builds without memory."""
     with torch.device("meta"):
         _build_generator(config)
+        build_losses(config)
         if config.loss.gan_weight > 0:
             _build_discriminator(config)
 
 
 def _build_generator(config: TrainConfig) -> nn.Module:
     model, options = config.model, generator_spec(config)["options"]
-    return choose(GENERATORS, model.generator, "model.generator")(**options, pretrained=model.pretrained)
+    build = choose(GENERATORS, model.generator, "model.generator")
+    generator = build(**options, pretrained=model.pretrained)
+    by_class = isinstance(generator, ZhangClassifier)
+    if by_class and model.head != generator.only_head:
+        what = f"{model.generator} predicts classes of Lab ab (got {model.head!r})"
+        raise ConfigError("model.head", what, f"choose model.head={generator.only_head}")
+    if config.loss.rec == "cross_entropy" and not by_class:
+        what = f"cross_entropy needs classes, which {model.generator} does not predict"
+        raise ConfigError("loss.rec", what, "choose model.generator=zhang, or another loss.rec")
+    return generator
 
 
 def _build_discriminator(config: TrainConfig) -> nn.Module:
@@ -97,6 +119,9 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     torch.manual_seed(torch_seed(config.run.seed, _INIT))
     layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
     generator = _build_generator(config)
+    if config.loss.rec == "cross_entropy":
+        assert isinstance(generator, ZhangClassifier)
+        _rebalance(config, generator)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
     generator = _for_ranks(generator, accelerator)
@@ -119,6 +144,24 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
+
+
+def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
+    """Class weights from the training split; where the run has a checkpoint, that one brings them."""
+    if any((Path(config.run.dir) / "checkpoints").glob("step-*/meta.json")):
+        return
+    data = config.data
+    loader = build_eval_loader(
+        shard_sets(config), "train", batch=32, size=data.size, workers=data.workers, num_images=PRIOR_IMAGES
+    )
+    images = (batch.color_B3HW[batch.ids_B >= 0] for batch in loader)
+    counts = count_classes(images, generator.centres_Q2)
+    weights = class_weights(counts, generator.centres_Q2)
+    generator.set_class_weights(weights)
+    say(
+        f"class weights {weights.min():.3g} to {weights.max():.3g} from {loader.num_samples} images; "
+        f"{int((counts == 0).sum())} of {len(counts)} colours never occur"
+    )
 
 
 def _optimizer(config: TrainConfig, module: nn.Module, *, lr: float, weight_decay: float) -> AdamW:

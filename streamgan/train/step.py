@@ -2,7 +2,7 @@
 
     fake = G(l)
     D: logits = D(cat[real, fake.detach()]), one forward -> loss_d (+ R1 every k-th step) -> clip -> step
-    G: D frozen; loss_g = rec(fake, target) + w * adv(D(fake)) -> clip -> step
+    G: D frozen; loss_g = rec(fake, target) + w * adv(D(fake)) + perceptual, colourfulness -> clip -> step
 
 With accumulation, D runs over all micro-batches first and then G, each with gradients summed over the
 micro-batches and synchronised once. No value is read back to the host: scalars stay on the device until
@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from streamgan.core.color import Head
 from streamgan.core.seeding import torch_seed
-from streamgan.losses import AdversarialLoss, r1_penalty
+from streamgan.losses import (
+    AdversarialLoss,
+    colourfulness_loss,
+    gradient_penalty,
+    mix,
+    r1_penalty,
+    rebalanced_cross_entropy,
+)
+from streamgan.models.zhang import ZhangClassifier
 
 from .state import Networks
 
@@ -31,13 +39,28 @@ _NOISE = 11  # hash key of dropout
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a run. R1, `r1_weight / 2 * |grad|^2`, comes every `r1_every` steps, times that."""
+    """The losses of a run. R1, `r1_weight / 2 * |grad|^2`, comes every `r1_every` steps, times that.
+
+    `by_class`: the reconstruction loss is the cross-entropy of a ZhangClassifier's logits instead.
+    """
 
     adversarial: AdversarialLoss
     reconstruction: Callable[[Tensor, Tensor], Tensor]
     rec_weight: float
     r1_weight: float
     r1_every: int
+    gp_weight: float = 0.0
+    by_class: bool = False
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+    perceptual_weight: float = 0.0
+    colourfulness_weight: float = 0.0
+
+
+class Made(NamedTuple):
+    """A generator's output (B, C, H, W), and its logits where it has classes."""
+
+    output_BCHW: Tensor
+    logits: Tensor | None
 
 
 class MicroBatch(NamedTuple):
@@ -72,7 +95,7 @@ class GanStep:
         chunks = [t.chunk(settings.accumulate) for t in self._head.encode(color_B3HW, gray_B1HW)]
         micros = [MicroBatch(*parts) for parts in zip(*chunks, strict=True)]
         scalars: dict[str, Tensor] = {}
-        fakes: list[Tensor | None] = [None] * len(micros)
+        fakes: list[Made | None] = [None] * len(micros)
         if settings.adversarial_weight > 0:
             # One forward of G serves both networks; to hold no graphs, micro-batches run G again.
             if len(micros) == 1:
@@ -81,16 +104,19 @@ class GanStep:
         self._step_generator(micros, fakes, settings, scalars)
         return scalars
 
-    def _generate(self, micro: MicroBatch, index: int, settings: StepSettings) -> Tensor:
+    def _generate(self, micro: MicroBatch, index: int, settings: StepSettings) -> Made:
         # Dropout is seeded by its place in the run: a resumed run, and a second forward, draw the same noise.
+        # So are the mixtures of the gradient penalty, which are drawn next.
         rank = self._accelerator.process_index
         torch.manual_seed(torch_seed(settings.seed, _NOISE, settings.step, rank, index))
-        return self._networks.generator(micro.input_B1HW)
+        if self._losses.by_class:
+            return Made(*self._networks.generator(micro.input_B1HW, with_logits=True))
+        return Made(self._networks.generator(micro.input_B1HW), None)
 
     def _step_discriminator(
         self,
         micros: list[MicroBatch],
-        fakes: list[Tensor | None],
+        fakes: list[Made | None],
         settings: StepSettings,
         scalars: dict[str, Tensor],
     ) -> None:
@@ -105,15 +131,23 @@ class GanStep:
                 with torch.no_grad():
                     fake = self._generate(micro, index, settings)
             real_pair = self._head.pair(micro.input_B1HW, micro.target_BCHW).requires_grad_(with_r1)
-            fake_pair = self._head.pair(micro.input_B1HW, fake.detach())
+            pairs = [real_pair, self._head.pair(micro.input_B1HW, fake.output_BCHW.detach())]
+            options = {}
+            if losses.gp_weight > 0:
+                pairs.append(mix(*pairs))
+                options = {"full_precision": True}
             with self._synchronised(discriminator, last=index == len(micros) - 1):
-                real, made = discriminator(torch.cat((real_pair, fake_pair))).chunk(2)
+                real, made, *between = discriminator(torch.cat(pairs), **options).chunk(len(pairs))
                 loss_real, loss_fake = losses.adversarial.d_real(real), losses.adversarial.d_fake(made)
                 loss = loss_real + loss_fake
                 if with_r1:
                     penalty = r1_penalty(real, real_pair)
                     loss = loss + losses.r1_weight * losses.r1_every * penalty
                     _add(scalars, share, {"loss/r1": penalty})
+                if between:
+                    slope = gradient_penalty(between[0], pairs[2])
+                    loss = loss + losses.gp_weight * slope
+                    _add(scalars, share, {"loss/gp": slope})
                 self._accelerator.backward(loss * share)
             _add(scalars, share, {"loss/d_real": loss_real, "loss/d_fake": loss_fake, "loss/d_total": loss})
             _add(scalars, share, {"d/real_mean": real.mean(), "d/fake_mean": made.mean()})
@@ -122,7 +156,7 @@ class GanStep:
     def _step_generator(
         self,
         micros: list[MicroBatch],
-        fakes: list[Tensor | None],
+        fakes: list[Made | None],
         settings: StepSettings,
         scalars: dict[str, Tensor],
     ) -> None:
@@ -136,10 +170,12 @@ class GanStep:
                 fake = fakes[index]
                 if fake is None:
                     fake = self._generate(micro, index, settings)
-                rec = losses.reconstruction(fake, micro.target_BCHW)
-                loss = losses.rec_weight * rec
+                rec = self._reconstruction(fake, micro.target_BCHW)
+                loss = losses.rec_weight * rec + self._on_photos(fake, micro, share, scalars)
                 if judge is not None:
-                    adversarial = losses.adversarial.g(judge(self._head.pair(micro.input_B1HW, fake)))
+                    adversarial = losses.adversarial.g(
+                        judge(self._head.pair(micro.input_B1HW, fake.output_BCHW))
+                    )
                     loss = loss + settings.adversarial_weight * adversarial
                     _add(scalars, share, {"loss/g_adv": adversarial})
                 self._accelerator.backward(loss * share)
@@ -147,6 +183,36 @@ class GanStep:
         if judge is not None:
             judge.requires_grad_(True)
         self._finish(generator, self._networks.optimizer_g, settings.clip_g, "grad/g_norm", scalars)
+
+    def _reconstruction(self, fake: Made, target_BCHW: Tensor) -> Tensor:
+        if fake.logits is None:
+            return self._losses.reconstruction(fake.output_BCHW, target_BCHW)
+        generator = self._networks.plain_generator
+        assert isinstance(generator, ZhangClassifier)
+        return rebalanced_cross_entropy(
+            fake.logits, target_BCHW, centres_Q2=generator.centres_Q2, weights_Q=generator.class_weights
+        )
+
+    def _on_photos(
+        self, fake: Made, micro: MicroBatch, share: float, scalars: dict[str, Tensor]
+    ) -> Tensor | float:
+        """The weighted losses that compare photos, in sRGB with the luminance of the input; 0 without any."""
+        losses, total = self._losses, 0.0
+        if losses.perceptual is None and losses.colourfulness_weight == 0:
+            return total
+        made_B3HW = self._head.decode(micro.input_B1HW, fake.output_BCHW)
+        if losses.perceptual is not None:
+            with self._accelerator.autocast():
+                distance = losses.perceptual(
+                    made_B3HW, self._head.decode(micro.input_B1HW, micro.target_BCHW)
+                )
+            total = total + losses.perceptual_weight * distance
+            _add(scalars, share, {"loss/g_perc": distance})
+        if losses.colourfulness_weight > 0:
+            pale = colourfulness_loss(made_B3HW)
+            total = total + losses.colourfulness_weight * pale
+            _add(scalars, share, {"loss/g_cf": pale})
+        return total
 
     def _synchronised(self, module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between ranks with the last micro-batch only."""

@@ -1,0 +1,134 @@
+"""`ddcolor`: a pixel decoder, and a colour decoder whose learned queries look at three scales of it.
+
+Kang, Yang, Ouyang, Ren, Li, Xie, "DDColor: Towards Photo-Realistic Image Colorization via Dual Decoders",
+ICCV 2023, https://arxiv.org/abs/2212.11613 (section 3). Encoder: Liu et al., "A ConvNet for the 2020s", CVPR
+2022, https://arxiv.org/abs/2201.03545 (ConvNeXt-T). Queries: query_decoder.py.
+
+Shape suffixes: B batch, C the head's channels, D = 256 channels, H height, W width, Q = 100 queries.
+
+| ConvNeXt-T, width 96 | output |
+|---|---|
+| gray as three channels | 3, H, W |
+| conv4x4 s4, 3 blocks (skip) | 96, H/4, W/4 |
+| conv2x2 s2, 3 blocks (skip) | 192, H/8, W/8 |
+| conv2x2 s2, 9 blocks (skip) | 384, H/16, W/16 |
+| conv2x2 s2, 3 blocks | 768, H/32, W/32 |
+| up, concat, conv3x3, norm, ReLU (scale 1) | 512, H/16, W/16 |
+| up, concat, conv3x3, norm, ReLU (scale 2) | 512, H/8, W/8 |
+| up, concat, conv3x3, norm, ReLU (scale 3) | 256, H/4, W/4 |
+| conv1x1, ReLU, PixelShuffle 4 | 256, H, W |
+| 9 layers of queries over scales 1, 2, 3, 1, 2, 3, 1, 2, 3 | 100 x 256 |
+| product of pixels and queries | 100, H, W |
+| concat the input, conv1x1 (and a sigmoid when bounded) | C, H, W |
+
+A LayerNorm stands on each of the four feature maps, as in networks that use ConvNeXt for dense prediction.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt, LayerNorm2d
+
+from streamgan.core.errors import ConfigError
+from streamgan.core.pretrained import load_pretrained
+
+from .decoder import ShuffleUp, UpBlock
+from .gray import GrayToImageNet
+from .layers import Norm, zero_init
+from .options import at_least
+from .padding import crop_like, reflect_to_multiple
+from .query_decoder import QueryDecoder
+
+_BLOCKS = (3, 3, 9, 3)  # ConvNeXt-T
+_NUM_QUERIES = 100
+
+
+class ConvNeXtFeatures(nn.Module):
+    """torchvision's ConvNeXt features, a map after every stage: (B, 3, H, W) -> H/4, H/8, H/16, H/32.
+
+    Stochastic depth is off. Below width 96 the stages have 1, 1, 3, 1 blocks instead of 3, 3, 9, 3.
+    """
+
+    def __init__(self, *, width: int):
+        super().__init__()
+        self.widths = [width * 2**level for level in range(4)]
+        blocks = _BLOCKS if width >= 96 else (1, 1, 3, 1)
+        settings = [
+            CNBlockConfig(num_in, num_out, count)
+            for num_in, num_out, count in zip(self.widths, [*self.widths[1:], None], blocks, strict=True)
+        ]
+        self.features = ConvNeXt(settings, num_classes=1).features
+        self.norms = nn.ModuleList(LayerNorm2d(channels, eps=1e-6) for channels in self.widths)
+
+    def forward(self, image_B3HW: Tensor) -> list[Tensor]:
+        x, maps = image_B3HW, []
+        for index, layer in enumerate(self.features):  # stem, stage, downsampling, stage, ...
+            x = layer(x)
+            if index % 2:
+                maps.append(self.norms[index // 2](x))
+        return maps
+
+
+class DDColor(nn.Module):
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+
+    def __init__(self, out_channels: int, *, width: int, num_layers: int, norm: Norm, bounded: bool):
+        super().__init__()
+        # Published at width 96: 512, 512, 256; heads of 32 channels.
+        model_dim = max(32, 256 * width // 96 // 32 * 32)
+        widths = (2 * model_dim, 2 * model_dim, model_dim)
+        self.bounded = bounded
+        self.gray = GrayToImageNet()
+        self.encoder = ConvNeXtFeatures(width=width)
+        *skips, num_in = self.encoder.widths
+        self.ups = nn.ModuleList()
+        for num_skip, num_out in zip(skips[::-1], widths, strict=True):
+            self.ups.append(UpBlock(num_in, num_skip, num_out, norm=norm))
+            num_in = num_out
+        self.full = ShuffleUp(num_in, model_dim, factor=4)
+        self.queries = QueryDecoder(
+            widths, model_dim=model_dim, num_queries=_NUM_QUERIES, num_layers=num_layers
+        )
+        self.last = zero_init(nn.Conv2d(_NUM_QUERIES + 1, out_channels, 1))
+
+    def forward(self, input_B1HW: Tensor) -> Tensor:
+        padded = reflect_to_multiple(input_B1HW, 32)
+        *skips, x = self.encoder(self.gray(padded))
+        scales = []
+        for up in self.ups:
+            x = up(x, skips.pop())
+            scales.append(x)
+        colors_BQD = self.queries(scales)
+        maps_BQHW = torch.einsum("bqd,bdhw->bqhw", colors_BQD, self.full(x))
+        x = crop_like(self.last(torch.cat((maps_BQHW, padded), 1)), input_B1HW)
+        return torch.sigmoid(x) if self.bounded else x
+
+
+def build_generator(
+    *,
+    out_channels: int,
+    size: int = 256,
+    width: int | None = None,
+    depth: int | None = None,
+    norm: Norm | None = None,
+    pretrained: bool | str = False,
+    bounded: bool = False,
+) -> DDColor:
+    """DDColor: `width` (96) channels of the first stage, `depth` (9) layers of queries, `norm` ("group").
+
+    The norm is the pixel decoder's; ConvNeXt and the queries have LayerNorm. Below width 96 the encoder has
+    5 blocks instead of 18. `size` changes nothing.
+    """
+    if pretrained is not False and width not in (None, 96):
+        raise ConfigError(
+            "model.width", f"pretrained weights are for width 96 (got {width})", "leave model.width out"
+        )
+    model = DDColor(
+        out_channels,
+        width=at_least(1, 96 if width is None else width, "width"),
+        num_layers=at_least(1, 9 if depth is None else depth, "depth"),
+        norm="group" if norm is None else norm,
+        bounded=bounded,
+    )
+    features = model.encoder.features
+    load_pretrained(features, "convnext_tiny", pretrained, setting="model.pretrained", prefix="features.")
+    return model

@@ -1,0 +1,85 @@
+"""The decoder that the VGG and ResNet U-Nets share: sub-pixel upsampling, skip connection, one convolution.
+
+U-Net: Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597. Sub-pixel convolution: Shi et al. 2016,
+https://arxiv.org/abs/1609.05158, started as nearest-neighbour upsampling (ICNR): Aitken et al. 2017,
+https://arxiv.org/abs/1707.02937. Blur against checkerboards: Sugawara et al. 2018,
+https://arxiv.org/abs/1806.02658. Attention: Zhang et al. 2018, https://arxiv.org/abs/1805.08318.
+
+Shape suffixes: B batch, C channels, D skip channels, O output channels, H height, W width, N = H * W tokens.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import Norm, normalization
+
+
+def icnr_(weight: Tensor, factor: int) -> None:
+    """Fill the kernel of a convolution before PixelShuffle so that all sub-pixels start equal, in place."""
+    small = torch.empty_like(weight[:: factor**2])
+    nn.init.kaiming_normal_(small)
+    with torch.no_grad():
+        weight.copy_(small.repeat_interleave(factor**2, 0))
+
+
+def blur(image_BCHW: Tensor) -> Tensor:
+    """The mean of each pixel with its left, upper and upper left neighbour; size kept, border repeated.
+
+    It removes the pattern of period two that PixelShuffle 2 can leave.
+    """
+    rows = (image_BCHW + torch.cat((image_BCHW[..., :1, :], image_BCHW[..., :-1, :]), -2)) / 2
+    return (rows + torch.cat((rows[..., :1], rows[..., :-1]), -1)) / 2
+
+
+class ShuffleUp(nn.Module):
+    """(B, C, H, W) -> (B, O, factor H, factor W): conv1x1, ReLU, PixelShuffle and, for factor 2, blur."""
+
+    def __init__(self, num_in: int, num_out: int, *, factor: int = 2):
+        super().__init__()
+        self.factor = factor
+        self.conv = nn.Conv2d(num_in, num_out * factor**2, 1)
+        icnr_(self.conv.weight, factor)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BOHW = F.pixel_shuffle(F.relu(self.conv(x_BCHW)), self.factor)
+        return blur(x_BOHW) if self.factor == 2 else x_BOHW
+
+
+class UpBlock(nn.Module):
+    """(B, C, H, W), skip (B, D, 2H, 2W) -> (B, O, 2H, 2W): up, concat, conv3x3, norm, ReLU."""
+
+    def __init__(self, num_in: int, num_skip: int, num_out: int, *, norm: Norm):
+        super().__init__()
+        self.up = ShuffleUp(num_in, num_out)
+        self.conv = nn.Conv2d(num_out + num_skip, num_out, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        self.norm = normalization(norm, num_out)
+
+    def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(torch.cat((self.up(x_BCHW), skip_BDHW), 1))))
+
+
+class SelfAttention(nn.Module):
+    """x + gamma * attention(x) over all positions, (B, C, H, W) -> the same; gamma starts at 0.
+
+    Half of the channels, in heads of 64, attend.
+    """
+
+    def __init__(self, num_channels: int):
+        super().__init__()
+        inner = max(1, num_channels // 2)
+        self.num_heads = max(1, inner // 64)
+        inner -= inner % self.num_heads
+        self.qkv = nn.Conv2d(num_channels, 3 * inner, 1)
+        self.out = nn.Conv2d(inner, num_channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        batch, _, height, width = x_BCHW.shape
+        # (B, 3 * heads * d, H, W) -> three of (B, heads, N, d)
+        qkv = self.qkv(x_BCHW).reshape(batch, 3, self.num_heads, -1, height * width).transpose(-1, -2)
+        attended = F.scaled_dot_product_attention(*qkv.unbind(1))
+        attended_BCHW = attended.transpose(-1, -2).reshape(batch, -1, height, width)
+        return x_BCHW + self.gamma * self.out(attended_BCHW)

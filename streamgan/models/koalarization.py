@@ -1,0 +1,123 @@
+"""`koalarization`: an encoder-decoder that knows what the photo shows, from a global embedding.
+
+Baldassarre, Gonzalez Morin, Rodes-Guirao, "Deep Koalarization: Image Colorization using CNNs and
+Inception-ResNet-v2", 2017, https://arxiv.org/abs/1712.03400 (section 2, table 1).
+
+Shape suffixes: B batch, C the head's channels, E the embedding, H height, W width.
+
+| width 64; every conv3x3 with a ReLU | output |
+|---|---|
+| conv s2 | 64, H/2, W/2 |
+| conv, conv s2 | 128, H/4, W/4 |
+| conv, conv s2 | 256, H/8, W/8 |
+| conv, conv | 512, H/8, W/8 |
+| conv | 256, H/8, W/8 |
+| concat the embedding (1000) at every position, conv1x1, ReLU | 256, H/8, W/8 |
+| conv, nearest x2 | 128, H/4, W/4 |
+| conv, conv, nearest x2 | 64, H/2, W/2 |
+| conv | 32, H/2, W/2 |
+| conv without ReLU, nearest x2 (and a sigmoid when bounded) | C, H, W |
+
+The published embedder is a frozen Inception-ResNet-v2, its 1001 class scores before the softmax. Ours is a
+ResNet-18 with 1000, trained jointly. Published: a tanh at the end, and no norm; ours is linear and starts at
+zero, the embedder has BatchNorm.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamgan.core.pretrained import load_pretrained
+
+from .gray import GrayToImageNet
+from .layers import Norm, normalization, zero_init
+from .options import at_least, refuse
+from .padding import crop_like, reflect_to_multiple
+from .resnet import ResNetFeatures
+from .vgg_unet import encoder_norm
+
+_NUM_CLASSES = 1000  # of ImageNet, at width 64
+
+
+def _conv(num_in: int, num_out: int, norm: Norm, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    conv = nn.Conv2d(num_in, num_out, kernel, stride=stride, padding=kernel // 2)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return nn.Sequential(conv, normalization(norm, num_out), nn.ReLU())
+
+
+class Embedder(ResNetFeatures):
+    """torchvision's ResNet-18 with all its names: (B, 3, H, W) -> class scores (B, E)."""
+
+    def __init__(self, *, width: int, norm: Norm, num_classes: int):
+        super().__init__("resnet18", width=width, norm=norm)
+        self.fc = nn.Linear(self.widths[-1], num_classes)
+
+    def scores(self, image_B3HW: Tensor) -> Tensor:
+        return self.fc(self(image_B3HW)[-1].mean((2, 3)))
+
+
+class Koalarization(nn.Module):
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+
+    def __init__(self, out_channels: int, *, width: int, norm: Norm, embedder_norm: Norm, bounded: bool):
+        super().__init__()
+        half, w2, w4, w8 = max(1, width // 2), 2 * width, 4 * width, 8 * width
+        num_classes = max(1, _NUM_CLASSES * width // 64)
+        self.bounded = bounded
+        self.gray = GrayToImageNet()
+        self.embedder = Embedder(width=width, norm=embedder_norm, num_classes=num_classes)
+        self.encoder = nn.Sequential(
+            _conv(1, width, norm, stride=2),
+            _conv(width, w2, norm),
+            _conv(w2, w2, norm, stride=2),
+            _conv(w2, w4, norm),
+            _conv(w4, w4, norm, stride=2),
+            _conv(w4, w8, norm),
+            _conv(w8, w8, norm),
+            _conv(w8, w4, norm),
+        )
+        self.fusion = _conv(w4 + num_classes, w4, norm, kernel=1)
+        self.decoder = nn.Sequential(
+            _conv(w4, w2, norm),
+            nn.Upsample(scale_factor=2),
+            _conv(w2, width, norm),
+            _conv(width, width, norm),
+            nn.Upsample(scale_factor=2),
+            _conv(width, half, norm),
+        )
+        self.last = zero_init(nn.Conv2d(half, out_channels, 3, padding=1))
+
+    def forward(self, input_B1HW: Tensor) -> Tensor:
+        padded = reflect_to_multiple(input_B1HW, 32)
+        code = self.encoder(padded)
+        scores_BE = self.embedder.scores(self.gray(padded))
+        tiled = scores_BE[:, :, None, None].expand(-1, -1, *code.shape[-2:])
+        x = self.last(self.decoder(self.fusion(torch.cat((code, tiled), 1))))
+        x = crop_like(F.interpolate(x, scale_factor=2), input_B1HW)
+        return torch.sigmoid(x) if self.bounded else x
+
+
+def build_generator(
+    *,
+    out_channels: int,
+    size: int = 256,
+    width: int | None = None,
+    depth: int | None = None,
+    norm: Norm | None = None,
+    pretrained: bool | str = False,
+    bounded: bool = False,
+) -> Koalarization:
+    """Deep Koalarization: `width` (64) channels at half size, `norm` ("none", in the embedder "batch").
+
+    `pretrained` is about the embedder. `size` changes nothing.
+    """
+    refuse("koalarization", depth=depth)
+    model = Koalarization(
+        out_channels,
+        width=at_least(1, 64 if width is None else width, "width"),
+        norm="none" if norm is None else norm,
+        embedder_norm=encoder_norm(norm, pretrained),
+        bounded=bounded,
+    )
+    load_pretrained(model.embedder, "resnet18", pretrained, setting="model.pretrained")
+    return model

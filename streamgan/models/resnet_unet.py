@@ -1,0 +1,106 @@
+"""`resnet18_unet`, `resnet34_unet`, `resnet50_unet`: the ResNet row of the paper as U-Nets.
+
+Encoder: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
+https://arxiv.org/abs/1512.03385 (resnet.py). U-Nets on such encoders with sub-pixel upsampling and one
+self-attention layer are known from colouring old photos; decoder.py names the papers of the parts.
+
+Shape suffixes: B batch, C the head's channels, H height, W width.
+
+| ResNet-34, width 64 | output |
+|---|---|
+| gray as three channels | 3, H, W |
+| conv7x7 s2, norm, ReLU (skip) | 64, H/2, W/2 |
+| max pool, layer1 (skip) | 64, H/4, W/4 |
+| layer2 (skip) | 128, H/8, W/8 |
+| layer3 (skip) | 256, H/16, W/16 |
+| layer4 | 512, H/32, W/32 |
+| up, concat layer3, conv3x3, norm, ReLU | 512, H/16, W/16 |
+| up, concat layer2, conv3x3, norm, ReLU, self-attention | 384, H/8, W/8 |
+| up, concat layer1, conv3x3, norm, ReLU | 256, H/4, W/4 |
+| up, concat conv1, conv3x3, norm, ReLU | 128, H/2, W/2 |
+| up, concat the input, conv3x3, ReLU | 64, H, W |
+| conv1x1 (and a sigmoid when bounded) | C, H, W |
+
+"up" is conv1x1, ReLU, PixelShuffle 2, blur. At full size it has 64 channels.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamgan.core.pretrained import load_pretrained
+
+from .decoder import SelfAttention, ShuffleUp, UpBlock
+from .gray import GrayToImageNet
+from .layers import Norm, zero_init
+from .options import at_least, refuse
+from .padding import crop_like, reflect_to_multiple
+from .resnet import ResNetFeatures
+from .vgg_unet import encoder_norm
+
+
+class ResNetUNet(nn.Module):
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+
+    def __init__(
+        self, name: str, out_channels: int, *, width: int, norm: Norm, decoder_norm: Norm, bounded: bool
+    ):
+        super().__init__()
+        self.bounded = bounded
+        self.gray = GrayToImageNet()
+        self.encoder = ResNetFeatures(name, width=width, norm=norm)
+        *skips, num_in = self.encoder.widths
+        self.ups = nn.ModuleList()
+        for num_skip, factor in zip(skips[::-1], (8, 6, 4, 2), strict=True):
+            self.ups.append(UpBlock(num_in, num_skip, factor * width, norm=decoder_norm))
+            num_in = factor * width
+        self.attention = SelfAttention(6 * width)
+        self.full = ShuffleUp(num_in, width)
+        self.refine = nn.Conv2d(width + 1, width, 3, padding=1)
+        self.last = zero_init(nn.Conv2d(width, out_channels, 1))
+
+    def forward(self, input_B1HW: Tensor) -> Tensor:
+        padded = reflect_to_multiple(input_B1HW, 32)
+        *skips, x = self.encoder(self.gray(padded))
+        for level, up in enumerate(self.ups):
+            x = up(x, skips.pop())
+            if level == 1:
+                x = self.attention(x)
+        x = F.relu(self.refine(torch.cat((self.full(x), padded), 1)))
+        x = crop_like(self.last(x), input_B1HW)
+        return torch.sigmoid(x) if self.bounded else x
+
+
+def _build(
+    name: str,
+    *,
+    out_channels: int,
+    size: int = 256,
+    width: int | None = None,
+    depth: int | None = None,
+    norm: Norm | None = None,
+    pretrained: bool | str = False,
+    bounded: bool = False,
+) -> ResNetUNet:
+    """A ResNet U-Net: `width` (64) channels at half size, `norm` (batch in the encoder, group after it).
+
+    The name fixes the depth; `size` changes nothing.
+    """
+    refuse(f"{name}_unet", depth=depth)
+    model = ResNetUNet(
+        name,
+        out_channels,
+        width=at_least(1, 64 if width is None else width, "width"),
+        norm=encoder_norm(norm, pretrained),
+        decoder_norm="group" if norm is None else norm,
+        bounded=bounded,
+    )
+    load_pretrained(model.encoder, name, pretrained, setting="model.pretrained")
+    return model
+
+
+build_resnet18 = partial(_build, "resnet18")
+build_resnet34 = partial(_build, "resnet34")
+build_resnet50 = partial(_build, "resnet50")

@@ -1,0 +1,195 @@
+"""The GAN step over the zoo: every generator, discriminator and loss, on the meta device and for real."""
+
+import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from test_models import SMALL
+from training import losses as read_losses
+from training import tiny_config
+
+from streamgan.core.config import load_config
+from streamgan.core.errors import ConfigError
+from streamgan.losses import ADVERSARIAL, PerceptualLoss
+from streamgan.models import DISCRIMINATORS, GENERATORS
+from streamgan.train import build
+from streamgan.train.checkpoint import list_checkpoints
+from streamgan.train.ema import ema_copy, update_ema
+from streamgan.train.loop import train
+from streamgan.train.state import Networks
+from streamgan.train.step import GanStep, StepSettings
+
+
+def options(generator: str) -> list[str]:
+    """KEY=VALUE words of a small generator of this name, with a loss that it has."""
+    small = [f"model.{key}={value}" for key, value in SMALL[generator].items()]
+    return [f"model.generator={generator}", *small, "model.d_width=4", "model.norm=group"]
+
+
+class MetaAccelerator:
+    """What the step asks of accelerate, without its move to a real device."""
+
+    process_index, scaler = 0, None
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def no_sync(self, module: torch.nn.Module):
+        return nullcontext()
+
+    def autocast(self):
+        return nullcontext()
+
+    def unscale_gradients(self, optimizer) -> None: ...
+
+
+class MetaOptimizer:
+    """AdamW as accelerate wraps it; only the fused one, which has no meta kernel, takes `found_inf`."""
+
+    def __init__(self, parameters):
+        self.optimizer = SimpleNamespace(found_inf=None)
+        self._adam = torch.optim.AdamW(parameters)
+        self.zero_grad = self._adam.zero_grad
+
+    def step(self) -> None:
+        assert self.optimizer.found_inf.is_meta
+        self._adam.step()
+
+
+def meta_step(*words: str, **more) -> dict[str, torch.Tensor]:
+    """One whole step where every tensor is on the meta device: a value read or left on the CPU raises."""
+    config = load_config(None, ["run.steps=1", *words])
+    with torch.device("meta"):
+        generator = build._build_generator(config)
+        discriminator = build._build_discriminator(config)
+        chosen = build.build_losses(config)
+    networks = Networks(
+        generator, generator, ema_copy(generator), MetaOptimizer(generator.parameters()),
+        discriminator, discriminator, MetaOptimizer(discriminator.parameters()),
+    )  # fmt: skip
+    train_step = GanStep(MetaAccelerator(), networks, build.build_head(config), chosen)
+    color = torch.empty(4, 3, 32, 32, dtype=torch.uint8, device="meta")
+    settings = StepSettings(step=0, seed=0, adversarial_weight=0.1, clip_g=1.0, clip_d=1.0, **more)
+    scalars = train_step(color, None, settings=settings)
+    update_ema(networks.ema, generator, 0.9)
+    assert {value.device.type for value in scalars.values()} == {"meta"}
+    assert all(parameter.is_meta for parameter in networks.ema.parameters())
+    return scalars
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_whole_step_of_every_generator_runs_on_meta(generator):
+    assert "loss/r1" in meta_step(*options(generator), "loss.r1_weight=1")
+
+
+@pytest.mark.parametrize(
+    ("discriminator", "gan"),
+    [*((name, "wgan") for name in DISCRIMINATORS), *(("patchgan", gan) for gan in ADVERSARIAL)],
+)
+def test_a_whole_step_of_every_discriminator_and_adversarial_loss_runs_on_meta(discriminator, gan):
+    words = (f"model.discriminator={discriminator}", f"loss.gan={gan}", "loss.r1_weight=1")
+    scalars = meta_step(*options("unet"), *words, accumulate=2)
+    assert ("loss/gp" in scalars) == (gan == "wgan")
+
+
+def test_a_whole_step_of_every_other_loss_runs_on_meta():
+    scalars = meta_step(
+        *options("zhang"), "loss.rec=cross_entropy", "loss.perceptual_weight=1", "loss.colourfulness_weight=1"
+    )
+    assert {"loss/g_rec", "loss/g_perc", "loss/g_cf", "loss/g_adv"} <= scalars.keys()
+
+
+def real_step(config, networks, chosen, *, number: int = 0, weight: float = 0.1, accumulate: int = 1):
+    generator = torch.Generator().manual_seed(5)
+    color = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    accelerator = Accelerator(cpu=True)
+    train_step = GanStep(accelerator, networks, build.build_head(config), chosen)
+    settings = StepSettings(step=number, seed=0, adversarial_weight=weight, accumulate=accumulate)
+    return train_step(color, None, settings=settings)
+
+
+def make(*words: str):
+    config = load_config(None, ["run.steps=1", *words])
+    return config, build.build_networks(config, Accelerator(cpu=True))
+
+
+def test_the_total_of_the_generator_is_the_weighted_sum_of_its_losses():
+    config, networks = make(*options("unet"), "loss.rec_weight=3", "loss.colourfulness_weight=0.5")
+    torch.nn.init.normal_(networks.plain_generator.last.weight, 0, 0.1)
+    chosen = build.build_losses(config)
+    small = torch.nn.Conv2d(3, 2, 3).requires_grad_(False)
+    distance = lambda made, real: (small(made) - small(real)).abs().mean()  # noqa: E731
+    chosen = SimpleNamespace(**{**vars(chosen), "perceptual": distance, "perceptual_weight": 0.25})
+    s = real_step(config, networks, chosen)
+    total = 3 * s["loss/g_rec"] + 0.25 * s["loss/g_perc"] + 0.5 * s["loss/g_cf"] + 0.1 * s["loss/g_adv"]
+    torch.testing.assert_close(s["loss/g_total"], total)
+    assert min(s[f"loss/{tag}"].abs() for tag in ("g_rec", "g_perc", "g_cf", "g_adv")) > 1e-3
+
+
+def test_the_critic_of_wgan_pays_for_its_slope_every_step_with_the_same_mixtures():
+    values = []
+    for _ in range(2):
+        config, networks = make(*options("unet"), "loss.gan=wgan", "loss.gp_weight=7")
+        chosen = build.build_losses(config)
+        networks.plain_discriminator.eval()  # no power iteration between the two
+        torch.manual_seed(len(values))
+        s = real_step(config, networks, chosen)
+        torch.testing.assert_close(
+            s["loss/d_total"], s["loss/d_real"] + s["loss/d_fake"] + 7 * s["loss/gp"], rtol=1e-4, atol=1e-6
+        )
+        values.append(s["loss/gp"])
+        assert real_step(config, networks, chosen, number=1)["loss/gp"] != values[-1]
+    assert values[0] == values[1] > 0
+
+
+def test_every_generator_takes_a_real_step_that_moves_it():
+    for name in GENERATORS:
+        config, networks = make(*options(name))
+        before = copy.deepcopy(networks.plain_generator.state_dict())
+        scalars = real_step(config, networks, build.build_losses(config))
+        assert scalars["grad/skipped"] == 0, name
+        after = networks.plain_generator.state_dict()
+        assert any(not torch.equal(before[key], after[key]) for key in before), name
+
+
+def test_classes_need_a_classifier_and_a_classifier_the_lab_head():
+    for words, where in (
+        (["model.generator=unet", "loss.rec=cross_entropy"], "loss.rec"),
+        (["model.generator=zhang", "model.head=ycbcr"], "model.head"),
+        (["model.generator=zhang", "model.head=rgb"], "model.head"),
+        (["loss.perceptual_weight=1", "loss.perceptual_file=nowhere"], "loss.perceptual_file"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{where}: "):
+            build.check_models(load_config(None, ["run.steps=1", *words]))
+
+
+def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
+    shard_set, tmp_path, monkeypatch, capsys
+):
+    words = [*options("zhang"), "model.depth=null", "loss.rec=cross_entropy", "loss.gan_weight=0"]
+    run = tmp_path / "run"
+    train(tiny_config(shard_set, run, *words, "run.steps=12", "optim.lr_g=0.01"))
+    assert read_losses(run)[1]["loss/g_rec"] > 3  # nats; the L1 of chroma is below 1
+    assert "class weights" in capsys.readouterr().err
+    from safetensors.torch import load_file
+
+    stored = load_file(list_checkpoints(run)[-1].path / "generator.safetensors")
+    assert stored["class_weights"].min() < 0.8 < 2 < stored["class_weights"].max()
+    monkeypatch.setattr(build, "count_classes", lambda *_: pytest.fail("the checkpoint has them"))
+    train(tiny_config(shard_set, run, *words, "run.steps=14", "optim.lr_g=0.01"))
+    again = load_file(list_checkpoints(run)[-1].path / "ema.safetensors")
+    assert torch.equal(again["class_weights"], stored["class_weights"])
+
+
+def test_building_the_perceptual_loss_from_the_configuration(tmp_path):
+    torch.save({}, tmp_path / "empty.pth")
+    words = ["run.steps=1", "loss.perceptual_weight=1", f"loss.perceptual_file={tmp_path / 'empty.pth'}"]
+    with pytest.raises(ConfigError, match=r"features\.0\.weight is missing"):
+        build.build_losses(load_config(None, words))
+    with torch.device("meta"):
+        chosen = build.build_losses(load_config(None, [*words, "loss.perceptual=vgg16"]))
+    assert isinstance(chosen.perceptual, PerceptualLoss)
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in chosen.perceptual.features) == 11
