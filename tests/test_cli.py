@@ -312,6 +312,7 @@ def test_a_process_fails_with_one_line_and_the_code_of_its_error(places):
     assert line.startswith(f"error: {places['nowhere']}: no such file or folder")
 
 
+@pytest.mark.slow
 def test_a_process_with_workers_ends_at_once_on_a_cut_shard(places, model):
     done = streamgan_process("evaluate", model, "--shards", places["cut"], "--workers", 2, "--json")
     told = json.loads(done.stdout)

@@ -140,6 +140,7 @@ def test_a_lower_cap_than_last_time_makes_room_at_once(tmp_path):
     lease.close()
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_held_is_free(tmp_path):
     script = """
 import sys, time
@@ -273,6 +274,7 @@ def test_shards_are_fetched_before_they_are_needed_and_kept_for_the_next_epoch(r
     assert sum(request.startswith("/train-") for request in site.requests) == 16 * 5
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_download(root, site, tmp_path):
     children = [subprocess.Popen([sys.executable, "-c", READ_ALL, site.url, str(tmp_path)]) for _ in range(2)]
     assert [child.wait(60) for child in children] == [0, 0]

@@ -44,6 +44,7 @@ def test_a_receptive_field_is_what_arithmetic_says(layers, sees):
     assert receptive_field(nn.Sequential(*layers), in_channels=1) == sees
 
 
+@pytest.mark.slow
 def test_figures_of_models_known_from_arithmetic():
     patches = summarise("discriminator", "patchgan")
     assert patches.sees == 70
@@ -56,6 +57,7 @@ def test_figures_of_models_known_from_arithmetic():
     assert paper.parameters == sum(p.numel() for p in GENERATORS["paper_cnn"](out_channels=2).parameters())
 
 
+@pytest.mark.slow
 def test_attention_sees_everything():
     assert receptive_field(DISCRIMINATORS["unet"](width=4), in_channels=3) is None
     model = GENERATORS["resnet18_unet"](out_channels=2, width=4, norm="none")

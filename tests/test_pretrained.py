@@ -184,6 +184,7 @@ def test_counters_that_old_files_lack_stay_as_they_are(resnet18, tmp_path):
     assert ours.bn1.num_batches_tracked == 0
 
 
+@pytest.mark.slow
 def test_convnext_features_are_torchvisions(tmp_path):
     theirs = disturb(torchvision.models.convnext_tiny(weights=None)).eval()
     for name, tensor in theirs.state_dict().items():

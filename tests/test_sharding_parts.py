@@ -56,6 +56,7 @@ def do(source, out, spec, **options):
     return shard_part([str(source)], out, part=parse_part(spec), options=OPTIONS, num_workers=0, **options)
 
 
+@pytest.mark.slow
 def test_three_hosts_at_the_same_time_one_of_them_killed_make_the_bytes_of_one(source, wanted, tmp_path):
     out = tmp_path / "set"
 

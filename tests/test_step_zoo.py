@@ -145,6 +145,7 @@ def test_the_critic_of_wgan_pays_for_its_slope_every_step_with_the_same_mixtures
     assert values[0] == values[1] > 0
 
 
+@pytest.mark.slow
 def test_every_generator_takes_a_real_step_that_moves_it():
     for name in GENERATORS:
         config, networks = make(*options(name))

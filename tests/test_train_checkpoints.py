@@ -105,6 +105,7 @@ def test_a_run_out_of_patience_ends_early_and_stays_ended(shard_set, tmp_path, c
     assert train(tiny_config(shard_set, tmp_path, *words, "run.patience=5"))["steps"] > done["steps"]
 
 
+@pytest.mark.slow
 def test_patience_is_the_same_for_a_run_that_was_continued(shard_set, tmp_path):
     words = ["run.validate_every=1", "optim.lr_g=1e-12", "optim.ema_half_life_images=0"]
     words += ["run.best_metric=loss", "run.patience=3"]
@@ -152,7 +153,7 @@ def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_pat
     from streamgan.train import save
 
     def slowly(*arguments, **options):
-        time.sleep(0.3)
+        time.sleep(0.1)
         return save_file(*arguments, **options)
 
     train(tiny_config(shard_set, tmp_path / "fast", "run.steps=3", "run.checkpoint_every=1"))

@@ -71,7 +71,8 @@ def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_p
         assert both[step] == pytest.approx(one[step], abs=1e-4), step
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
 def test_processes_see_the_global_batches_of_one(shard_set, tmp_path, count):
     several = [*COMMON, "--multi_gpu", "--num_processes", str(count), "--mixed_precision", "no"]
     done = launch(several, "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
