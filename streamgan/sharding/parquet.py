@@ -6,6 +6,7 @@ footer and a worker the columns that it needs, by range.
 """
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,6 @@ IMAGE_NAMES = ("image",)
 GRAY_NAMES = ("conditioning_image", "grayscale_image")
 TEXT_NAMES = ("text", "caption")
 BATCH_ROWS = 16  # rows in memory at a time: 16 images of 4 MB are 64 MB
-BUFFER_BYTES = 1 << 20  # read through a buffer instead of a whole column chunk, which may be gigabytes
 REMOTE_BUFFER_BYTES = 8 << 20  # a request a column: large, since each costs a round trip
 NUM_OPEN = 64  # files whose footers a worker keeps
 NUM_REQUESTS = 8  # footers of remote files that are fetched at a time
@@ -199,14 +199,17 @@ def _read_rows(file: ParquetFile, *, row_group: int, start: int, stop: int) -> I
     position = 0
     try:
         metadata = _metadata(file.path, file.bytes, file.footer_sha256)
-        remote = is_remote(file.path)
-        buffer_size = REMOTE_BUFFER_BYTES if remote else BUFFER_BYTES
-        where: Any = open_file(file.path, file.bytes) if remote else file.path
-        with pq.ParquetFile(where, metadata=metadata, pre_buffer=False, buffer_size=buffer_size) as parquet:
+        mapped = None if is_remote(file.path) else _map(file.path)
+        # pyarrow keeps two pages of a column in memory; mapped ones that are not compressed cost none
+        where: Any = pa.BufferReader(pa.py_buffer(mapped)) if mapped else open_file(file.path, file.bytes)
+        options: dict[str, Any] = {} if mapped else {"buffer_size": REMOTE_BUFFER_BYTES}
+        with pq.ParquetFile(where, metadata=metadata, pre_buffer=False, **options) as parquet:
             batches = parquet.iter_batches(
                 BATCH_ROWS, row_groups=[row_group], columns=columns, use_threads=False
             )
             for batch in batches:
+                if mapped:
+                    mapped.madvise(mmap.MADV_DONTNEED)  # what has been read does not count as ours
                 begin, end = max(0, start - position), min(len(batch), stop - position)
                 if begin < end:
                     yield from _rows(file, batch.slice(begin, end - begin), first + position + begin)
@@ -218,6 +221,11 @@ def _read_rows(file: ParquetFile, *, row_group: int, start: int, stop: int) -> I
         raise DataError(shown(file.path), what, "download the file again") from error
     what = f"row group {row_group} ends after {position} rows (the footer says {stop} or more)"
     raise DataError(shown(file.path), what, "download the file again")
+
+
+def _map(path: str) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _leaves(column: Column) -> list[str]:
