@@ -220,8 +220,10 @@ def _changes(checkpoint: Checkpoint, config: TrainConfig, digest: str) -> str | 
         changes.append(f"was trained on other shards (digest {old}, now {digest[:12]})")
     saved, now = checkpoint.meta["config"], config.model_dump(mode="json")
     for section, settings in now.items():
+        fields = type(getattr(config, section)).model_fields
         for key, value in settings.items():
-            name, old = f"{section}.{key}", saved.get(section, {}).get(key)
+            # a setting that the run did not know yet had no effect, as its default has
+            name, old = f"{section}.{key}", saved.get(section, {}).get(key, fields[key].default)
             if name not in FREE_SETTINGS and old != value:
                 changes.append(f"was trained with {name}={old} (got {value})")
     return ", ".join(changes) or None
