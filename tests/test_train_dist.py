@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -14,37 +13,19 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from dist.batch_ids import sample_hashes
-from training import losses, read_metrics, settings, tiny_config
+from training import ACCELERATE, ON_CPU, ROOT, launch, losses, processes, read_metrics, settings, tiny_config
 
 from streamgan.core.errors import ConfigError
 from streamgan.train.build import build_train_loader
 from streamgan.train.loop import train
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.dist
-COMMON = ["--num_machines", "1", "--dynamo_backend", "no"]
-TWO = [*COMMON, "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"]
-
-
-def launch(options: list[str], script: str, *words: str) -> subprocess.CompletedProcess:
-    """A script under `accelerate launch`, on the CPU."""
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options]
-    if "--multi_gpu" in options:
-        launcher += ["--main_process_port", "0"]
-    return subprocess.run(
-        [*launcher, str(ROOT / script), *words],
-        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def two_processes(shard_set, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("dist") / "two"
-    done = launch(TWO, "launch/train.py", *settings(shard_set, run, "run.steps=20"))
+    done = launch(processes(2), "launch/train.py", *settings(shard_set, run, "run.steps=20"))
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stderr
     return run
@@ -74,8 +55,7 @@ def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_see_the_global_batches_of_one(shard_set, tmp_path, count):
-    several = [*COMMON, "--multi_gpu", "--num_processes", str(count), "--mixed_precision", "no"]
-    done = launch(several, "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
+    done = launch(processes(count), "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
     assert done.returncode == 0, done.stderr
     config = tiny_config(shard_set, tmp_path, "run.steps=20")
     alone = build_train_loader(config, Accelerator(cpu=True), start_step=0, stop_step=20)
@@ -88,10 +68,9 @@ def test_processes_see_the_global_batches_of_one(shard_set, tmp_path, count):
 @pytest.mark.slow
 def test_a_rank_that_loses_its_loader_ends_all_of_them(shard_set, tmp_path):
     words = settings(shard_set, tmp_path / "run", "run.steps=100000", "data.workers=1", "run.log_every=5")
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *TWO]
     process = subprocess.Popen(
-        [*launcher, "--main_process_port", "0", str(ROOT / "launch/train.py"), *words],
-        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        [*ACCELERATE, *processes(2), str(ROOT / "launch/train.py"), *words],
+        env={**os.environ, **ON_CPU},
         stderr=subprocess.PIPE,
         text=True,
     )

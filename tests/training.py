@@ -1,10 +1,18 @@
 """A training run small enough for a test: seconds on one thread, both networks, every part of the loop."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from streamgan.core.config import TrainConfig, load_config
 
+ROOT = Path(__file__).parents[1]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ON_CPU = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}  # what makes the launchers use gloo
+COMMON = ["--num_machines", "1", "--dynamo_backend", "no"]
 TINY = [
     "data.batch=8", "data.size=48", "data.workers=0",
     "model.width=6", "model.depth=3", "model.norm=group", "model.d_width=4",
@@ -37,3 +45,23 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
         for line in lines
         if "loss/g_total" in line
     }
+
+
+def processes(count: int) -> list[str]:
+    """The launcher's options for so many processes on the CPU of this machine."""
+    several = ["--multi_gpu", "--main_process_port", "0"] if count > 1 else ["--cpu"]
+    return [*COMMON, *several, "--num_processes", str(count), "--mixed_precision", "no"]
+
+
+def launch(
+    options: list[str], script: str, *words: str, timeout_s: float = 300
+) -> subprocess.CompletedProcess:
+    """A script under `accelerate launch`, on the CPU."""
+    return subprocess.run(
+        [*ACCELERATE, *options, str(ROOT / script), *words],
+        env={**os.environ, **ON_CPU},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

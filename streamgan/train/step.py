@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from streamgan.core.color import Head
 from streamgan.core.seeding import torch_seed
@@ -136,6 +137,7 @@ class GanStep:
             if losses.gp_weight > 0:
                 pairs.append(mix(*pairs))
                 options = {"full_precision": True}
+            _power_iteration(discriminator, first=index == 0)
             with self._synchronised(discriminator, last=index == len(micros) - 1):
                 real, made, *between = discriminator(torch.cat(pairs), **options).chunk(len(pairs))
                 loss_real, loss_fake = losses.adversarial.d_real(real), losses.adversarial.d_fake(made)
@@ -173,6 +175,7 @@ class GanStep:
                 rec = self._reconstruction(fake, micro.target_BCHW)
                 loss = losses.rec_weight * rec + self._on_photos(fake, micro, share, scalars)
                 if judge is not None:
+                    _power_iteration(judge, first=index == 0)
                     adversarial = losses.adversarial.g(
                         judge(self._head.pair(micro.input_B1HW, fake.output_BCHW))
                     )
@@ -239,6 +242,16 @@ class GanStep:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _add(scalars, 1.0, {tag: torch.where(finite, norm, 0.0), "grad/skipped": ~finite})
+
+
+def _power_iteration(discriminator: nn.Module, *, first: bool) -> None:
+    """Spectral norms move with every forward in training mode: of the micro-batches, with the first alone.
+
+    All of them then see the same network, and accumulation does not change it.
+    """
+    for module in discriminator.modules():
+        if parametrize.is_parametrized(module):
+            module.parametrizations.train(first and module.training)  # type: ignore[operator]
 
 
 def _add(scalars: dict[str, Tensor], share: float, values: dict[str, Tensor]) -> None:
