@@ -11,13 +11,7 @@ _OWNER = b"streamgan"
 # mode 0444, uid and gid 0 | size, mtime 0, checksum, regular file | magic | owner, group | nothing
 _MODE = b"0000444\0" + b"0000000\0" * 2
 _MTIME = b"0" * 11 + b"\0"
-_REST = (
-    b"0"
-    + bytes(100)
-    + b"ustar\x0000"
-    + _OWNER.ljust(32, b"\0") * 2
-    + bytes(8 + 8 + 155 + 12)
-)
+_REST = b"0" + bytes(100) + b"ustar\x0000" + _OWNER.ljust(32, b"\0") * 2 + bytes(8 + 8 + 155 + 12)
 _SUM = sum(_MODE + b"\0" + _MTIME + b" " * 8 + _REST)  # of all but name and size; the checksum as spaces
 
 
