@@ -154,13 +154,13 @@ Command: `{command}`. n = {rounds} rounds, every arm once a round, in turn; medi
 {table}
 
 CPU is user + sys of all processes, without imports and the start of workers (measured on {few} rows in the
-same round; "start-up" is that with the imports). streamgan also reads every header, splits by sha256 of the
-image, writes the CRC-32 of every member and the sha256 of every shard, and flushes to the disk; MDSWriter and
-litdata get undecoded bytes and write no checksum unless the line says so.
+same round; "start-up" is that with the imports). streamgan also reads every header, splits by the CRC-32
+of the image, writes the CRC-32 of every member and the sha256 of every shard, and flushes to the disk;
+MDSWriter and litdata get undecoded bytes and write no checksum unless the line says so.
 
 {targets}
 
-Fat row groups (pyarrow puts 1024 rows in a page unless told otherwise, and a page is read whole):
+Fat row groups (pyarrow puts 1024 rows in a page unless told otherwise):
 
 {fat}"""
 

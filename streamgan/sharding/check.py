@@ -27,6 +27,7 @@ _OTHER_IMAGES = {
     b"\xff\x0a": "JPEG XL",
 }
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone (ITU-T T.81, B.1.1.3)
 
@@ -128,13 +129,14 @@ def _extension(data: bytes) -> str:
 
 
 def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Checked:
-    if _is_cut(data, extension):
+    plain = plain_size(data) if extension == "jpg" and not decode else None
+    if data.rfind(_JPEG_END, plain[2]) < 0 if plain else _is_cut(data, extension):
         raise BadRow("truncated", f"{len(data)} bytes")
-    size = plain_size(data) if extension == "jpg" and not decode else None
-    if size and size[0] * size[1] <= PIXEL_LIMIT:
-        if size[0] * size[1] > max_pixels:
-            raise BadRow("too_many_pixels", f"{size[0]}x{size[1]}")
-        return Checked(data, extension, size)
+    if plain and plain[0] * plain[1] <= PIXEL_LIMIT:
+        width, height, _ = plain
+        if width * height > max_pixels:
+            raise BadRow("too_many_pixels", f"{width}x{height}")
+        return Checked(data, extension, (width, height))
     try:
         image = open_image(data, extension)
     except Image.DecompressionBombError:
@@ -184,7 +186,7 @@ def _is_cut(data: bytes, extension: str) -> bool:
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     # inside a scan 0xff is always followed by 0, so an end marker behind the first scan is one; a thumbnail
     # in the EXIF segment has its own end marker, therefore not from the start of the file
-    return data.rfind(b"\xff\xd9", _first_scan(data)) < 0
+    return data.rfind(_JPEG_END, _first_scan(data)) < 0
 
 
 def _first_scan(data: bytes) -> int:

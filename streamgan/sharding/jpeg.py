@@ -12,8 +12,11 @@ _JFIF_BYTES = 14  # of payload, as far as PIL reads
 _TABLE_BYTES = 65  # of 8 bits
 
 
-def plain_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of an ordinary JPEG whose header is whole; None if PIL must look."""
+def plain_size(data: bytes) -> tuple[int, int, int] | None:
+    """(width, height, where the first scan begins) of an ordinary JPEG whose header is whole.
+
+    None if PIL must look.
+    """
     at, size = _SOI_BYTES, None
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
@@ -21,7 +24,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         if length < 2 or at > len(data):
             return None
         if marker == _SCAN:
-            return size
+            return (*size, begin - 4) if size else None
         if marker in _FRAMES and size is None:
             size = _frame_size(data[begin:at])
             if size is None:

@@ -8,6 +8,7 @@ from .check import BadRow, Check, Checked, Role, check_image, check_pair, check_
 from .pixels import Encoding, encode, open_image, resize, smaller
 from .rows import Row
 
+_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each row
 LOOK_EVERY = 16  # rows: how often the pixels of a twin stored as RGB are looked at without --check decode
 
 
@@ -47,7 +48,7 @@ def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, 
         about["name"] = row.name
     if with_text:
         about["text"] = check_text(row.text)
-    members["json"] = json.dumps(about, ensure_ascii=False).encode()
+    members["json"] = _json(about).encode()
     return members, changes
 
 

@@ -8,19 +8,11 @@ BLOCK = 512
 RECORD_BYTES = 20 * BLOCK  # an archive is padded to a multiple of this
 MAX_NAME, MAX_SIZE = 100, 8**11 - 1
 _OWNER = b"streamgan"
-_CHECKSUM = slice(148, 156)
 # mode 0444, uid and gid 0 | size, mtime 0, checksum, regular file | magic | owner, group | nothing
 _MODE = b"0000444\0" + b"0000000\0" * 2
-_REST = (
-    b"0" * 11
-    + b"\0"
-    + b" " * 8
-    + b"0"
-    + bytes(100)
-    + b"ustar\x0000"
-    + _OWNER.ljust(32, b"\0") * 2
-    + bytes(8 + 8 + 155 + 12)
-)
+_MTIME = b"0" * 11 + b"\0"
+_REST = b"0" + bytes(100) + b"ustar\x0000" + _OWNER.ljust(32, b"\0") * 2 + bytes(8 + 8 + 155 + 12)
+_SUM = sum(_MODE + b"\0" + _MTIME + b" " * 8 + _REST)  # of all but name and size; the checksum as spaces
 
 
 def header(name: str, size: int) -> bytes:
@@ -28,9 +20,9 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode()
     assert len(encoded) <= MAX_NAME, f"{name} needs a longer header"
     assert size <= MAX_SIZE, f"{size} bytes need another header"
-    block = bytearray(encoded.ljust(MAX_NAME, b"\0") + _MODE + b"%011o\0" % size + _REST)
-    block[_CHECKSUM] = b"%06o\0 " % sum(block)  # summed with spaces in its own place
-    return bytes(block)
+    digits = b"%011o" % size
+    checksum = b"%06o\0 " % (_SUM + sum(encoded) + sum(digits))
+    return encoded.ljust(MAX_NAME, b"\0") + _MODE + digits + b"\0" + _MTIME + checksum + _REST
 
 
 def padding(size: int) -> bytes:
