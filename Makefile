@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install test test-all lint format types demo clean
+.PHONY: help install test test-all lint format types docs demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,11 @@ format: install  ## Reformat
 types: install  ## Static types
 	$(BIN)/pyright
 
+docs: install  ## The documentation site, into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 demo: install  ## The whole journey on real photos: parquet, shards, training, scores, coloured photos
 	$(BIN)/streamgan demo --out demo
 
-clean:  ## Remove what the demo made
-	rm -rf demo
+clean:  ## Remove what the demo and the site made
+	rm -rf demo build
