@@ -135,6 +135,8 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     networks = Networks(wrapped_g, accelerator.unwrap_model(wrapped_g), ema, prepared_g)
     if config.loss.gan_weight > 0:
         discriminator = _build_discriminator(config)
+        if config.loss.r1_weight == 0 and config.loss.gan != "wgan":
+            discriminator = _for_ranks(discriminator, accelerator)
         discriminator = discriminator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
         optimizer_d = _optimizer(config, discriminator, lr=config.optim.lr_d, weight_decay=0.0)
         networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
@@ -143,7 +145,10 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
 
 
 def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """With batch norm over the global batch; on GPUs only, torch has none for CPUs."""
+    """With batch norm over the global batch; on GPUs only, torch has none for CPUs.
+
+    It has no second derivative, so a discriminator with a gradient penalty keeps the statistics of each rank.
+    """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
