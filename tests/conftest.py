@@ -123,6 +123,20 @@ def write_pairs_parquet(
     return write_rows(path, rows, group=group)
 
 
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate reads its environment once a process, unless it is told to forget."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture(scope="session")
 def photo():
     """`photo(seed, size)` makes a structured picture."""

@@ -161,6 +161,21 @@ def test_a_position_and_ranks_do_not_depend_on_the_cache(root, site, expected, t
         assert [batch.ids_B.tolist() for batch in loader] == half
 
 
+def test_reads_that_waited_for_the_network_and_requests_made_again_are_counted(root, site, tmp_path):
+    by_range = build_loader(site.url, workers=0, cache="none", **SETTINGS)
+    assert len(list(by_range)) > 0
+    assert by_range.stats.hits == 0 < by_range.stats.samples
+    local = build_loader(root, workers=1, **SETTINGS)
+    assert len(list(local)) > 0
+    assert local.stats.hits == local.stats.samples == by_range.stats.samples
+    before = download.num_retries()
+    site.fault = lambda handler, attempt: attempt == 1 and (handler.send_error(503) or True)
+    cached = build_loader(site.url, workers=2, cache=tmp_path / "cache", **SETTINGS)
+    assert len(list(cached)) > 0
+    assert download.num_retries() - before >= 10  # the manifest, the index, every shard
+    assert 0 < cached.stats.hits < cached.stats.samples == by_range.stats.samples
+
+
 def test_evaluation_and_the_val_split_work_from_an_address(root, site, tmp_path):
     local = list(build_eval_loader(root, "val", batch=3, size=16))
     assert_same(build_eval_loader(site.url, "val", batch=3, size=16, cache=tmp_path), local)

@@ -3,18 +3,20 @@
 import copy
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from test_models import SMALL
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import losses as read_losses
 from training import tiny_config
 
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
-from streamgan.losses import ADVERSARIAL, PerceptualLoss
-from streamgan.models import DISCRIMINATORS, GENERATORS
+from streamgan.losses import RECONSTRUCTION, PerceptualLoss
+from streamgan.models import GENERATORS
 from streamgan.train import build
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.ema import ema_copy, update_ema
@@ -51,12 +53,26 @@ class MetaOptimizer:
 
     def __init__(self, parameters):
         self.optimizer = SimpleNamespace(found_inf=None)
-        self._adam = torch.optim.AdamW(parameters)
+        self._parameters = list(parameters)
+        self._adam = torch.optim.AdamW(self._parameters)
         self.zero_grad = self._adam.zero_grad
 
     def step(self) -> None:
         assert self.optimizer.found_inf.is_meta
+        # A parameter without gradient is one that DDP would wait for, or have to look for.
+        assert all(parameter.grad is not None for parameter in self._parameters)
         self._adam.step()
+
+
+class NoWaiting(TorchDispatchMode):
+    """Copies from the CPU have to be asynchronous: others make the host wait for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket is torch.ops.aten._to_copy and args[0].device.type == "cpu":
+            target = kwargs.get("device") or args[0].device
+            assert target.type == "cpu" or kwargs.get("non_blocking"), "a blocking copy to the device"
+        return func(*args, **kwargs)
 
 
 def meta_step(*words: str, **more) -> dict[str, torch.Tensor]:
@@ -73,33 +89,57 @@ def meta_step(*words: str, **more) -> dict[str, torch.Tensor]:
     train_step = GanStep(MetaAccelerator(), networks, build.build_head(config), chosen)
     color = torch.empty(4, 3, 32, 32, dtype=torch.uint8, device="meta")
     settings = StepSettings(step=0, seed=0, adversarial_weight=0.1, clip_g=1.0, clip_d=1.0, **more)
-    scalars = train_step(color, None, settings=settings)
+    with NoWaiting():
+        scalars = train_step(color, None, settings=settings)
     update_ema(networks.ema, generator, 0.9)
     assert {value.device.type for value in scalars.values()} == {"meta"}
     assert all(parameter.is_meta for parameter in networks.ema.parameters())
     return scalars
 
 
-@pytest.mark.parametrize("generator", GENERATORS)
-def test_a_whole_step_of_every_generator_runs_on_meta(generator):
-    assert "loss/r1" in meta_step(*options(generator), "loss.r1_weight=1")
+ALL = {"g_total", "g_rec", "g_adv", "g_perc", "g_cf", "d_total", "d_real", "d_fake", "r1", "gp"}
+EVERY_LOSS = [
+    "loss.gan=wgan", "loss.r1_weight=1", "loss.perceptual_weight=1", "loss.perceptual=vgg16",
+    "loss.colourfulness_weight=1",
+]  # fmt: skip
+
+
+PAIRS = [(name, rec) for name in GENERATORS for rec in RECONSTRUCTION] + [("zhang", "cross_entropy")]
 
 
 @pytest.mark.parametrize(
-    ("discriminator", "gan"),
-    [*((name, "wgan") for name in DISCRIMINATORS), *(("patchgan", gan) for gan in ADVERSARIAL)],
+    ("generator", "rec"),
+    [
+        pytest.param(*pair, marks=pytest.mark.slow if pair[1] in ("mse", "smooth_l1") else ())
+        for pair in PAIRS
+    ],
 )
-def test_a_whole_step_of_every_discriminator_and_adversarial_loss_runs_on_meta(discriminator, gan):
-    words = (f"model.discriminator={discriminator}", f"loss.gan={gan}", "loss.r1_weight=1")
-    scalars = meta_step(*options("unet"), *words, accumulate=2)
-    assert ("loss/gp" in scalars) == (gan == "wgan")
+def test_a_whole_step_of_every_generator_with_every_loss_runs_on_meta(generator, rec):
+    words = [*options(generator), *EVERY_LOSS, f"loss.rec={rec}"]
+    scalars = meta_step(*words, accumulate=2 if rec == "mse" else 1)
+    assert scalars.keys() >= {f"loss/{tag}" for tag in ALL}
 
 
-def test_a_whole_step_of_every_other_loss_runs_on_meta():
-    scalars = meta_step(
-        *options("zhang"), "loss.rec=cross_entropy", "loss.perceptual_weight=1", "loss.colourfulness_weight=1"
-    )
-    assert {"loss/g_rec", "loss/g_perc", "loss/g_cf", "loss/g_adv"} <= scalars.keys()
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_a_step_of_the_discriminator_alone_runs_on_meta(generator):
+    scalars = meta_step(*options(generator), "loss.gan=wgan", train_generator=False)
+    assert "loss/gp" in scalars
+    assert "loss/g_total" not in scalars
+
+
+MISTAKES = [
+    ("item.* meta tensors", lambda made, real: made.sub(real).abs().mean() / made.max().item()),
+    ("item.* meta tensors", lambda made, real: made.mean() if made.mean() > 0 else real.mean()),
+    ("on device cpu", lambda made, real: (made.sub(real).abs() * torch.ones(1, 2, 32, 32)).mean()),
+    ("blocking copy", lambda made, real: made.sub(real).abs().mean() * torch.ones(()).to(made.device)),
+]
+
+
+@pytest.mark.parametrize(("message", "mistake"), MISTAKES, ids=["item", "bool", "CPU tensor", "copy"])
+def test_the_meta_device_finds_what_would_stop_a_gpu(message, mistake, monkeypatch):
+    monkeypatch.setitem(RECONSTRUCTION, "l1", mistake)
+    with pytest.raises((RuntimeError, AssertionError), match=message):
+        meta_step(*options("unet"))
 
 
 def real_step(config, networks, chosen, *, number: int = 0, weight: float = 0.1, accumulate: int = 1):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training import losses, read_metrics, settings, tiny_config
 
 from streamgan.core.errors import CheckpointError, ConfigError
@@ -23,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 SCALARS = {
     "loss/g_total", "loss/g_rec", "loss/g_adv", "loss/d_total", "loss/d_real", "loss/d_fake",
     "d/real_mean", "d/fake_mean", "lr/g", "lr/d", "grad/g_norm", "grad/d_norm", "grad/skipped",
-    "perf/images_per_s", "perf/step_ms", "perf/data_wait_ms",
+    "grad/scale", "perf/images_per_s", "perf/step_ms", "perf/data_wait_ms", "perf/gpu_mem_gb",
+    "data/read_MBps", "data/cache_hit", "data/retries", "data/bad",
     "val/loss", "val/psnr", "val/ssim", "val/cf", "val/gray_psnr", "val/median_ab_psnr",
 }  # fmt: skip
 
@@ -41,12 +44,32 @@ def test_tensorboard_and_metrics_hold_the_same_scalars(whole_run):
     board.Reload()
     assert set(board.Tags()["scalars"]) >= SCALARS
     assert board.Tags()["images"] == ["samples/val"]
+    text = board.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert yaml.safe_load(text.strip("`\n"))["optim"]["lr_g"] == 2e-4
+    assert {event.value for event in board.Scalars("data/cache_hit")} == {1.0}  # local shards
     in_file = {
         line["step"]: line["loss/g_total"] for line in read_metrics(whole_run) if "loss/g_total" in line
     }
     in_board = {event.step: event.value for event in board.Scalars("loss/g_total")}
     assert in_file == pytest.approx(in_board)
     assert list(in_file) == list(range(1, 11))
+
+
+def test_tensorboard_has_r1_and_a_row_of_hyperparameters(shard_set, tmp_path):
+    words = ["run.steps=3", "loss.r1_weight=1", "loss.r1_every=1", "loss.warmup_steps=1"]
+    train(tiny_config(shard_set, tmp_path, *words))
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss/r1")] == [2, 3]
+    parts = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = HParamsPluginData.FromString(parts).session_start_info.hparams
+    assert start["loss.r1_weight"].number_value == 1
+    assert start["model.generator"].string_value == "unet"
+    parts = board.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    metrics = {one.name.tag for one in HParamsPluginData.FromString(parts).experiment.metric_infos}
+    assert (
+        metrics == {"val/psnr", "val/ssim", "val/loss", "perf/images_per_s"} <= set(board.Tags()["scalars"])
+    )
 
 
 def test_tensorboard_serves_scalars_and_grids_of_a_run(whole_run):

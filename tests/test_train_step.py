@@ -1,6 +1,7 @@
 """The GAN step and the schedules around it."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
+from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
 from streamgan.train.ema import ema_copy, ema_decay, update_ema
 from streamgan.train.step import GanStep, StepSettings
@@ -222,3 +224,19 @@ def test_unknown_models_and_options_are_refused_before_any_work():
         build.check_models(load_config(None, ["run.steps=1", "model.generator=unett"]))
     with pytest.raises(ConfigError, match="pretrained"):
         build.check_models(load_config(None, ["run.steps=1", "model.pretrained=true"]))
+
+
+def test_batch_norm_becomes_that_of_the_global_batch_on_several_gpus_alone():
+    norm, synced = torch.nn.BatchNorm2d, torch.nn.SyncBatchNorm
+    for model in (
+        GENERATORS["paper_cnn"](out_channels=2, width=4, depth=1),
+        DISCRIMINATORS["paper_cnn"](width=4),
+    ):
+        count = sum(type(module) is norm for module in model.modules())
+        for processes, device in ((1, "cuda"), (2, "cpu")):
+            accelerator = SimpleNamespace(num_processes=processes, device=torch.device(device))
+            assert build._for_ranks(model, accelerator) is model
+        accelerator = SimpleNamespace(num_processes=2, device=torch.device("cuda"))
+        kinds = [type(module) for module in build._for_ranks(model, accelerator).modules()]
+        assert kinds.count(synced) == count > 0
+        assert norm not in kinds

@@ -46,7 +46,8 @@ def to_uint8(rgb_B3HW: Tensor) -> Tensor:
 
 
 def _matrix(matrix_33: Tensor, image_B3HW: Tensor) -> Tensor:
-    return torch.einsum("ij,bjhw->bihw", matrix_33.to(image_B3HW.device), image_B3HW)
+    # A copy that blocks would make the training loop wait for all the work of the GPU.
+    return torch.einsum("ij,bjhw->bihw", matrix_33.to(image_B3HW.device, non_blocking=True), image_B3HW)
 
 
 def _linear(rgb: Tensor) -> Tensor:
@@ -84,7 +85,8 @@ def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
 def luma(rgb_B3HW: Tensor) -> Tensor:
     """BT.601 luma of sRGB, same range as the input -> (B, 1, H, W)."""
     with without_autocast(rgb_B3HW):
-        return (rgb_B3HW.float() * _LUMA.to(rgb_B3HW.device).view(3, 1, 1)).sum(1, keepdim=True)
+        weights_311 = _LUMA.to(rgb_B3HW.device, non_blocking=True).view(3, 1, 1)
+        return (rgb_B3HW.float() * weights_311).sum(1, keepdim=True)
 
 
 def _lightness(gray_B1HW: Tensor) -> Tensor:

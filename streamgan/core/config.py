@@ -86,7 +86,8 @@ class ModelConfig(_Section):
     d_width: PositiveInt | None = None
     """Channels of the first discriminator layer; None: as published."""
     norm: Literal["batch", "instance", "group", "none"] | None = None
-    """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
+    """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks;
+    the dropout of a `unet` of depth 6 or more is not (depth 5 has none)."""
     pretrained: bool | str = False
     """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
 
@@ -107,6 +108,9 @@ class LossConfig(_Section):
     """Lazy regularisation: R1 every k-th step, multiplied by k (Karras et al. 2020)."""
     gp_weight: NonNegativeFloat = 10.0
     """Weight (lambda) of the gradient penalty of WGAN-GP; for `gan: wgan` alone."""
+    n_critic: PositiveInt = 1
+    """Steps of the discriminator to one of the generator, which moves in every n-th step of a run (after the
+    warm-up). A step takes one global batch, whoever moves in it. Published for WGAN-GP: 5."""
     perceptual_weight: NonNegativeFloat = 0.0
     """Weight of the distance of VGG features; 0: off."""
     perceptual: Literal["vgg16", "vgg19"] = "vgg19"

@@ -11,6 +11,7 @@ https:// and hf:// go through fsspec's HTTP session, the object stores through t
 import asyncio
 import concurrent.futures
 import email.utils
+import mmap
 import re
 import threading
 import time
@@ -29,6 +30,8 @@ MAX_PAUSE_S = 120.0  # no server may ask for a longer one
 _POLL_S = 0.1
 _HTTP = ("https", "http", "hf")
 _session_lock = threading.Lock()
+# Memory that processes forked from here share; two that count at one instant may count one.
+_retries = memoryview(mmap.mmap(-1, 8)).cast("q")
 
 Sink = Callable[[bytes], None]
 
@@ -43,6 +46,11 @@ class _Stall(BadAnswer):
 
 class _OtherRange(BadAnswer):
     """The answer is another part of the file than the one asked for."""
+
+
+def num_retries() -> int:
+    """Requests that this process and its loader processes have made again after a failure."""
+    return _retries[0]
 
 
 def read_whole(address: str) -> bytes:
@@ -130,6 +138,7 @@ class _Patience:
         if self.failures > len(remote.RETRY_DELAYS_S):
             what = f"cannot be read{where} ({kind}, {self.failures} attempts)"
             raise DataError(shown(self.address), what, "the same command continues") from error
+        _retries[0] += 1
         asked = min(_retry_after(error), MAX_PAUSE_S)
         if self.stop.wait(max(remote.RETRY_DELAYS_S[self.failures - 1], asked)):
             raise Stopped from error

@@ -10,18 +10,22 @@ from dataclasses import dataclass, fields
 
 from torch.utils.data import get_worker_info
 
-_SAMPLE, _BEATS, _SAMPLES, _BYTES, _READ_NS, _DECODE_NS = range(6)
+_SAMPLE, _BEATS, _SAMPLES, _BYTES, _READ_NS, _DECODE_NS, _HITS = range(7)
 _ROW = 8  # integers a process, a cache line
 
 
 @dataclass(frozen=True)
 class LoaderStats:
-    """Sums over the processes of a loader since it was built: samples, their bytes, seconds of work."""
+    """Sums over the processes of a loader since it was built: samples, their bytes, seconds of work.
+
+    `hits` of the samples were on this machine when they were asked for.
+    """
 
     samples: int = 0
     bytes: int = 0
     read_s: float = 0.0
     decode_s: float = 0.0
+    hits: int = 0
 
     def __sub__(self, other: "LoaderStats") -> "LoaderStats":
         return LoaderStats(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
@@ -51,7 +55,8 @@ class Board:
         sums = [
             sum(self.numbers[row * _ROW + column] for row in range(self.num_rows)) for column in range(_ROW)
         ]
-        return LoaderStats(sums[_SAMPLES], sums[_BYTES], sums[_READ_NS] / 1e9, sums[_DECODE_NS] / 1e9)
+        seconds = sums[_READ_NS] / 1e9, sums[_DECODE_NS] / 1e9
+        return LoaderStats(sums[_SAMPLES], sums[_BYTES], *seconds, sums[_HITS])
 
 
 class Meter:
@@ -69,13 +74,14 @@ class Meter:
         """Something takes long but gets on."""
         self._numbers[self._start + _BEATS] += 1
 
-    def done(self, size: int, read_ns: int, decode_ns: int) -> None:
-        """A sample of `size` bytes is read and decoded."""
+    def done(self, size: int, read_ns: int, decode_ns: int, *, hit: bool) -> None:
+        """A sample of `size` bytes, which were here (`hit`) or had to arrive first, is read and decoded."""
         numbers, start = self._numbers, self._start
         numbers[start + _SAMPLES] += 1
         numbers[start + _BYTES] += size
         numbers[start + _READ_NS] += read_ns
         numbers[start + _DECODE_NS] += decode_ns
+        numbers[start + _HITS] += hit
 
     def idle(self) -> None:
         """The request is fulfilled."""

@@ -32,6 +32,8 @@ class Encoded(NamedTuple):
 class LocalFiles:
     """The shards of a split in a folder; at most MAX_OPEN are open at a time."""
 
+    num_missed = 0  # nothing has to arrive first
+
     def __init__(self, root: Path, split: str, entry: SplitEntry):
         self.beat: Callable[[], None] = nothing
         self.root, self.split, self.entry = root, split, entry

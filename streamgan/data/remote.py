@@ -58,6 +58,7 @@ class _Files:
         self.root, self.split, self.entry = root, split, entry
         self.index_address = join(root, f"{split}.index")
         self.beat: Callable[[], None] = nothing  # called while bytes are waited for
+        self.num_missed = 0  # reads for which bytes were waited for
 
     def address(self, shard: int) -> str:
         return join(self.root, self.entry.shards[shard].name)
@@ -66,6 +67,7 @@ class _Files:
         return shown(self.address(shard))
 
     def _read_range(self, shard: int, size: int, offset: int) -> bytes:
+        self.num_missed += 1
         try:
             return read_range(self.address(shard), offset, offset + size, beat=self.beat)
         except DataError as error:
@@ -203,6 +205,7 @@ class CachedFiles(_Files):
                 orphan = self._pid != self._main_pid and os.getppid() != self._main_pid
                 if orphan or (self.managed and self.by_range[len(self.blobs)]):
                     raise NotArrived("loader", "no shards arrive any more", _AGAIN) from error
+                self.num_missed += 1
                 self.beat()
                 time.sleep(_POLL_S)
         return self._open[shard]
@@ -226,6 +229,7 @@ class CachedFiles(_Files):
         while (claim := self.cache.claim(blob, self._lease, lambda sha256: math.inf)).state != "full":
             if claim.state == "there":
                 return True
+            self.num_missed += 1
             if claim.state == "mine":
                 self.download(blob, claim.descriptor, damaged)
                 return True

@@ -115,7 +115,7 @@ class Samples(Dataset):
     ) -> None:
         """Write the crop of a sample into the places given."""
         meter.begin(sample_id)
-        began = perf_counter_ns()
+        began, missed = perf_counter_ns(), self._num_missed()
         encoded = self.reader.read(sample_id, gray=self.gray == "twin")
         read = perf_counter_ns()
         color_HW3[:] = self._decode(encoded.color, "RGB", crop, sample_id)
@@ -125,7 +125,12 @@ class Samples(Dataset):
             else:
                 gray_HW1[:] = self._decode(encoded.gray, "L", crop, sample_id)
         size = len(encoded.color) + len(encoded.gray or b"")
-        meter.done(size, read - began, perf_counter_ns() - read)
+        hit = self._num_missed() == missed
+        meter.done(size, read - began, perf_counter_ns() - read, hit=hit)
+
+    def _num_missed(self) -> int:
+        """Grows when bytes had to be waited for."""
+        return sum(files.num_missed for files in self.reader.all_files)
 
     def _decode(self, data: bytes, mode: Literal["RGB", "L"], crop: Crop, sample_id: int) -> np.ndarray:
         try:

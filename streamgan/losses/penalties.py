@@ -28,9 +28,12 @@ def r1_penalty(logits: Tensor, real_BKHW: Tensor) -> Tensor:
         return 0.5 * squared_B.mean() + 0 * logits.float().sum()
 
 
-def mix(real_BKHW: Tensor, fake_BKHW: Tensor) -> Tensor:
-    """A random point between each image and its fake, a leaf with requires_grad."""
-    share_B111 = torch.rand(len(real_BKHW), 1, 1, 1, device=real_BKHW.device)
+def mix(real_BKHW: Tensor, fake_BKHW: Tensor, share_B: Tensor) -> Tensor:
+    """A point between each image and its fake, `share_B` of it real, as a leaf with requires_grad.
+
+    The paper draws the shares from [0, 1) for every image.
+    """
+    share_B111 = share_B.view(-1, 1, 1, 1)
     return torch.lerp(fake_BKHW.float(), real_BKHW.float(), share_B111).detach().requires_grad_()
 
 

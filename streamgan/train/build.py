@@ -42,6 +42,9 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             "see launch/README.md for the command of this machine",
         )
     if accelerator.device.type == "cpu":
+        if accelerator.mixed_precision == "fp16":  # would train in fp32, silently
+            what = "fp16 mixed precision needs a GPU (got a CPU)"
+            raise ConfigError("launcher", what, "launch with --mixed_precision bf16 or no")
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(config.run.threads or max(1, cores // local_world))
@@ -132,6 +135,8 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     networks = Networks(wrapped_g, accelerator.unwrap_model(wrapped_g), ema, prepared_g)
     if config.loss.gan_weight > 0:
         discriminator = _build_discriminator(config)
+        if config.loss.r1_weight == 0 and config.loss.gan != "wgan":
+            discriminator = _for_ranks(discriminator, accelerator)
         discriminator = discriminator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
         optimizer_d = _optimizer(config, discriminator, lr=config.optim.lr_d, weight_decay=0.0)
         networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
@@ -140,7 +145,10 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
 
 
 def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """With batch norm over the global batch; on GPUs only, torch has none for CPUs."""
+    """With batch norm over the global batch; on GPUs only, torch has none for CPUs.
+
+    It has no second derivative, so a discriminator with a gradient penalty keeps the statistics of each rank.
+    """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
@@ -227,6 +235,11 @@ def adversarial_weight(config: TrainConfig, step: int, total: int) -> float:
     if step < warmup:
         return 0.0
     return loss.gan_weight * (min(1.0, (step - warmup + 1) / ramp) if ramp else 1.0)
+
+
+def generator_moves(config: TrainConfig, step: int, total: int) -> bool:
+    """Whether G steps at `step`: always in the warm-up, then in every n-th, after n steps of D."""
+    return adversarial_weight(config, step, total) == 0 or (step + 1) % config.loss.n_critic == 0
 
 
 def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:

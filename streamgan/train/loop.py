@@ -25,6 +25,8 @@ from .step import GanStep, StepSettings
 from .trace import Trace
 from .validation import Validation
 
+HPARAM_METRICS = ["val/psnr", "val/ssim", "val/loss", "perf/images_per_s"]
+
 
 def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]:
     """Train to the configured length, from the newest checkpoint if there is one.
@@ -92,6 +94,8 @@ def _train(
         Trace(run, config.run.profile_steps, active=active) as trace,
     ):
         report.text("config", dump_yaml(config))
+        flat = {f"{section}.{key}": value for section, one in config for key, value in one}
+        report.hparams(flat, metrics=HPARAM_METRICS)
         step, stopping = start, False
         while step < total and not stopping:
             with trace.step(step + 1):
@@ -106,6 +110,7 @@ def _train(
                     step=step,
                     seed=config.run.seed,
                     adversarial_weight=build.adversarial_weight(config, step, total),
+                    train_generator=build.generator_moves(config, step, total),
                     accumulate=config.optim.accumulate,
                     clip_g=config.optim.clip_g,
                     clip_d=config.optim.clip_d,
@@ -115,7 +120,8 @@ def _train(
                 half_life = config.optim.ema_half_life_images
                 decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
                 update_ema(networks.ema, networks.plain_generator, decay)
-                bad_in_a_row = (bad_in_a_row + 1) * (scalars["grad/skipped"] > 0)
+                kept = 0 if settings.train_generator else bad_in_a_row  # a good D step excuses no bad G
+                bad_in_a_row = torch.where(scalars["grad/skipped"] > 0, bad_in_a_row + 1, kept)
                 interval.add(scalars)
                 report.advance()
 

@@ -12,7 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from streamgan.core.download import num_retries
 from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress, say
 from streamgan.data.loader import Loader
@@ -49,7 +51,11 @@ class Interval:
             self._counts[tag] = self._counts.get(tag, 0) + 1
 
     def read(self, step: int, accelerator: Accelerator) -> dict[str, float]:
-        """Means by tag over the ranks (`grad/skipped`: a count), and `perf/*` and `data/*` of this rank."""
+        """Means by tag over the ranks (`grad/skipped`: a count), and `perf/*` and `data/*` of this rank.
+
+        `data/bad` and `data/retries` count since this process began, `data/cache_hit` is the share of the
+        samples that were on this machine when they were asked for.
+        """
         tags = sorted(self._sums)
         means = torch.stack(
             [self._sums[tag] / (1 if tag == "grad/skipped" else self._counts[tag]) for tag in tags]
@@ -63,10 +69,12 @@ class Interval:
         stats = self._loader.stats - self._stats
         values["data/read_ms"], values["data/decode_ms"] = sample_ms(stats)
         values["data/read_MBps"] = stats.bytes / 1e6 / seconds
-        values["data/bad"] = self._loader.replaced
-        if accelerator.device.type == "cuda":
-            values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(accelerator.device) / 1e9
-        return values
+        values["data/cache_hit"] = stats.hits / max(1, stats.samples)
+        values["data/retries"], values["data/bad"] = num_retries(), self._loader.replaced
+        on_gpu = accelerator.device.type == "cuda"
+        peak_bytes = torch.cuda.max_memory_allocated(accelerator.device) if on_gpu else 0
+        values["perf/gpu_mem_gb"] = peak_bytes / 1e9
+        return {"grad/scale": 1.0} | values  # only fp16 scales its losses
 
     def judge(self, step: int, *, images: int) -> str | None:
         """What is new to say of data and computation, at `images` a step on this rank."""
@@ -107,6 +115,13 @@ class Report:
     def text(self, tag: str, text: str) -> None:
         if self._active:
             self._board.add_text(tag, "```\n" + text + "\n```", 0)
+
+    def hparams(self, settings: dict[str, Any], *, metrics: list[str]) -> None:
+        """A row of TensorBoard's HPARAMS page; its figures are the newest of the scalars `metrics`."""
+        if self._active:
+            plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+            for summary in hparams(plain, dict.fromkeys(metrics, 0)):  # of the metrics, it takes the names
+                self._board._get_file_writer().add_summary(summary)
 
     def advance(self) -> None:
         if self._active:

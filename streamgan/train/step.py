@@ -4,9 +4,14 @@
     D: logits = D(cat[real, fake.detach()]), one forward -> loss_d (+ R1 every k-th step) -> clip -> step
     G: D frozen; loss_g = rec(fake, target) + w * adv(D(fake)) + perceptual, colourfulness -> clip -> step
 
-With accumulation, D runs over all micro-batches first and then G, each with gradients summed over the
-micro-batches and synchronised once. No value is read back to the host: scalars stay on the device until
-`Meter.read`.
+In the warm-up G steps alone; with `loss.n_critic` n, D does in all but every n-th step. With accumulation,
+D runs over all micro-batches first and then G, each with gradients summed over the micro-batches and
+synchronised once. No value is read back to the host: scalars stay on the device until
+`Interval.read`.
+
+What is drawn at random: the mixtures of the gradient penalty, by a hash of the step and the image's place in
+the global batch, the same however the batch is shared out; and dropout noise, by step, rank and micro-batch,
+so a generator with dropout trains alike on another number of ranks, but not the same.
 
 Shape suffixes: B local batch, C channels of the head, H and W pixels.
 """
@@ -16,13 +21,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from streamgan.core.color import Head
-from streamgan.core.seeding import torch_seed
+from streamgan.core.seeding import torch_seed, uniform
 from streamgan.losses import (
     AdversarialLoss,
     colourfulness_loss,
@@ -35,7 +41,7 @@ from streamgan.models.zhang import ZhangClassifier
 
 from .state import Networks
 
-_NOISE = 11  # hash key of dropout
+_NOISE, _MIXTURES = 11, 12  # hash keys of dropout and of the gradient penalty's mixtures
 
 
 @dataclass(frozen=True)
@@ -65,19 +71,24 @@ class Made(NamedTuple):
 
 
 class MicroBatch(NamedTuple):
-    """Network input (B, 1, H, W) and target (B, C, H, W), float32."""
+    """Network input (B, 1, H, W) and target (B, C, H, W), float32; the first one's place in the batch."""
 
     input_B1HW: Tensor
     target_BCHW: Tensor
+    first: int
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What changes from step to step or belongs to the run as a whole."""
+    """What changes from step to step or belongs to the run as a whole.
+
+    With an `adversarial_weight` the discriminator steps; then, if it is to, the generator.
+    """
 
     step: int
     seed: int
     adversarial_weight: float
+    train_generator: bool = True
     accumulate: int = 1
     clip_g: float = 0.0
     clip_d: float = 0.0
@@ -94,20 +105,25 @@ class GanStep:
     ) -> dict[str, Tensor]:
         """One step on uint8 images; scalars by TensorBoard tag, still on the device."""
         chunks = [t.chunk(settings.accumulate) for t in self._head.encode(color_B3HW, gray_B1HW)]
-        micros = [MicroBatch(*parts) for parts in zip(*chunks, strict=True)]
+        rank, local, size = self._accelerator.process_index, len(color_B3HW), len(chunks[0][0])
+        firsts = range(rank * local, (rank + 1) * local, size)
+        micros = [MicroBatch(*parts) for parts in zip(*chunks, firsts, strict=True)]
         scalars: dict[str, Tensor] = {}
         fakes: list[Made | None] = [None] * len(micros)
         if settings.adversarial_weight > 0:
             # One forward of G serves both networks; to hold no graphs, micro-batches run G again.
-            if len(micros) == 1:
+            if len(micros) == 1 and settings.train_generator:
                 fakes = [self._generate(micros[0], 0, settings)]
             self._step_discriminator(micros, fakes, settings, scalars)
-        self._step_generator(micros, fakes, settings, scalars)
+        if settings.train_generator:
+            self._step_generator(micros, fakes, settings, scalars)
+        if self._accelerator.scaler is not None:
+            one = torch.ones((), device=color_B3HW.device)
+            scalars["grad/scale"] = self._accelerator.scaler.scale(one)  # get_scale() would wait for it
         return scalars
 
     def _generate(self, micro: MicroBatch, index: int, settings: StepSettings) -> Made:
         # Dropout is seeded by its place in the run: a resumed run, and a second forward, draw the same noise.
-        # So are the mixtures of the gradient penalty, which are drawn next.
         rank = self._accelerator.process_index
         torch.manual_seed(torch_seed(settings.seed, _NOISE, settings.step, rank, index))
         if self._losses.by_class:
@@ -133,10 +149,10 @@ class GanStep:
                     fake = self._generate(micro, index, settings)
             real_pair = self._head.pair(micro.input_B1HW, micro.target_BCHW).requires_grad_(with_r1)
             pairs = [real_pair, self._head.pair(micro.input_B1HW, fake.output_BCHW.detach())]
-            options = {}
             if losses.gp_weight > 0:
-                pairs.append(mix(*pairs))
-                options = {"full_precision": True}
+                pairs.append(mix(pairs[0], pairs[1], self._shares(micro, settings)))
+            # The gradient of a pixel is tiny: fp16 would round it to 0, bf16 to three digits.
+            options = {"full_precision": True} if with_r1 or losses.gp_weight > 0 else {}
             _power_iteration(discriminator, first=index == 0)
             with self._synchronised(discriminator, last=index == len(micros) - 1):
                 real, made, *between = discriminator(torch.cat(pairs), **options).chunk(len(pairs))
@@ -154,6 +170,12 @@ class GanStep:
             _add(scalars, share, {"loss/d_real": loss_real, "loss/d_fake": loss_fake, "loss/d_total": loss})
             _add(scalars, share, {"d/real_mean": real.mean(), "d/fake_mean": made.mean()})
         self._finish(discriminator, optimizer, settings.clip_d, "grad/d_norm", scalars)
+
+    def _shares(self, micro: MicroBatch, settings: StepSettings) -> Tensor:
+        """How much of each mixture is the real image, float32 (B,) in [0, 1)."""
+        places = np.arange(micro.first, micro.first + len(micro.input_B1HW))
+        shares = torch.from_numpy(uniform(settings.seed, _MIXTURES, settings.step, places)).float()
+        return shares.to(micro.input_B1HW.device, non_blocking=True)
 
     def _step_generator(
         self,

@@ -1,0 +1,193 @@
+"""What only a CUDA device can tell: precision, memory layout, waiting, compilation, memory, several GPUs."""
+
+import gc
+import json
+import os
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from test_train_step import images
+from torch._inductor import config as inductor_config
+from training import ACCELERATE, COMMON, ROOT, losses, read_metrics, settings, tiny_config
+
+from streamgan.core.color import HEADS
+from streamgan.core.config import load_config
+from streamgan.data.loader import build_loader
+from streamgan.losses import r1_penalty
+from streamgan.train import build
+from streamgan.train.loop import train
+from streamgan.train.step import GanStep, StepSettings
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.usefixtures("fresh_accelerator"),
+]
+SIXTEEN = ["run.steps=16", "loss.r1_weight=1", "loss.r1_every=4", "optim.clip_g=1", "optim.clip_d=1"]
+WORDS = [
+    "run.steps=10", "data.size=48", "model.width=8", "model.depth=3", "model.norm=group", "model.d_width=8"
+]  # fmt: skip
+
+
+@contextmanager
+def precision(name: str, patch: pytest.MonkeyPatch):
+    """Accelerate as `--mixed_precision NAME` sets it up."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with patch.context() as one:
+        one.setenv("ACCELERATE_MIXED_PRECISION", name)
+        yield
+
+
+def run(shards: Path, out: Path, name: str, patch: pytest.MonkeyPatch, *more: str) -> Path:
+    with precision(name, patch):
+        train(tiny_config(shards, out, *SIXTEEN, *more))
+    return out
+
+
+def small_step(*more: str, accelerator: Accelerator | None = None):
+    """A step on the GPU that can be called with its number, and its networks."""
+    config = load_config(None, [*WORDS, *more])
+    accelerator = accelerator or build.start_accelerator(config)
+    networks = build.build_networks(config, accelerator)
+    train_step = GanStep(accelerator, networks, HEADS["lab"], build.build_losses(config))
+    color = images().to(accelerator.device)
+
+    def call(number: int, **options):
+        one = StepSettings(step=number, seed=0, adversarial_weight=0.1, clip_g=1.0, clip_d=1.0, **options)
+        return train_step(color, None, settings=one)
+
+    return call, networks
+
+
+def assert_near(rounded: Path, exact: Path, *, rel: float) -> None:
+    ours, theirs = losses(rounded), losses(exact)
+    assert list(ours) == list(theirs)
+    for step, values in theirs.items():
+        assert ours[step]["loss/g_rec"] == pytest.approx(values["loss/g_rec"], rel=rel), step
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_mixed_precision_trains_like_fp32(shard_set, tmp_path, monkeypatch, name):
+    exact = run(shard_set, tmp_path / "fp32", "no", monkeypatch)
+    rounded = run(shard_set, tmp_path / name, name, monkeypatch)
+    assert_near(rounded, exact, rel=0.05)
+    lines = [line for line in read_metrics(rounded) if "lr/g" in line]
+    # fp16 starts with a scale of 65536, which the first steps may find too large
+    assert sum(line["grad/skipped"] for line in lines) <= (8 if name == "fp16" else 0)
+    assert all((line["grad/scale"] > 1) == (name == "fp16") for line in lines)
+
+
+def test_fp16_continues_with_the_scale_it_had(shard_set, tmp_path, monkeypatch):
+    for steps in (8, 16):
+        run(shard_set, tmp_path, "fp16", monkeypatch, f"run.steps={steps}")
+    scales = {line["step"]: line["grad/scale"] for line in read_metrics(tmp_path) if "lr/g" in line}
+    assert list(scales) == list(range(1, 17))
+    assert scales[9] in (scales[8], scales[8] / 2, scales[8] / 4)
+    assert scales[8] <= 65536
+
+
+def test_activations_are_bf16_in_nhwc_order(monkeypatch):
+    with precision("bf16", monkeypatch):
+        call, networks = small_step()
+        seen = []
+        convs = [m for m in networks.plain_generator.modules() if isinstance(m, torch.nn.Conv2d)]
+        second = convs[1]  # with one channel, as the first has, both orders are one
+        second.register_forward_hook(lambda module, given, made: seen.append(made))
+        call(0)
+    (made,) = seen
+    assert made.dtype == torch.bfloat16
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert second.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("gan", ["hinge", "wgan"])
+@pytest.mark.parametrize("name", ["no", "fp16", "bf16"])
+def test_a_step_never_makes_the_host_wait(monkeypatch, name, gan):
+    with precision(name, monkeypatch):
+        call, _ = small_step(f"loss.gan={gan}", "loss.r1_weight=1", "loss.r1_every=1")
+        call(0)  # allocates, chooses kernels, fills the optimizers
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for number in (1, 2):
+                scalars = call(number, accumulate=number)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert name == "fp16" or scalars["grad/skipped"].item() == 0
+
+
+def test_batches_arrive_in_pinned_memory_for_copies_beside_the_computation(shard_set):
+    for workers in (0, 2):
+        loader = build_loader(shard_set, batch=8, size=48, workers=workers, stop_step=2, pin_memory=True)
+        for batch in loader:
+            assert batch.color_B3HW.is_pinned()
+            assert batch.color_B3HW.is_contiguous(memory_format=torch.channels_last)
+            copied = batch.color_B3HW.to("cuda", non_blocking=True)
+            assert torch.equal(copied.cpu(), batch.color_B3HW)
+
+
+def test_a_compiled_generator_trains_like_an_eager_one_and_keeps_its_names(shard_set, tmp_path, monkeypatch):
+    # in this process: a pool of compilers would outlive the test
+    monkeypatch.setattr(inductor_config, "compile_threads", 1)
+    eager = run(shard_set, tmp_path / "eager", "bf16", monkeypatch)
+    compiled = run(shard_set, tmp_path / "compiled", "bf16", monkeypatch, "run.compile=true")
+    assert_near(compiled, eager, rel=0.05)
+    names = [
+        load_file(path / "checkpoints/step-00000016/ema.safetensors").keys() for path in (eager, compiled)
+    ]
+    assert names[0] == names[1]
+
+
+def test_accumulation_lowers_the_peak_of_memory_which_is_reported(shard_set, tmp_path, monkeypatch):
+    peaks = []
+    for accumulate in (1, 8):  # large enough that activations outweigh weights and workspaces
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        words = ["model.width=32", "data.size=256", "data.batch=32", f"optim.accumulate={accumulate}"]
+        out = run(shard_set, tmp_path / str(accumulate), "bf16", monkeypatch, *words, "run.steps=4")
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        peaks.append(max(line.get("perf/gpu_mem_gb", 0) for line in lines))
+    assert peaks[0] > peaks[1] > 0
+
+
+def test_tf32_is_on_for_training():
+    build.start_accelerator(load_config(None, WORDS))
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_r1_has_second_derivatives_under_autocast(monkeypatch):
+    with precision("fp16", monkeypatch):
+        _, networks = small_step()
+    assert networks.discriminator is not None
+    for options in ({}, {"full_precision": True}):
+        real = (torch.rand(4, 3, 48, 48, device="cuda") * 2 - 1).requires_grad_()
+        r1_penalty(networks.discriminator(real, **options), real).backward()
+        assert all(parameter.grad.isfinite().all() for parameter in networks.discriminator.parameters())
+
+
+@pytest.mark.dist
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_two_gpus_train_a_network_with_batch_norm_like_one(shard_set, tmp_path, monkeypatch):
+    # Both have it: statistics of the global batch, and D runs through its wrapper once a step.
+    more = ["model.norm=batch", "model.discriminator=paper_cnn", "loss.r1_weight=0"]
+    run(shard_set, tmp_path / "one", "no", monkeypatch, *more)
+    words = settings(shard_set, tmp_path / "two", *SIXTEEN, *more)
+    options = [*COMMON, "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"]
+    done = subprocess.run(
+        [*ACCELERATE, *options, "--main_process_port", "0", str(ROOT / "launch/train.py"), *words],
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 x cuda" in done.stderr
+    assert_near(tmp_path / "two", tmp_path / "one", rel=0.02)
