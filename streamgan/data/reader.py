@@ -17,6 +17,7 @@ from streamgan.core.errors import DataError
 from streamgan.core.remote import is_remote, shown
 
 from .format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
+from .pieces import Piece
 from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB, CachedFiles, RangedFiles, nothing, open_remote
 
 MAX_OPEN = 512  # of 1024 that a process may open by default; a window of every lane wants some hundreds
@@ -137,6 +138,20 @@ class ShardReader:
         row = self.index[sample_id]
         color = self._member(sample_id, row, "color")
         return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
+
+    def expect(self, sample_ids: np.ndarray, *, gray: bool) -> None:
+        """These samples are read next, until `release`: images by range are all asked for at once."""
+        if isinstance(self.files, RangedFiles):
+            rows, shards = self.index[sample_ids], self.shards_of(sample_ids).tolist()
+            self.files.expect(
+                [
+                    Piece(shard, offset, size)
+                    for kind in (("color", "gray") if gray else ("color",))
+                    for shard, offset, size in zip(
+                        shards, rows[f"{kind}_offset"].tolist(), rows[f"{kind}_size"].tolist(), strict=True
+                    )
+                ]
+            )
 
     def shards_of(self, sample_ids: np.ndarray) -> np.ndarray:
         """The shard that each sample is in."""
