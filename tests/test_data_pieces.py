@@ -1,5 +1,6 @@
 """Images by range, a batch at once: the same bytes in the same order, in few requests, whatever fails."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_every_piece_is_in_one_request_and_no_request_is_wasteful(wanted):
         assert len({piece.shard for piece in group}) == 1
         if len(group) > 1:
             assert max(piece.end for piece in group) - group[0].offset <= MAX_BYTES
-        for one, other in zip(group, group[1:], strict=False):
+        for one, other in itertools.pairwise(group):
             assert 0 <= other.offset - one.end <= MAX_GAP
 
 

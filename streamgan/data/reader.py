@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from streamgan.core.errors import DataError
-from streamgan.core.remote import is_remote, shown
+from streamgan.core.remote import is_remote, pinned, shown
 
 from .format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
 from .pieces import Piece
@@ -104,13 +104,14 @@ class ShardReader:
         cache: str | Path | None = DEFAULT_CACHE,
         cache_gb: float = DEFAULT_CACHE_GB,
     ):
+        root = pinned(str(root))
         self.manifest = read_manifest(root)
-        self.root = shown(str(root))
+        self.root = shown(root)
         self.split = split
         self.entry = self.manifest.split(split, self.root)
         self.files = (
-            open_remote(str(root), split, self.entry, cache=cache, cache_gb=cache_gb)
-            if is_remote(str(root))
+            open_remote(root, split, self.entry, cache=cache, cache_gb=cache_gb)
+            if is_remote(root)
             else LocalFiles(Path(root), split, self.entry)
         )
         self.index = self.files.load_index()
@@ -205,6 +206,5 @@ class ShardReader:
             if len(data) < size
             else f"the {kind} image is damaged (CRC)"
         )
-        raise DataError(
-            self.where(sample_id), what, "run `streamgan verify`, then restore or re-make the shard"
-        )
+        todo = f"find all damage with `streamgan verify {self.root}`, then restore the shard or make the set anew"
+        raise DataError(self.where(sample_id), what, todo)
