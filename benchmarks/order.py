@@ -28,7 +28,7 @@ SEEKS = 20
 
 
 def seek_ms(samples: int) -> list[float]:
-    """CPU milliseconds (one thread, no disk) from nothing to the ids of a step somewhere in the first hundred epochs."""
+    """CPU milliseconds (one thread, no disk) from nothing to a step somewhere in the first hundred epochs."""
     sizes = np.full(samples // PER_SHARD, PER_SHARD)
     found = []
     for number in range(SEEKS):
@@ -163,7 +163,8 @@ def main() -> None:
     note = f" {args.note}" if args.note else ""
     text = (
         f"# Order, start and measuring\n\nMachine: {machine()}. "
-        f"Load average {before} before, {load()} after.{note}\nData: {args.data}.\nCommand: `{command}`; median (min-max).\n\n"
+        f"Load average {before} before, {load()} after.{note}\n"
+        f"Data: {args.data}.\nCommand: `{command}`; median (min-max).\n\n"
         f"{markdown(['what', 'measured', 'target', ''], [[*r[:3], r[3] if r[2] else ''] for r in rows])}"
     )
     write_report(args.out, text)

@@ -95,8 +95,8 @@ def pinned(address: str) -> str:
         return address
     from huggingface_hub import HfApi
 
-    wanted = {"repo_type": "dataset" if kind else None, "revision": unquote(revision) if revision else None}
-    commit = patiently(address, lambda: HfApi().repo_info(repo, **wanted).sha)
+    wanted, kind_of = (unquote(revision) if revision else None), ("dataset" if kind else None)
+    commit = patiently(address, lambda: HfApi().repo_info(repo, repo_type=kind_of, revision=wanted).sha)
     return f"hf://{kind or ''}{repo}@{commit}/{path}".rstrip("/")
 
 

@@ -206,5 +206,5 @@ class ShardReader:
             if len(data) < size
             else f"the {kind} image is damaged (CRC)"
         )
-        todo = f"find all damage with `streamgan verify {self.root}`, then restore the shard or make the set anew"
+        todo = f"run `streamgan verify {self.root}`, then restore what it names or shard the source again"
         raise DataError(self.where(sample_id), what, todo)

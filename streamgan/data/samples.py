@@ -70,7 +70,8 @@ def _unpack(ring: int, slot: int, ids: np.ndarray, replaced: list[str]) -> Fetch
 
 def _fetched(images: list[Tensor], ids: np.ndarray, replaced: list[str]) -> Fetched:
     color_B3HW, *gray_B1HW = (image.permute(0, 3, 1, 2) for image in images)
-    return Fetched(Batch(*(gray_B1HW or [None]), color_B3HW, torch.from_numpy(ids)), replaced)
+    gray = gray_B1HW[0] if gray_B1HW else None
+    return Fetched(Batch(gray, color_B3HW, torch.from_numpy(ids)), replaced)
 
 
 class Samples(Dataset):
