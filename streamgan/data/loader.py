@@ -24,7 +24,7 @@ from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from .ring import Ring
 from .samples import Batch, Fetched, GrayMode, Request, Samples
 from .supply import Supply, list_supply, training_supply
-from .workers import leave_signals_to_the_parent, read
+from .workers import begin, read
 
 STALL_S = 8.0
 PREFETCH = 4  # batches that each worker is ahead
@@ -87,7 +87,7 @@ class Loader:
             batch_sampler=_placed(self._requests, samples.ring),  # type: ignore[arg-type]
             collate_fn=_as_it_is,
             num_workers=workers,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=begin,
             pin_memory=self._pin_memory,
             # Forked workers share the index's pages and start in milliseconds; they never touch CUDA.
             multiprocessing_context="fork" if workers else None,
