@@ -1,8 +1,10 @@
 """Shard sets at an address: whatever the network does, the batches are those of the local set."""
 
 import json
+import re
 import shutil
 import threading
+from collections import Counter
 
 import pytest
 import torch
@@ -10,13 +12,15 @@ from click.testing import CliRunner
 from fault_fixtures import KINDS, Faults, impatient, tar_bytes
 from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
+from s3_fixtures import BUCKET, answer, reset, s3_server
 from training import losses, tiny_config
 
 from streamgan.cli.main import streamgan
 from streamgan.core import download, remote
 from streamgan.core.download import read_range, read_whole, size_of
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.remote import join, web_address
+from streamgan.core.remote import join
+from streamgan.core.seeding import hash64
 from streamgan.data import ahead
 from streamgan.data.cache import close_descriptor
 from streamgan.data.format import idx_name, read_idx, read_manifest
@@ -319,35 +323,6 @@ def test_addresses_are_joined_before_their_query():
     assert join("hf://datasets/a/b@main/set", "x.tar") == "hf://datasets/a/b@main/set/x.tar"
 
 
-def test_files_of_the_hub_have_a_web_address(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    url, headers = web_address("hf://datasets/org/photos@refs/pr/3/shards/a.tar")
-    assert url == f"{constants.ENDPOINT}/datasets/org/photos/resolve/refs%2Fpr%2F3/shards/a.tar"
-    assert headers["authorization"] == "Bearer hf_secret"
-    assert web_address("hf://datasets/org/photos/a.tar")[0].endswith(
-        "/datasets/org/photos/resolve/main/a.tar"
-    )
-    assert web_address("https://a.org/b") == ("https://a.org/b", {})
-    with pytest.raises(ConfigError, match="not an address on the Hub"):
-        web_address("hf://datasets/photos")
-
-
-def test_a_set_of_the_hub_is_read(root, tmp_path, expected, monkeypatch):
-    """The Hub's web addresses, served by this machine."""
-    folder = tmp_path / "web" / "datasets" / "org" / "photos" / "resolve" / "main"
-    folder.mkdir(parents=True)
-    shutil.copytree(root, folder / "set")
-    with website(tmp_path / "web") as site:
-        monkeypatch.setattr(
-            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-            site.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        address = "hf://datasets/org/photos/set"
-        assert_same(build_loader(address, workers=0, cache=tmp_path / "cache", **SETTINGS), expected)
-
-
 def forget_servers() -> None:
     """The filesystem of a process keeps the server it was made for."""
     from s3fs import S3FileSystem
@@ -425,3 +400,47 @@ def test_a_run_and_its_scores_are_those_of_the_local_set(shard_set, tmp_path):
     assert losses(tmp_path / "remote") == losses(tmp_path / "local")
     assert scored.exit_code == 0, scored.output
     assert json.loads(scored.stdout.splitlines()[-1])["num_images"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["folder", "none"])
+def test_faults_of_a_bucket_leave_the_batches_as_they_are(root, expected, tmp_path, monkeypatch, cache):
+    """Of moto's server, each once for some ranges: busy, broken, reset, other bytes, too few."""
+    impatient(monkeypatch)
+    served = Counter()
+
+    def other_bytes(share: float):
+        def lie(environ) -> str:
+            begin, end = map(int, re.findall(r"\d+", environ["HTTP_RANGE"]))
+            return "206 Partial Content\n" + "x" * int((end + 1 - begin) * share)
+
+        return lie
+
+    kinds = {
+        "slow down": answer("503 Slow Down", "SlowDown"),
+        "too many": answer("429 Too Many Requests", "TooManyRequests"),
+        "broken": answer("500 Internal Server Error", "InternalError"),
+        "reset": reset,
+        "flipped": other_bytes(1.0),
+        "short": other_bytes(0.5),
+    }
+
+    def fault(environ):
+        request = environ["PATH_INFO"] + environ.get("HTTP_RANGE", "")
+        draw = int(hash64(3, *request.encode()))
+        if not environ["PATH_INFO"].endswith(".tar") or draw % 3 or request in seen:
+            return None
+        seen.add(request)
+        name = list(kinds)[draw // 3 % len(kinds)]
+        served[name] += 1
+        return kinds[name]
+
+    seen: set[str] = set()
+    with s3_server() as store:
+        for path in root.iterdir():
+            store.write(f"set/{path.name}", path.read_bytes())
+        store.fault = fault
+        address = f"s3://{BUCKET}/set"
+        where = tmp_path if cache == "folder" else "none"
+        assert_same(build_loader(address, workers=0, cache=where, **SETTINGS), expected)
+    assert served.keys() == kinds.keys(), served

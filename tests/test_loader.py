@@ -242,6 +242,7 @@ def test_a_damaged_shard_ends_the_run_naming_shard_and_key(shard_set, tmp_path, 
         seen.extend(build(root, workers=workers, epochs=3, stop_step=None))
     key = "" if how == "gone" else f", key {sample.key}"
     assert caught.value.where == f"{root / name}{key}"
+    assert how == "gone" or caught.value.todo.startswith(f"run `streamgan verify {root}`, then restore")
     assert len(seen) < 15
 
 

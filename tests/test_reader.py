@@ -65,7 +65,7 @@ def test_a_flipped_byte_names_shard_and_key(copy, kind):
     flip_byte(copy / name, member.offset + member.size // 2)
     reader = ShardReader(copy, "train")
     with pytest.raises(
-        DataError, match=rf"the {kind} image is damaged \(CRC\); run `streamgan verify`"
+        DataError, match=rf"the {kind} image is damaged \(CRC\); run `streamgan verify {copy}`"
     ) as caught:
         reader.read(sample_id, gray=True)
     assert caught.value.where == f"{copy / name}, key {sample.key}"
@@ -135,6 +135,7 @@ def test_only_so_many_shards_are_open_at_a_time(tmp_path, monkeypatch):
 
 
 def test_a_reader_that_is_dropped_closes_its_shards(shard_set):
+    gc.collect()  # what other tests have dropped
     before = open_shards()
     reader = ShardReader(shard_set, "train")
     for i in range(len(reader)):

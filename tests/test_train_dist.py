@@ -54,7 +54,7 @@ def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [1, 2, 4])
 def test_processes_see_the_global_batches_of_one(shard_set, tmp_path, count):
     done = launch(processes(count), "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from streamgan.cli.bench import loader as bench_loader
 from streamgan.core.errors import ConfigError
 from streamgan.data import verdict as verdict_module
 from streamgan.data.board import LoaderStats
-from streamgan.data.measure import Rate, workers_for
+from streamgan.data.measure import Rate, workers_estimated, workers_for
 from streamgan.data.verdict import Verdict, sample_ms, workers_needed
 
 SLOW_DECODE = LoaderStats(samples=1000, bytes=10**8, read_s=0.1, decode_s=4.0)
@@ -82,6 +82,11 @@ def test_the_fewest_workers_that_were_fast_enough_are_chosen():
     assert [workers_for(rates, wanted) for wanted in (100, 850, 1000, 2000)] == [0, 0, 2, None]
 
 
+def test_more_workers_than_were_measured_are_estimated_from_the_best_of_them():
+    rates = [Rate(0, 700, 0, 1), Rate(1, 800, 0, 1), Rate(2, 1500, 0, 1)]
+    assert [workers_estimated(rates, wanted) for wanted in (100, 800, 801, 4000)] == [1, 1, 2, 5]
+
+
 def test_bench_loader_measures_this_set(shard_set):
     words = [
         str(shard_set),
@@ -102,7 +107,7 @@ def test_bench_loader_measures_this_set(shard_set):
     assert [rate["workers"] for rate in value["rates"]] == [0, 1]
     assert all(rate["images_per_s"] > 0 for rate in value["rates"])
     assert value["rates"][0]["images_per_s"] < value["ceiling_images_per_s"]
-    assert (value["needed_images_per_s"], value["workers"]) == (0.8, 0)
+    assert (value["needed_images_per_s"], value["workers"], value["estimated_workers"]) == (0.8, 0, 1)
     text = CliRunner().invoke(bench_loader, words).stdout
     assert re.search(r"a step of 10000 ms takes 1 images/s: 0 workers", text)
 
@@ -111,3 +116,11 @@ def test_bench_loader_wants_numbers_of_workers(shard_set):
     done = CliRunner().invoke(bench_loader, [str(shard_set), "--workers", "1,-2"])
     assert isinstance(done.exception, ConfigError)
     assert str(done.exception) == "--workers: not numbers of processes (got 1,-2); write 0,1,2,4"
+
+
+def test_bench_loader_says_how_many_workers_would_do_where_none_that_was_measured_does(shard_set):
+    words = ["--size", "32", "--batch", "8", "--seconds", "0.2", "--workers", "0", "--step-ms", "0.001"]
+    text = CliRunner().invoke(bench_loader, [str(shard_set), *words]).stdout
+    found = re.search(r"8000000 images/s: more than was measured, about (\d+) workers with a core each", text)
+    assert found
+    assert int(found[1]) > 100

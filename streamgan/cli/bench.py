@@ -41,7 +41,7 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, as_json):
 
     from streamgan.core.errors import ConfigError
     from streamgan.core.logs import say
-    from streamgan.data.measure import decode_ceiling, loader_rate, workers_for
+    from streamgan.data.measure import decode_ceiling, loader_rate, workers_estimated, workers_for
 
     try:
         counts = sorted({int(word) for word in workers.split(",")})
@@ -75,7 +75,10 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, as_json):
     if step_ms:
         needed = 1000 * batch / step_ms
         enough = workers_for(rates, needed)
-        value |= {"needed_images_per_s": needed, "workers": enough}
-        answer = f"{enough} workers" if enough is not None else "more workers, or cores, than were measured"
+        estimated = workers_estimated(rates, needed)
+        value |= {"needed_images_per_s": needed, "workers": enough, "estimated_workers": estimated}
+        answer = f"{enough} workers"
+        if enough is None:
+            answer = f"more than was measured, about {estimated} workers with a core each"
         text += f"\na step of {step_ms:g} ms takes {needed:.0f} images/s: {answer}"
     emit(text, value, as_json=as_json)

@@ -35,7 +35,7 @@ _NETWORK_LIBRARIES = (
 )
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _LASTING_WORDS = ("Credentials", "ParamValidation")  # of botocore, whose errors have no useful classes
-_HUB = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@(refs/(?:convert|pr)/[\w.-]+|[^/@]+))?/(.+)")
+_HUB = re.compile(r"hf://(datasets/)?([\w.-]+/[\w.-]+?)(?:@(refs/(?:convert|pr)/[\w.-]+|[^/@]+))?/(.*)")
 
 _T = TypeVar("_T")
 
@@ -74,7 +74,7 @@ def web_address(address: str) -> tuple[str, dict[str, str]]:
     if not address.startswith("hf://"):
         return address, {}
     match = _HUB.fullmatch(address)
-    if not match:
+    if not match or not match[4]:
         raise ConfigError(address, "not an address on the Hub", "write hf://datasets/ORG/NAME@REVISION/PATH")
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -83,6 +83,21 @@ def web_address(address: str) -> tuple[str, dict[str, str]]:
     revision = unquote(revision) if revision else None
     url = hf_hub_url(repo, path, repo_type="dataset" if kind else None, revision=revision)
     return url, build_hf_headers()
+
+
+def pinned(address: str) -> str:
+    """An address on the Hub at the commit that its revision names now; any other address as it is."""
+    match = _HUB.fullmatch(f"{address.rstrip('/')}/")
+    if not match:
+        return address
+    kind, repo, revision, path = match.groups()
+    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+        return address
+    from huggingface_hub import HfApi
+
+    wanted, kind_of = (unquote(revision) if revision else None), ("dataset" if kind else None)
+    commit = patiently(address, lambda: HfApi().repo_info(repo, repo_type=kind_of, revision=wanted).sha)
+    return f"hf://{kind or ''}{repo}@{commit}/{path}".rstrip("/")
 
 
 def filesystem(path: str) -> Any:

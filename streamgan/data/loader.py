@@ -5,6 +5,7 @@ the epochs and ids of one local batch. Workers, prefetching, pinning and in-orde
 loader already knows its rank; `Accelerator.prepare` has nothing to do with it and leaves it as it is.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -20,11 +21,14 @@ from .board import Board, LoaderStats
 from .mixture import Mixture, Shards, evaluation_ids, make_order, open_reader
 from .order import Order, Reshuffle, rank_slice
 from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
+from .ring import Ring
 from .samples import Batch, Fetched, GrayMode, Request, Samples
 from .supply import Supply, list_supply, training_supply
-from .workers import leave_signals_to_the_parent, read
+from .workers import begin, read
 
 STALL_S = 8.0
+PREFETCH = 4  # batches that each worker is ahead
+_HELD = 3  # batches that a training loop may have in hand before they get memory of their own
 
 
 class Loader:
@@ -38,6 +42,7 @@ class Loader:
         samples: Samples,
         requests: "list[Request] | _Plan",
         *,
+        local_batch: int,
         steps_per_epoch: int,
         num_samples: int,
         workers: int,
@@ -51,17 +56,7 @@ class Loader:
         self.replaced = 0
         self._supply = supply
         self._samples, self._requests, self._stall_s, self._max_bad = samples, requests, stall_s, max_bad
-        self._loader = DataLoader(
-            samples,
-            batch_sampler=requests,  # type: ignore[arg-type]
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            worker_init_fn=leave_signals_to_the_parent,
-            pin_memory=pin_memory,
-            # Forked workers share the index's pages and start in milliseconds; they never touch CUDA.
-            multiprocessing_context="fork" if workers else None,
-            prefetch_factor=4 if workers else None,
-        )
+        self._local_batch, self._workers, self._pin_memory = local_batch, workers, pin_memory
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -73,7 +68,7 @@ class Loader:
             if self._supply:
                 stack.enter_context(self._supply.managed())
             # Processes are forked here, before the threads that fetch shards begin.
-            batches = read(self._loader, self._samples.board, stall_s=self._stall_s, where=where)
+            batches = read(self._torch_loader(), self._samples.board, stall_s=self._stall_s, where=where)
             stack.enter_context(closing(batches))
             flow = stack.enter_context(self._supply.flowing()) if self._supply else None
             for number, fetched in enumerate(batches):
@@ -83,6 +78,21 @@ class Loader:
                 if flow:
                     flow.advance(number + 1)
                 yield fetched.batch
+
+    def _torch_loader(self) -> DataLoader[Any]:
+        samples, workers = copy.copy(self._samples), self._workers  # two iterators may be open at once
+        samples.ring = Ring(workers * PREFETCH + _HELD, samples.shapes(self._local_batch))
+        return DataLoader(
+            samples,
+            batch_sampler=_placed(self._requests, samples.ring),  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            worker_init_fn=begin,
+            pin_memory=self._pin_memory,
+            # Forked workers share the index's pages and start in milliseconds; they never touch CUDA.
+            multiprocessing_context="fork" if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
+        )
 
     @property
     def stats(self) -> LoaderStats:
@@ -115,6 +125,12 @@ class _Plan:
             epochs, ids = self.order.batch_ids(step)
             yield Request(np.broadcast_to(epochs, ids.shape)[self.local], ids[self.local])
             step += 1
+
+
+def _placed(requests: "list[Request] | _Plan", ring: Ring) -> Iterator[Request]:
+    """The requests, each with a slot for its images as long as there is one."""
+    for request in requests:
+        yield request._replace(slot=ring.take())
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -189,6 +205,7 @@ def build_loader(
             reader, size=size, seed=seed, gray=gray, board=Board(workers), substitute_from=substitute_from
         ),
         _Plan(order, local, start=start_step, stop=stop),
+        local_batch=local.stop - local.start,
         steps_per_epoch=order.steps_per_epoch,
         num_samples=order.num_samples,
         workers=workers,
@@ -233,6 +250,7 @@ def build_eval_loader(
     return Loader(
         Samples(reader, size=size, seed=0, gray=gray, board=Board(workers)),
         [Request(None, row) for row in mine],
+        local_batch=batch,
         steps_per_epoch=steps,
         num_samples=len(chosen),
         workers=workers,

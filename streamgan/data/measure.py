@@ -1,5 +1,6 @@
 """How fast a shard set can be read here: the decoder alone, and the loader with more and more processes."""
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -58,3 +59,8 @@ def loader_rate(shards: Shards, split: str, *, size: int, batch: int, workers: i
 def workers_for(rates: Sequence[Rate], images_per_s: float) -> int | None:
     """The fewest processes that were measured to deliver this much; None if none did."""
     return min((rate.workers for rate in rates if rate.images_per_s >= images_per_s), default=None)
+
+
+def workers_estimated(rates: Sequence[Rate], images_per_s: float) -> int:
+    """Processes, each on a core of its own, that would deliver this much at the best rate that one had."""
+    return math.ceil(images_per_s / max(rate.images_per_s / max(1, rate.workers) for rate in rates))

@@ -80,6 +80,12 @@ class JointReader:
         reader, local = self._place(sample_id)
         return reader.read(local, gray=gray)
 
+    def expect(self, sample_ids: np.ndarray, *, gray: bool) -> None:
+        numbers = np.searchsorted(self.starts, sample_ids, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            local = sample_ids[numbers == number] - self.starts[number]
+            self.readers[number].expect(local, gray=gray)
+
     def where(self, sample_id: int) -> str:
         reader, local = self._place(sample_id)
         return reader.where(local)

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from streamgan.core.errors import DataError
-from streamgan.core.remote import is_remote, shown
+from streamgan.core.remote import is_remote, pinned, shown
 
 from .format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
+from .pieces import Piece
 from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB, CachedFiles, RangedFiles, nothing, open_remote
 
 MAX_OPEN = 512  # of 1024 that a process may open by default; a window of every lane wants some hundreds
@@ -105,13 +106,14 @@ class ShardReader:
         cache: str | Path | None = DEFAULT_CACHE,
         cache_gb: float = DEFAULT_CACHE_GB,
     ):
+        root = pinned(str(root))
         self.manifest = read_manifest(root)
-        self.root = shown(str(root))
+        self.root = shown(root)
         self.split = split
         self.entry = self.manifest.split(split, self.root)
         self.files = (
-            open_remote(str(root), split, self.entry, cache=cache, cache_gb=cache_gb)
-            if is_remote(str(root))
+            open_remote(root, split, self.entry, cache=cache, cache_gb=cache_gb)
+            if is_remote(root)
             else LocalFiles(Path(root), split, self.entry)
         )
         self.index = self.files.load_index()
@@ -139,6 +141,20 @@ class ShardReader:
         row = self.index[sample_id]
         color = self._member(sample_id, row, "color")
         return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
+
+    def expect(self, sample_ids: np.ndarray, *, gray: bool) -> None:
+        """These samples are read next, until `release`: images by range are all asked for at once."""
+        if isinstance(self.files, RangedFiles):
+            rows, shards = self.index[sample_ids], self.shards_of(sample_ids).tolist()
+            self.files.expect(
+                [
+                    Piece(shard, offset, size)
+                    for kind in (("color", "gray") if gray else ("color",))
+                    for shard, offset, size in zip(
+                        shards, rows[f"{kind}_offset"].tolist(), rows[f"{kind}_size"].tolist(), strict=True
+                    )
+                ]
+            )
 
     def shards_of(self, sample_ids: np.ndarray) -> np.ndarray:
         """The shard that each sample is in."""
@@ -192,6 +208,5 @@ class ShardReader:
             if len(data) < size
             else f"the {kind} image is damaged (CRC)"
         )
-        raise DataError(
-            self.where(sample_id), what, "run `streamgan verify`, then restore or re-make the shard"
-        )
+        todo = f"run `streamgan verify {self.root}`, then restore what it names or shard the source again"
+        raise DataError(self.where(sample_id), what, todo)

@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from streamgan.core.remote import join, shown
 from .cache import Blob, NodeCache, close_descriptor, open_descriptor
 from .fill import MAX_DOWNLOADS, RESTORE, Spans, fill, sha256_of
 from .format import Sample, SplitEntry, idx_name, load_index, parse_idx
+from .pieces import Coming, Piece
 
 DEFAULT_CACHE, DEFAULT_CACHE_GB = "~/.cache/streamgan/shards", 50.0
 MAX_OPEN = 128
@@ -82,6 +83,10 @@ class _Files:
 class RangedFiles(_Files):
     """Single images by range, nothing kept but the index, in memory."""
 
+    def __init__(self, root: str, split: str, entry: SplitEntry):
+        super().__init__(root, split, entry)
+        self._coming: Coming | None = None
+
     def load_index(self) -> np.ndarray:
         for _ in range(MAX_DOWNLOADS):
             data = read_whole(self.index_address)
@@ -90,15 +95,24 @@ class RangedFiles(_Files):
         what = f"is not what the manifest says (sha256, {MAX_DOWNLOADS} downloads)"
         raise DataError(shown(self.index_address), what, RESTORE)
 
+    def expect(self, pieces: Sequence[Piece]) -> None:
+        """These are read next, until `release`: ask for all of them at once."""
+        self.release()
+        self._coming = Coming(pieces, self._read_range)
+
     def read(self, shard: int, size: int, offset: int) -> bytes:
-        return self._read_range(shard, size, offset)
+        data = self._coming and self._coming.take(Piece(shard, offset, size))
+        return self._read_range(shard, size, offset) if data is None else data
 
     def retry(self, shard: int, attempt: int) -> bool:
         """After damaged bytes at the n-th attempt: whether to read once more."""
         return attempt < MAX_DOWNLOADS
 
     def release(self) -> None:
-        """Nothing is open."""
+        """What was expected is no longer."""
+        if self._coming:
+            self._coming.close()
+            self._coming = None
 
     close = release
 

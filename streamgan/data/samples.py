@@ -3,9 +3,8 @@
 Shape suffixes: B local batch, H and W = size, 1/3 channels.
 """
 
-import math
 from time import perf_counter_ns
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from streamgan.core.seeding import hash64
 from .board import Board, Meter
 from .decode import CENTER, Crop, decode, luma, sampled_crops
 from .mixture import Reader
+from .ring import Ring, hand_over, own_memory
 
 GrayMode = Literal["derive", "twin"]
 _SUBSTITUTE = 7  # hash key of what stands in for a bad sample
@@ -37,10 +37,14 @@ class Batch(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a process is asked for: ids of one local batch, and the epoch of each; None means centre crops."""
+    """What a process is asked for: ids of one local batch, and the epoch of each; None means centre crops.
+
+    `slot` is where in the ring of the loader the images go; None: in memory of their own.
+    """
 
     epochs: np.ndarray | None
     ids: np.ndarray
+    slot: int | None = None
 
 
 class Fetched(NamedTuple):
@@ -50,13 +54,24 @@ class Fetched(NamedTuple):
     replaced: list[str]
 
 
-def _empty(count: int, size: int, channels: int) -> Tensor:
-    """Room for images, uint8 (B, H, W, C); in a worker in shared memory, where PyTorch would copy it to."""
-    shape = (count, size, size, channels)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+class _Parcel:
+    """A batch in a ring on its way to the training process, where it arrives as Fetched."""
+
+    def __init__(self, ring: int, slot: int, ids: np.ndarray, replaced: list[str]):
+        self.content = ring, slot, ids, replaced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, self.content
+
+
+def _unpack(ring: int, slot: int, ids: np.ndarray, replaced: list[str]) -> Fetched:
+    return _fetched(hand_over(ring, slot), ids, replaced)
+
+
+def _fetched(images: list[Tensor], ids: np.ndarray, replaced: list[str]) -> Fetched:
+    color_B3HW, *gray_B1HW = (image.permute(0, 3, 1, 2) for image in images)
+    gray = gray_B1HW[0] if gray_B1HW else None
+    return Fetched(Batch(gray, color_B3HW, torch.from_numpy(ids)), replaced)
 
 
 class Samples(Dataset):
@@ -78,8 +93,13 @@ class Samples(Dataset):
     ):
         self.reader, self.size, self.seed, self.gray, self.board = reader, size, seed, gray, board
         self.substitute_from = substitute_from
+        self.ring: Ring | None = None
 
-    def __getitems__(self, request: Request) -> Fetched | StreamganError:
+    def shapes(self, count: int) -> list[tuple[int, int, int, int]]:
+        """Of the images of a batch of `count`: colour and, where it is wanted, gray."""
+        return [(count, self.size, self.size, channels) for channels in ((3, 1) if self.gray else (3,))]
+
+    def __getitems__(self, request: Request) -> "Fetched | _Parcel | StreamganError":
         meter = self.board.meter()
         self.reader.while_waiting(meter.beat)
         try:
@@ -90,22 +110,31 @@ class Samples(Dataset):
             self.reader.release()
             meter.idle()
 
-    def _batch(self, request: Request, meter: Meter) -> Fetched:
-        count, size = len(request.ids), self.size
-        color_BHW3, gray_BHW1 = _empty(count, size, 3), _empty(count, size, 1) if self.gray else None
+    def _batch(self, request: Request, meter: Meter) -> "Fetched | _Parcel":
+        ring, slot = self.ring, request.slot
+        if ring is None or slot is None:
+            images = [own_memory(shape) for shape in self.shapes(len(request.ids))]
+            return _fetched(images, *self._write(images, request, meter))
+        ids, replaced = self._write(ring.images(slot), request, meter)
+        parcel = _Parcel(ring.number, slot, ids, replaced)
+        return parcel if get_worker_info() else _unpack(*parcel.content)
+
+    def _write(self, images: list[Tensor], request: Request, meter: Meter) -> tuple[np.ndarray, list[str]]:
+        """Fill in the images of a batch; the ids they are of, and what was replaced."""
+        color_BHW3, *gray_BHW1 = (image.numpy() for image in images)
         ids, replaced = request.ids.copy(), []
         crops = self._crops(request.epochs, ids)
+        self.reader.expect(np.maximum(ids, 0), gray=self.gray == "twin")  # padding decodes sample 0
         for row, sample_id in enumerate(ids.tolist()):
-            out = color_BHW3[row].numpy(), None if gray_BHW1 is None else gray_BHW1[row].numpy()
+            out = color_BHW3[row], gray_BHW1[0][row] if gray_BHW1 else None
             try:
-                self._fill(*out, max(sample_id, 0), crops[row], meter)  # padding decodes any; its id tells
+                self._fill(*out, max(sample_id, 0), crops[row], meter)
             except DataError as error:
                 if self.substitute_from is None:
                     raise
                 ids[row] = self._substitute(*out, sample_id, request, row, meter)
                 replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
-        gray_B1HW = None if gray_BHW1 is None else gray_BHW1.permute(0, 3, 1, 2)
-        return Fetched(Batch(gray_B1HW, color_BHW3.permute(0, 3, 1, 2), torch.from_numpy(ids)), replaced)
+        return ids, replaced
 
     def _crops(self, epochs: np.ndarray | None, ids: np.ndarray) -> list[Crop]:
         return [CENTER] * len(ids) if epochs is None else sampled_crops(self.seed, epochs, ids)

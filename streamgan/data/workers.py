@@ -9,6 +9,7 @@ killed, so that there is one way in which a loader fails. The message names the 
 """
 
 import atexit
+import gc
 import signal
 import threading
 import time
@@ -94,10 +95,13 @@ def _close_all() -> None:
         batches.close()
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """For the start of a worker: a signal to the whole process group asks the training process to stop, which
-    still needs its workers until the step is done and saved.
+def begin(worker: int) -> None:
+    """For the start of a worker: leave signals to the training process, and its memory shared.
+
+    A signal to the whole process group asks the training process to stop, which still needs its workers until
+    the step is done and saved. A collection of garbage would write to every page that the fork shares.
     """
+    gc.freeze()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,0 +1,69 @@
+"""Memory for batches that is used again: next to decoding, fresh pages are what a batch costs most.
+
+A ring is memory that the training process shares with the loader processes it forks. Each request names a
+slot that is free; who fulfils the request writes the images there and sends back no more than where they are.
+A slot is free again when the last tensor of its batch is gone. Where none is, because somebody collects
+batches, a batch gets memory of its own. The memory has no name: nothing is left in /dev/shm, whose size
+containers limit to some megabytes, if everything ends at once.
+"""
+
+import itertools
+import math
+import mmap
+import weakref
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+_numbers = itertools.count()
+_rings: "weakref.WeakValueDictionary[int, Ring]" = weakref.WeakValueDictionary()
+
+
+class Ring:
+    """`count` slots with room for images of `shapes`, uint8 (B, H, W, C)."""
+
+    def __init__(self, count: int, shapes: list[tuple[int, int, int, int]]):
+        self.shapes = shapes
+        self._sizes = [math.prod(shape) for shape in shapes]
+        self._slot_bytes = -(-sum(self._sizes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = mmap.mmap(-1, count * self._slot_bytes)
+        self._free = deque(range(count))
+        self.number = next(_numbers)
+        _rings[self.number] = self
+
+    def take(self) -> int | None:
+        """A free slot, the one used last; None if there is none. For the training process alone."""
+        return self._free.pop() if self._free else None
+
+    def images(self, slot: int) -> list[Tensor]:
+        """The images of a slot, uint8 (B, H, W, C), to be written."""
+        return self._images(self._bytes(slot))
+
+    def hand_over(self, slot: int) -> list[Tensor]:
+        """The images of a slot, which is free again when all of them, and all views of them, are gone."""
+        memory = self._bytes(slot)
+        weakref.finalize(memory, self._free.append, slot).atexit = False
+        return self._images(memory)
+
+    def _bytes(self, slot: int) -> np.ndarray:
+        return np.frombuffer(self._memory, np.uint8, sum(self._sizes), slot * self._slot_bytes)
+
+    def _images(self, memory: np.ndarray) -> list[Tensor]:
+        parts = torch.from_numpy(memory).split(self._sizes)  # one storage, which holds `memory`
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def hand_over(number: int, slot: int) -> list[Tensor]:
+    """As the method, in the process that made the ring with this number."""
+    return _rings[number].hand_over(slot)
+
+
+def own_memory(shape: tuple[int, int, int, int]) -> Tensor:
+    """Room for images outside a ring; in a worker in shared memory, where PyTorch would copy it to."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
