@@ -102,7 +102,7 @@ def measuring_share(folder: Path, *, samples: int = 20_000) -> tuple[float, floa
         meter.begin(number)
         first = time.perf_counter_ns()
         second = time.perf_counter_ns()
-        meter.done(number, second - first, time.perf_counter_ns() - second)
+        meter.done(number, second - first, time.perf_counter_ns() - second, hit=True)
     noted = (time.perf_counter() - began) / samples
     loader = build_loader(folder, batch=16, size=256, workers=0, gray=None, stop_step=40)
     list(loader)

@@ -32,6 +32,8 @@ _NETWORK_LIBRARIES = (
     "httpcore",
     "urllib3",
     "requests",
+    "gcsfs",
+    "google",
 )
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _LASTING_WORDS = ("Credentials", "ParamValidation")  # of botocore, whose errors have no useful classes
@@ -160,9 +162,13 @@ def status_of(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = getattr(error, "status", None) or getattr(response, "status_code", None)
-    if isinstance(status, int):
-        return status
+    for status in (
+        getattr(error, "status", None),
+        getattr(response, "status_code", None),
+        getattr(error, "code", None),
+    ):
+        if isinstance(status, int):  # aiohttp; requests; gcsfs
+            return status
     return status_of(error.__cause__) if error.__cause__ and isinstance(error, OSError) else None
 
 
