@@ -161,6 +161,12 @@ def test_a_row_that_was_begun_otherwise_is_refused(finished, change, told):
     assert str(out / "plain") in str(caught.value)
 
 
+def test_several_processes_are_refused(finished, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="rows train on one device"):
+        compare(load_comparison(finished[0]))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [

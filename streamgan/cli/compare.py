@@ -31,12 +31,12 @@ def compare(config: str, shards: str | None, out: str | None, as_json: bool) -> 
     """
     from streamgan.compare.run import compare as run_comparison
     from streamgan.compare.settings import load_comparison
-    from streamgan.compare.table import COLUMNS
+    from streamgan.compare.table import score_columns
 
     comparison = load_comparison(config, shards=shards, out=out)
     result = run_comparison(comparison)
     folder = comparison.config.out
-    shown = [name for name in COLUMNS if any(name in row["scores"] for row in result["rows"])]
+    shown = score_columns(result["rows"])
     text = table(
         [f"{result['split']}, N = {result['num_images'] or 0}", "steps", *shown],
         [
