@@ -324,7 +324,7 @@ def test_the_legacy_metric_is_that_of_the_range_bug():
 
 @pytest.mark.slow
 def test_a_comparison_killed_in_a_row_goes_on_in_it_to_the_same_bits(write_comparison):
-    whole, killed = (write_comparison(budget={"steps": 60}).parent / name for name in ("whole", "killed"))
+    whole, killed = (write_comparison(budget={"steps": 30}).parent / name for name in ("whole", "killed"))
     path = whole.parent / "compare.yaml"
     expected = compare(load_comparison(path, out=str(whole)))
     command = [sys.executable, "-m", "streamgan.cli", "compare", "-c", str(path), "--out", str(killed)]
@@ -333,13 +333,13 @@ def test_a_comparison_killed_in_a_row_goes_on_in_it_to_the_same_bits(write_compa
     rows = 0
     for line in process.stderr:
         rows += line.startswith("row ")
-        if rows == 2 and line.startswith("step 32/"):
+        if rows == 2 and line.startswith("step 16/"):
             process.send_signal(signal.SIGKILL)
             break
     process.communicate()
     scored = (killed / "plain" / "scores.json").stat().st_mtime_ns
     newest = list_checkpoints(killed / "as_published")[-1].step
-    assert 18 <= newest < 60
+    assert 9 <= newest < 30
     result = compare(load_comparison(path, out=str(killed)))
     assert (killed / "plain" / "scores.json").stat().st_mtime_ns == scored
     assert [row["scores"] for row in result["rows"]] == [row["scores"] for row in expected["rows"]]
