@@ -26,7 +26,8 @@ LAYERS = {
     "metrics": {"core"},
     "inference": {"core", "data", "models"},
     "train": {"core", "data", "models", "losses", "metrics"},
-    "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train"},
+    "compare": {"core", "data", "inference", "train"},
+    "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train", "compare"},
 }
 LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 MAX_LINES = 300

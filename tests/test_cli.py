@@ -90,6 +90,8 @@ CASES = [  # command line, error, what the message holds
     ("evaluate @model --shards @shards --split dev", "DataError", "no samples in split 'dev'"),
     ("evaluate @model --shards @cut --workers 0", "DataError", "cut short"),
     ("evaluate @model --shards @cut --workers 1", "DataError", "cut short"),
+    ("compare --config @nowhere --out @out", "ConfigError", "nowhere: no such file"),
+    ("compare --config @recipe.yaml --out @out", "ConfigError", "unknown setting data"),
     ("colorize @photo.png --model @nowhere --out @out", "CheckpointError", "nowhere: no checkpoint here"),
     ("colorize @nowhere --model @model --out @out", "ConfigError", "nowhere: no such file"),
     ("colorize @recipe.yaml --model @model --out @out", "CheckFailed", "1 of 1 photos failed"),
@@ -101,6 +103,7 @@ USAGE = [
     ("verify", "Missing argument 'DIR'"),
     ("verify @shards --ful", "Did you mean '--full'?"),
     ("evaluate @model", "Missing option '--shards'"),
+    ("compare --out @out", "Missing option '--config'"),
     ("colorize --model @model --out @out", "Missing argument"),
     ("colorise", "No such command 'colorise'"),
 ]

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from streamgan.compare.settings import load_comparison
 from streamgan.core.config import load_config
 from streamgan.models import GENERATORS
 from streamgan.train import build
 
-RECIPES = sorted((Path(__file__).parents[1] / "launch" / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "launch" / "recipes"
+COMPARISON = FOLDER / "compare.yaml"
+FILES = sorted(FOLDER.glob("*.yaml"))
+RECIPES = [path for path in FILES if path != COMPARISON]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -21,7 +25,7 @@ def test_a_recipe_can_be_built(path):
         assert config.loss.perceptual_weight == 0  # needs a download
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipe_says_in_its_header_how_to_run_it(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert len(header) >= 2
@@ -31,3 +35,12 @@ def test_a_recipe_says_in_its_header_how_to_run_it(path):
 def test_every_generator_has_a_recipe():
     used = {load_config(path).model.generator for path in RECIPES}
     assert GENERATORS.keys() - used == {"resnet18_unet", "resnet50_unet"}  # resnet34.yaml names them
+
+
+def test_the_comparison_trains_every_small_recipe_under_one_budget(shard_set, tmp_path):
+    config, rows, _ = load_comparison(COMPARISON, shards=str(shard_set), out=str(tmp_path))
+    assert config.budget.minutes == 10
+    assert {row.recipe.resolve() for row in rows} == {p for p in RECIPES if p.stem.endswith("_cpu")}
+    assert {row.config.data.batch for row in rows} == {32}  # equal steps are equal images
+    heads = {row.name: row.config.model.head for row in rows if row.config.model.generator == "paper_cnn"}
+    assert heads == {"paper_as_published": "rgb_as_published", "paper_repaired": "lab"}

@@ -55,7 +55,7 @@ def evaluate(
         batch=batch, workers=workers, gray="twin" if gray == "twin" else None,
         cache=cache, cache_gb=cache_gb,
     )  # fmt: skip
-    columns = ("psnr", "ssim", "cf", "dcf", "chroma_ratio", "ab_error")
+    columns = ("psnr", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
     rows = {"model": result["model"], **result["baselines"]}
     text = table(
         [f"{split}, N = {result['num_images']}", *columns],

@@ -9,6 +9,7 @@ from streamgan import __version__
 
 from .bench import bench
 from .colorize import colorize
+from .compare import compare
 from .demo import demo
 from .evaluate import evaluate
 from .index import index
@@ -34,7 +35,9 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, models, bench, demo):
+for _command in (
+    shard, index, verify, inspect, train, runs, evaluate, compare, colorize, models, bench, demo,
+):  # fmt: skip
     streamgan.add_command(_command)
 
 

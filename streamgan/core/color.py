@@ -147,6 +147,7 @@ class Head(NamedTuple):
     gray_to_input: Callable[[Tensor], Tensor]
     to_target: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor, Tensor], Tensor]
+    bounded: bool = False  # the generator ends in a sigmoid
 
     def encode(self, color_B3HW: Tensor, gray_B1HW: Tensor | None) -> tuple[Tensor, Tensor]:
         """uint8 colour, its gray twin (None: derive it) -> input (B, 1, H, W), target (B, channels, H, W)."""
@@ -162,5 +163,10 @@ class Head(NamedTuple):
 HEADS: dict[str, Head] = {
     "lab": Head(2, _lab_input, _lightness, _lab_target, _lab_decode),
     "ycbcr": Head(2, _ycbcr_input, lambda gray: gray.float() * 2 - 1, _ycbcr_target, _ycbcr_decode),
-    "rgb": Head(3, _lab_input, _lightness, lambda rgb: rgb.float(), _rgb_decode),
+    "rgb": Head(3, _lab_input, _lightness, lambda rgb: rgb.float(), _rgb_decode, bounded=True),
+    # The BUG of the source paper, reproduced for its row in a comparison and for nothing else: the sigmoid
+    # gives [0, 1] but learns from targets in [-1, 1], of which it can reach half. Decoded like `rgb`.
+    "rgb_as_published": Head(
+        3, _lab_input, _lightness, lambda rgb: rgb.float() * 2 - 1, _rgb_decode, bounded=True
+    ),
 }

@@ -77,8 +77,9 @@ class ModelConfig(_Section):
     """A name of streamgan.models.GENERATORS."""
     discriminator: str = "patchgan"
     """A name of streamgan.models.DISCRIMINATORS."""
-    head: Literal["lab", "ycbcr", "rgb"] = "lab"
-    """What the generator predicts: Lab ab, YCbCr CbCr, or the whole RGB image."""
+    head: Literal["lab", "ycbcr", "rgb", "rgb_as_published"] = "lab"
+    """What the generator predicts: Lab ab, YCbCr CbCr, or the whole RGB image. rgb_as_published reproduces
+    a BUG of the source paper, targets in [-1, 1] for a sigmoid in [0, 1]: to show its cost, not for use."""
     width: PositiveInt | None = None
     """Channels of the first generator layer; None: as published."""
     depth: PositiveInt | None = None

@@ -3,11 +3,13 @@
 from streamgan.metrics.baselines import constant_ab, gray_passthrough, median_ab
 from streamgan.metrics.collection import ColorizationMetrics
 from streamgan.metrics.functional import PROTOCOL
+from streamgan.metrics.legacy import LegacyPsnr
 from streamgan.metrics.saturation import SaturationSweep
 
 __all__ = [
     "PROTOCOL",
     "ColorizationMetrics",
+    "LegacyPsnr",
     "SaturationSweep",
     "constant_ab",
     "gray_passthrough",

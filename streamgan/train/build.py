@@ -112,7 +112,7 @@ def generator_spec(config: TrainConfig) -> dict[str, Any]:
         "width": model.width,
         "depth": model.depth,
         "norm": model.norm,
-        "bounded": model.head == "rgb",
+        "bounded": HEADS[model.head].bounded,
     }
     return {"generator": model.generator, "head": model.head, "size": config.data.size, "options": options}
 

@@ -16,9 +16,17 @@ from streamgan.data.loader import Loader, build_eval_loader
 from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from streamgan.data.samples import Batch, GrayMode
 from streamgan.losses import RECONSTRUCTION
-from streamgan.metrics import PROTOCOL, ColorizationMetrics, constant_ab, gray_passthrough, median_ab
+from streamgan.metrics import (
+    PROTOCOL,
+    ColorizationMetrics,
+    LegacyPsnr,
+    SaturationSweep,
+    constant_ab,
+    gray_passthrough,
+    median_ab,
+)
 
-Scores = dict[str, float]
+Scores = dict[str, Any]  # floats, and lists of them as `sweep`
 
 
 MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline
@@ -37,17 +45,27 @@ def score_generator(
     *,
     accelerator: Accelerator,
     reconstruction: Callable[[Tensor, Tensor], Tensor],
+    in_full: bool = False,
     show_progress: bool = False,
 ) -> Scores:
-    """Metrics of a generator in eval mode over a loader's images, with its reconstruction error as `loss`."""
+    """Metrics of a generator in eval mode over a loader's images, with its reconstruction error as `loss`.
+
+    `in_full` adds what costs more than it tells during training: the saturation sweep and `psnr_legacy`.
+    """
     generator.eval()
     metrics = ColorizationMetrics().to(accelerator.device)
+    more = _InFull(accelerator.device) if in_full else None
     losses = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum over images, images
     bar = progress(total=len(loader), unit="batch", label="model", hidden=not show_progress)
     for batch in loader:
         given, target, truth, valid = _on_device(batch, head, accelerator.device)
         output = generator(given)
-        metrics.update(head.decode(given, output), truth, valid)
+        made = head.decode(given, output)
+        metrics.update(made, truth, valid)
+        if more is not None:
+            lab = HEADS["lab"]
+            sweep_of = (given, output) if head is lab else (lab.to_input(made), lab.to_target(made))
+            more.update(*sweep_of, truth, valid, raw=output if head.channels == 3 else made)
         if valid.any():
             count = valid.sum()
             losses += torch.stack(
@@ -56,24 +74,49 @@ def score_generator(
         bar.update()
     bar.close()
     total, count = accelerator.reduce(losses, "sum").tolist()  # type: ignore[union-attr]
-    return {"loss": total / count, **metrics.compute()}
+    return {"loss": total / count, **metrics.compute(), **(more.compute() if more else {})}
+
+
+class _InFull:
+    """The saturation sweep and the legacy PSNR of one model."""
+
+    def __init__(self, device: torch.device):
+        self._sweep, self._legacy = SaturationSweep().to(device), LegacyPsnr().to(device)
+
+    def update(
+        self, l_B1HW: Tensor, ab_B2HW: Tensor, truth_B3HW: Tensor, valid_B: Tensor, *, raw: Tensor
+    ) -> None:
+        self._sweep.update(l_B1HW, ab_B2HW, truth_B3HW, valid_B)
+        self._legacy.update(raw, truth_B3HW, valid_B)
+
+    def compute(self) -> Scores:
+        return {**self._sweep.compute(), "psnr_legacy": self._legacy.compute()}
 
 
 @torch.inference_mode()
 def score_baselines(
-    loader: Loader, *, accelerator: Accelerator, median_2: Tensor, show_progress: bool = False
+    loader: Loader,
+    *,
+    accelerator: Accelerator,
+    median_2: Tensor,
+    in_full: bool = False,
+    show_progress: bool = False,
 ) -> dict[str, Scores]:
     """`{"gray": ..., "median_ab": ...}`: chroma zero, and the training set's median chroma everywhere."""
-    lab = HEADS["lab"]
-    gray, middle = (ColorizationMetrics().to(accelerator.device) for _ in range(2))
+    lab, names = HEADS["lab"], ("gray", "median_ab")
+    metrics = {name: ColorizationMetrics().to(accelerator.device) for name in names}
+    more = {name: _InFull(accelerator.device) for name in names if in_full}
     bar = progress(total=len(loader), unit="batch", label="baselines", hidden=not show_progress)
     for batch in loader:
         given, _, truth, valid = _on_device(batch, lab, accelerator.device)
-        gray.update(lab.decode(given, gray_passthrough(given)), truth, valid)
-        middle.update(lab.decode(given, constant_ab(given, median_2)), truth, valid)
+        for name, ab in zip(names, (gray_passthrough(given), constant_ab(given, median_2)), strict=True):
+            made = lab.decode(given, ab)
+            metrics[name].update(made, truth, valid)
+            if in_full:
+                more[name].update(given, ab, truth, valid, raw=made)
         bar.update()
     bar.close()
-    return {"gray": gray.compute(), "median_ab": middle.compute()}
+    return {name: {**metrics[name].compute(), **(more[name].compute() if in_full else {})} for name in names}
 
 
 def evaluate_weights(
@@ -89,28 +132,36 @@ def evaluate_weights(
     gray: GrayMode | None = None,
     cache: str = DEFAULT_CACHE,
     cache_gb: float = DEFAULT_CACHE_GB,
+    baselines: dict[str, Scores] | None = None,
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
     Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address.
+    `baselines` of an earlier call for the same images are not measured again.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
     common |= {"cache": cache, "cache_gb": cache_gb}
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)
-    median_2 = measure_median_ab(
-        build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common), accelerator.device
-    )
     model = score_generator(
         generator.to(accelerator.device),
         head,
         loader,
         accelerator=accelerator,
         reconstruction=RECONSTRUCTION["l1"],
+        in_full=True,
         show_progress=True,
     )
-    baselines = score_baselines(loader, accelerator=accelerator, median_2=median_2, show_progress=True)
+    if baselines is None:
+        train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
+        baselines = score_baselines(
+            loader,
+            accelerator=accelerator,
+            median_2=measure_median_ab(train, accelerator.device),
+            in_full=True,
+            show_progress=True,
+        )
     protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
     return {
         "num_images": loader.num_samples,
