@@ -47,6 +47,13 @@ def test_accelerate_accepts_the_configuration(path):
     assert config.mixed_precision == ("no" if path.name.startswith("cpu") else "bf16")
 
 
+@pytest.mark.parametrize("path", ["launch/slurm.sh", "tests/container/build.sh"])
+def test_shellcheck_finds_nothing_in_a_script(path):
+    program = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([program, LAUNCH.parent / path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
 exec "$@"

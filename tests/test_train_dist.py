@@ -25,7 +25,8 @@ pytestmark = pytest.mark.dist
 @pytest.fixture(scope="module")
 def two_processes(shard_set, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("dist") / "two"
-    done = launch(processes(2), "launch/train.py", *settings(shard_set, run, "run.steps=20"))
+    options = ["--config_file", str(ROOT / "launch/accelerate/cpu_two_processes.yaml")]
+    done = launch(options, "launch/train.py", *settings(shard_set, run, "run.steps=20"))
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stderr
     return run
