@@ -250,6 +250,19 @@ def test_sigterm_to_all_processes_finishes_the_step_saves_and_exits_0(shard_set,
     assert process.returncode == 0
 
 
+def test_a_second_ctrl_c_ends_the_run_unless_it_is_an_echo_of_the_first(monkeypatch):
+    from streamgan.train import process
+
+    now = iter((10.0, 10.5, 11.5))
+    monkeypatch.setattr(process.time, "monotonic", now.__next__)
+    with process.StopRequest() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_end_of_the_launcher_alone_stops_the_run_which_saves(shard_set, tmp_path, number):

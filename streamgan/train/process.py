@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +21,7 @@ from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME_S = 1.0
 _held: set[IO[str]] = set()  # open lock files
 
 
@@ -93,10 +95,14 @@ def naming_lost_processes(run: str) -> Iterator[None]:
 
 
 class StopRequest:
-    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to finish its step and save; a second Ctrl-C kills."""
+    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to finish its step and save; a second Ctrl-C kills.
+
+    One that follows within a second is the same: the terminal and the launcher may both have sent it.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._asked_at = 0.0
         self._votes: Any = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -120,6 +126,8 @@ class StopRequest:
         return counted is not None and bool(counted.item() > 0)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._asked_at = True, now
+        elif number == signal.SIGINT and now - self._asked_at > SAME_S:
             raise KeyboardInterrupt
-        self.asked = True
