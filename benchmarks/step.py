@@ -27,7 +27,7 @@ from common import (
     write_parquet,
     write_report,
 )
-from step_arms import ARMS, BARE, BATCH, LOG_EVERY, OURS, PLAIN, SAVE_EVERY, SAVING, SIZE, STEPS, WARM
+from step_arms import ARMS, BARE, BATCH, LOG_EVERY, OURS, PLAIN, SAVING, SIZE, STEPS, WARM
 
 from streamgan.sharding.run import ShardOptions, shard
 
@@ -70,7 +70,7 @@ Command: `{command}`. n = {rounds} rounds, every arm once a round, in turn; medi
 
 {table}
 
-Batches of {batch} at {size} x {size} pixels, a U-Net of width 16 and depth 6, PatchGAN, BCE + L1, fp32, two
+Batches of {batch} at {size} x {size} pixels, a U-Net of width 32 and depth 6, PatchGAN, BCE + L1, fp32, two
 threads; {steps} steps are timed after {warm} of warm-up, about {seconds:.1f} s a step.
 `streamgan train` is the real loop with one loader process on the same two cores, a log line every {log}
 steps, EMA and gradient norms. The bare loop does the same steps (one G forward, D on real and fake at once,
@@ -79,8 +79,8 @@ default Adam.
 
 {targets}
 
-A checkpoint (weights, average, moments) every {save} steps, that is every {every:.0f} s, is far more often
-than any recipe has it."""
+One checkpoint (weights, average, moments) is written in the timed steps, that is one in {every:.0f} s, far
+more often than any recipe has it."""
 
 
 def main() -> None:
@@ -127,8 +127,7 @@ def main() -> None:
             warm=WARM,
             seconds=seconds,
             log=LOG_EVERY,
-            save=SAVE_EVERY,
-            every=SAVE_EVERY * seconds,
+            every=STEPS * seconds,
             targets=targets(speeds),
         ),
     )

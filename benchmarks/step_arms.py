@@ -17,13 +17,13 @@ from streamgan.core.config import TrainConfig, load_config
 from streamgan.train.build import build_head, build_networks, build_train_loader, start_accelerator
 from streamgan.train.loop import train
 
-BATCH, SIZE, WARM, STEPS, LOG_EVERY, SAVE_EVERY = 4, 128, 3, 15, 3, 5
+BATCH, SIZE, WARM, STEPS, LOG_EVERY, SAVE_EVERY = 8, 128, 3, 15, 3, 9
 OURS, SAVING = "streamgan train", f"streamgan train, a checkpoint every {SAVE_EVERY} steps"
 BARE, PLAIN = "bare loop", "pix2pix-style loop"
 ARMS = (OURS, SAVING, BARE, PLAIN)
 SETTINGS = [
     f"data.batch={BATCH}", f"data.size={SIZE}", "data.workers=1",
-    "model.generator=unet", "model.width=16", "model.depth=6", "model.norm=instance", "model.d_width=16",
+    "model.generator=unet", "model.width=32", "model.depth=6", "model.norm=instance", "model.d_width=32",
     "loss.gan=bce", "loss.gan_weight=0.01", "loss.rec=l1", "loss.warmup_steps=0", "loss.ramp_steps=0",
     "optim.betas=[0.5, 0.999]", f"run.steps={WARM + STEPS}", f"run.log_every={LOG_EVERY}",
     "run.validate_images=8", "run.sample_images=2", "run.threads=2",

@@ -49,7 +49,9 @@ def started(command: list[str]) -> Iterator[subprocess.Popen]:
             family = psutil.Process(process.pid).children(recursive=True)
         for one in [process, *family]:
             one.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr
+        process.stderr.close()
 
 
 def wait_for_step(process: subprocess.Popen, number: int) -> str:
@@ -169,7 +171,7 @@ def test_a_killed_rank_ends_the_others_and_the_same_command_continues(shard_set,
 
 def test_torchrun_brings_a_job_back_by_itself_which_ends_as_if_nothing_had_been(shard_set, tmp_path):
     words = ["run.steps=40", "run.checkpoint_every=5", "data.workers=1"]
-    torchrun = [*TORCHRUN, "--nproc-per-node", "2", "--master-port", "0", "--max-restarts", "2", SCRIPT]
+    torchrun = [*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "2", SCRIPT]
     whole, run = tmp_path / "whole", tmp_path / "run"
     with started([*torchrun, *settings(shard_set, whole, *words)]) as process:
         _, said = process.communicate(timeout=120)
@@ -191,7 +193,7 @@ def test_a_run_killed_on_two_processes_continues_on_any_number(shard_set, tmp_pa
         wait_for_step(process, 13)
         for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
             one.kill()
-        process.communicate()
+        process.wait()
     saved = list_checkpoints(run)[-1].step
     steps = f"run.steps={saved + 12}"
     done = launch(processes(count), SCRIPT, *settings(shard_set, run, *words, steps))
