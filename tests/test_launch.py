@@ -47,9 +47,24 @@ def test_accelerate_accepts_the_configuration(path):
     assert config.mixed_precision == ("no" if path.name.startswith("cpu") else "bf16")
 
 
+@pytest.mark.parametrize("path", ["launch/slurm.sh", "tests/container/build.sh"])
+def test_shellcheck_finds_nothing_in_a_script(path):
+    program = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([program, LAUNCH.parent / path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+# One task a node, all of them here; it outlives the signal and hands on the worst exit code.
 SRUN = """#!/bin/bash
 while [[ "$1" == --* ]]; do shift; done
-exec "$@"
+trap : USR1
+tasks=() worst=0
+for ((node = 0; node < SLURM_NNODES; node++)); do SLURM_NODEID=$node "$@" & tasks+=($!); done
+for task in "${tasks[@]}"; do
+    while kill -0 "$task" 2> /dev/null; do wait "$task"; code=$?; done
+    ((code > worst)) && worst=$code
+done
+exit "$worst"
 """
 SCONTROL = """#!/bin/bash
 [[ "$1" == show ]] && echo 127.0.0.1 || echo "$@" >> "$REQUESTS"
@@ -58,7 +73,7 @@ SCONTROL = """#!/bin/bash
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """One node with two "GPUs" (gloo processes on the CPU); the file in which requests to SLURM are noted."""
+    """Two "GPUs" (gloo processes on the CPU) on one or two nodes; the file in which requests are noted."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -68,7 +83,7 @@ def cluster(tmp_path, monkeypatch):
         "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "REQUESTS": str(tmp_path / "requests"),
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "x",
-        "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2",
         "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
@@ -83,9 +98,12 @@ def start(*words: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.parametrize("nodes", [1, 2])
 def test_a_slurm_job_saves_before_its_limit_and_is_queued_again_until_it_is_done(
-    cluster, shard_set, tmp_path
+    cluster, shard_set, tmp_path, monkeypatch, nodes
 ):
+    monkeypatch.setenv("SLURM_NNODES", str(nodes))
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", str(2 // nodes))
     run = tmp_path / "run"
     words = settings(shard_set, run, "run.log_every=2")
     process = start(*words, "run.steps=100000")

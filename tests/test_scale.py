@@ -81,8 +81,8 @@ def test_memory_is_flat_over_epochs(million, workers):
 
 
 def test_a_run_on_a_million_samples_starts_in_seconds_and_stays_flat(million, tmp_path):
-    """Its memory, as the kernel has seen it at most, hardly differs from that of a run on one shard."""
-    peaks = []
+    """Its memory, as the kernel has seen it at most, and its CPU time are those of a run on one shard."""
+    peaks, costs = [], []
     for number, more in enumerate((["data.max_samples=1000"], [], ["run.steps=120"])):
         tiny = ["data.size=16", "data.batch=48", "model.depth=2", "loss.gan_weight=0", "run.log_every=20"]
         words = settings(million, tmp_path / str(number), "run.steps=20", *tiny, *more)
@@ -91,18 +91,21 @@ def test_a_run_on_a_million_samples_starts_in_seconds_and_stays_flat(million, tm
             "import json, resource, subprocess, sys, time\n"
             "began = time.monotonic()\n"
             "done = subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)\n"
-            "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
-            "print(json.dumps([done.returncode, peak * 1024, time.monotonic() - began]))"
+            "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+            "cpu = used.ru_utime + used.ru_stime\n"
+            "print(json.dumps([done.returncode, used.ru_maxrss * 1024, time.monotonic() - began, cpu]))"
         )
         done = subprocess.run(
             [sys.executable, "-c", program, *script], capture_output=True, text=True, check=True,
             cwd=Path(__file__).parents[1],
         )  # fmt: skip
-        code, peak, seconds = json.loads(done.stdout)
+        code, peak, seconds, cpu = json.loads(done.stdout)
         assert code == 0
         assert seconds < 60
         peaks.append(peak)
+        costs.append(cpu)
     assert read_metrics(tmp_path / "2")[-1]["step"] == 120
     small, large, longer = peaks
     assert large - small < 120e6, peaks
+    assert costs[1] - costs[0] < 3, costs  # with validation and baselines
     assert longer - large < 30e6, peaks

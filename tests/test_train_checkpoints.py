@@ -122,9 +122,10 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
     train(tiny)
     assert f"starting from the networks of {whole_run}" in capsys.readouterr().err
     old, new = (checkpoints.list_checkpoints(run)[-1].path for run in (whole_run, tmp_path / "new"))
-    generator = load_file(old / "generator.safetensors")
-    for name, tensor in load_file(new / "generator.safetensors").items():
-        assert torch.equal(tensor, generator[name])
+    for network in ("generator", "discriminator"):
+        start = load_file(old / f"{network}.safetensors")
+        for name, tensor in load_file(new / f"{network}.safetensors").items():
+            assert torch.equal(tensor, start[name]), (network, name)
     with pytest.raises(
         CheckpointError, match=r"generator\.safetensors: does not fit this model \(.*size mismatch"
     ):
@@ -135,6 +136,14 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
         )
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         train(tiny_config(shard_set, tmp_path / "y", "run.steps=1", f"run.init_from={tmp_path}"))
+
+
+def test_a_damaged_checkpoint_is_no_start_for_another_run(shard_set, tmp_path):
+    train(tiny_config(shard_set, tmp_path / "old", "run.steps=1"))
+    damage(tmp_path / "old", 1, "generator.safetensors")
+    more = ["run.steps=1", f"run.init_from={tmp_path / 'old'}"]
+    with pytest.raises(CheckpointError, match=r"step-00000001/generator\.safetensors: missing or damaged"):
+        train(tiny_config(shard_set, tmp_path / "new", *more))
 
 
 def test_changes_are_allowed_when_asked_for_and_all_are_named(shard_set, tmp_path, capsys):
@@ -197,6 +206,8 @@ def test_runs_are_listed_with_what_became_of_them(shard_set, whole_run, tmp_path
     (tmp_path / "bad" / "config.yaml").write_text("run: 3")
     shutil.copytree(tmp_path / "a", tmp_path / "new")
     shutil.rmtree(tmp_path / "new" / "checkpoints")
+    with open(tmp_path / "a" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "time": 1000}\n{"step": 8, "ti')
     with run_lock(tmp_path / "a", active=True):
         done = CliRunner().invoke(runs, [str(tmp_path), "--json"])
     found = {Path(one["path"]).name: one for one in json.loads(done.stdout)["runs"]}
@@ -205,6 +216,7 @@ def test_runs_are_listed_with_what_became_of_them(shard_set, whole_run, tmp_path
     }  # fmt: skip
     assert found["whole"]["step"] == found["whole"]["total"] == 10
     assert found["whole"]["best"] > 0
+    assert (found["a"]["step"], found["a"]["updated"]) == (7, 1000)  # logged since the checkpoint
     text = CliRunner().invoke(runs, [str(tmp_path)]).stdout
     assert re.search(r"deep/whole +done +10/10 +psnr \d+\.\d+ +\d+ (s|min|h) ago", text)
     nowhere = CliRunner().invoke(runs, [str(tmp_path / "nowhere")])

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.dist
 @pytest.fixture(scope="module")
 def two_processes(shard_set, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("dist") / "two"
+    options = ["--config_file", str(ROOT / "launch/accelerate/cpu_two_processes.yaml")]
     words = settings(shard_set, run, "run.steps=20", "run.validate_images=13")
-    done = launch(processes(2), "launch/train.py", *words)
+    done = launch(options, "launch/train.py", *words)
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stderr
     return run

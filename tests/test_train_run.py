@@ -199,13 +199,17 @@ def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(shar
 def test_gradients_that_stay_not_finite_stop_the_run_and_keep_the_weights(shard_set, tmp_path):
     from streamgan.core.errors import StreamganError
 
-    # 1e39 is infinite in float32
-    with pytest.raises(StreamganError, match="not finite for 5 steps"):
-        train(
-            tiny_config(
-                shard_set, tmp_path / "run", "run.steps=8", "loss.rec_weight=1e39", "run.max_bad_steps=5"
-            )
-        )
+    run, words = tmp_path / "run", ["run.steps=12", "loss.warmup_steps=99"]
+    train(tiny_config(shard_set, run, *words, "run.steps=3"))
+    bad = tiny_config(shard_set, run, *words, "loss.rec_weight=1e39", "run.max_bad_steps=5")  # inf in float32
+    with pytest.raises(StreamganError, match="not finite for 5 steps, all skipped"):
+        train(bad, allow_changed=True)
+    saved = checkpoints.list_checkpoints(run)
+    assert [c.step for c in saved] == [3, 8]  # 5 bad steps after the third
+    before, after = (checkpoints.load_file(c.path / "generator.safetensors") for c in saved)
+    assert all(before[key].equal(after[key]) for key in before)
+    assert not saved[-1].meta["finished"]
+    assert train(tiny_config(shard_set, run, *words), allow_changed=True)["steps"] == 12
 
 
 def test_the_twin_gray_is_used_when_asked_for(shard_set, tmp_path):
@@ -267,6 +271,19 @@ def test_sigterm_to_all_processes_finishes_the_step_saves_and_exits_0(shard_set,
     os.killpg(process.pid, signal.SIGTERM)  # the loader workers get it too
     _end_and_check(process, tmp_path / "run")
     assert process.returncode == 0
+
+
+def test_a_second_ctrl_c_ends_the_run_unless_it_is_an_echo_of_the_first(monkeypatch):
+    from streamgan.train import process
+
+    now = iter((10.0, 10.5, 11.5))
+    monkeypatch.setattr(process.time, "monotonic", now.__next__)
+    with process.StopRequest() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from .output import emit, table
 def runs(folder, as_json):
     """List the training runs in DIR (default: runs) and below: state, steps, best validation figure, age.
 
-    running: a process trains there now; done: all steps; stopped: the command of the run continues it; empty:
-    no checkpoint yet; damaged: its files cannot be read.
+    running: a process trains there now, the step is the last logged; done: all steps; stopped: the command of
+    the run continues it; empty: no checkpoint yet; damaged: its files cannot be read.
 
     \b
     Example:

@@ -191,6 +191,8 @@ class RunConfig(_Section):
     """Non-finite steps in a row (all are skipped) after which the run stops."""
     threads: NonNegativeInt = 0
     """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds that a process waits for the others before it gives them up for lost, and ends."""
     profile_steps: tuple[PositiveInt, PositiveInt] | None = None
     """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
     compile: bool = False

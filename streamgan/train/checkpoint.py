@@ -38,7 +38,7 @@ FREE_SETTINGS = {
     *(f"run.{key}" for key in ("dir", "steps", "epochs", "log_every", "keep", "max_bad_steps", "threads")),
     *(f"run.{key}_every" for key in ("validate", "sample", "checkpoint", "keep")),
     *(f"run.{key}_images" for key in ("validate", "sample")),
-    *(f"run.{key}" for key in ("patience", "init_from", "profile_steps", "compile")),
+    *(f"run.{key}" for key in ("patience", "init_from", "profile_steps", "compile", "timeout_s")),
 }
 
 
@@ -172,6 +172,7 @@ def initialise_from(folder: str, networks: Networks) -> None:
     checkpoints = list_checkpoints(path)
     if checkpoints:
         path = checkpoints[-1].path
+        _check_files(checkpoints[-1])
     elif not (path / "generator.safetensors").is_file():
         raise CheckpointError(path, "no checkpoint here", "give a run folder or a checkpoint folder")
     _load_weights(path, networks)

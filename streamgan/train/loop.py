@@ -18,7 +18,7 @@ from streamgan.data.verdict import Verdict
 from . import build
 from .checkpoint import Progress, initialise_from, load_checkpoint, newest_whole, write_config
 from .ema import ema_decay, update_ema
-from .process import StopRequest, run_lock, stop_with_launcher
+from .process import StopRequest, join_processes, naming_lost_processes, run_lock, stop_with_launcher
 from .report import Interval, Report, format_values
 from .save import CheckpointWriter
 from .step import GanStep, StepSettings
@@ -36,9 +36,14 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
     have changed.
     """
     stop_with_launcher()
+    join_processes(timeout_s=config.run.timeout_s)
     accelerator = build.start_accelerator(config)
     try:
-        with run_lock(Path(config.run.dir), active=accelerator.is_main_process), StopRequest() as stop:
+        with (
+            naming_lost_processes(config.run.dir),
+            run_lock(Path(config.run.dir), active=accelerator.is_main_process),
+            StopRequest() as stop,
+        ):
             return _train(config, accelerator, stop, allow_changed=allow_changed)
     finally:
         accelerator.end_training()
@@ -126,7 +131,7 @@ def _train(
                 report.advance()
 
             due = _Due(config, step, steps_per_epoch=steps_per_epoch, total=total)
-            stopping = stop.agreed(accelerator, ask_others=due.log)
+            stopping = stop.agreed(accelerator)
             hopeless = (due.log or stopping) and bad_in_a_row.item() >= config.run.max_bad_steps
             save = due.checkpoint or stopping or hopeless
             if due.log or save:  # a checkpoint closes the interval: a resumed run then logs the same means

@@ -5,26 +5,32 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 
-from streamgan.core.errors import CheckpointError
+from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SAME_S = 1.0
+_held: set[IO[str]] = set()  # open lock files
 
 
 @contextmanager
 def run_lock(run: Path, *, active: bool) -> Iterator[None]:
     """Hold the run folder (made if need be); CheckpointError if another process trains in it.
 
-    The kernel releases the lock when the process ends, however it ends.
+    The kernel releases the lock when the process ends, however it ends: its loader processes, which may live
+    on for seconds, do not hold it.
     """
     if not active:
         yield
@@ -37,7 +43,19 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
             raise CheckpointError(
                 run, "another process trains here", "wait for it, or choose another run.dir"
             ) from None
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+
+
+def _let_go() -> None:
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def stop_with_launcher() -> None:
@@ -50,11 +68,42 @@ def stop_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def join_processes(*, timeout_s: float) -> None:
+    """Connect to the other processes of the launch; one that waits longer than `timeout_s` for them fails.
+
+    The Accelerator takes over the connection that it finds. ConfigError where the launcher was asked for
+    several CPU processes and starts one, which nothing else would say: it leaves an address and no ranks.
+    """
+    alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
+    if alone and not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} & set(os.environ):
+        what = "several processes were asked for but `accelerate launch` starts one on the CPU"
+        raise ConfigError("launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its head says")
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(seconds=timeout_s))
+
+
+@contextmanager
+def naming_lost_processes(run: str) -> Iterator[None]:
+    """Turn what a broken connection to another process raises into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+        todo = "the error of the process that ended first says why; the same command continues"
+        raise StreamganError(run, f"another process is lost ({reason})", todo) from error
+
+
 class StopRequest:
-    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to finish its step and save; a second Ctrl-C kills."""
+    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to finish its step and save; a second Ctrl-C kills.
+
+    One that follows within a second is the same: the terminal and the launcher may both have sent it.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._asked_at = 0.0
+        self._votes: Any = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -65,16 +114,20 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agreed(self, accelerator: Accelerator, *, ask_others: bool) -> bool:
-        """Whether to stop now, the same answer on every rank; ranks agree only where all of them ask."""
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """Whether to stop now, the same answer on every rank; to be called by all of them after every step.
+
+        Of several ranks it is what they said after the step before: the votes are long counted, nobody waits.
+        """
         if accelerator.num_processes == 1:
             return self.asked
-        if not ask_others:
-            return False
-        votes = accelerator.reduce(torch.tensor(float(self.asked), device=accelerator.device), "sum")
-        return bool(votes.item() > 0)  # type: ignore[union-attr]
+        mine = torch.full((), float(self.asked), device=accelerator.device)
+        counted, self._votes = self._votes, accelerator.reduce(mine, "sum")
+        return counted is not None and bool(counted.item() > 0)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._asked_at = True, now
+        elif number == signal.SIGINT and now - self._asked_at > SAME_S:
             raise KeyboardInterrupt
-        self.asked = True

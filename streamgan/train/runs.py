@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -18,7 +18,10 @@ State = Literal["running", "done", "stopped", "empty", "damaged"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run folder. `best` is the value of `metric` in its best checkpoint, `updated` seconds since 1970."""
+    """A run folder. `best` is the value of `metric` in its best checkpoint, `updated` seconds since 1970.
+
+    `step` is that of the newest checkpoint, of a running run the last one that it logged.
+    """
 
     path: Path
     state: State
@@ -56,6 +59,7 @@ def read_run(path: Path) -> RunInfo:
     meta = checkpoints[-1].meta if checkpoints else {}
     if _is_locked(path):
         state: State = "running"
+        step = max(step, int(_last_line(path).get("step", 0)))
     elif not checkpoints:
         state = "empty"
     else:
@@ -74,12 +78,19 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _updated(path: Path) -> float:
-    """When the run last logged something."""
+def _last_line(path: Path) -> dict[str, Any]:
+    """The last whole line of metrics.jsonl; empty where there is none."""
     try:
         with open(path / "metrics.jsonl", "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 20_000))
-            return float(json.loads(file.read().splitlines()[-1])["time"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return path.stat().st_mtime
+            whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        return dict(json.loads(whole[-1]))
+    except (OSError, ValueError, IndexError, TypeError):
+        return {}
+
+
+def _updated(path: Path) -> float:
+    """When the run last logged something."""
+    line = _last_line(path)
+    return float(line["time"]) if "time" in line else path.stat().st_mtime
