@@ -29,7 +29,7 @@ LAYERS = {
     "compare": {"core", "data", "inference", "train"},
     "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train", "compare"},
 }
-LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"}
 MAX_LINES = 300
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from test_train_dist import TWO, launch
 from torch.nn import functional as F
+from training import launch, processes, settings
 from training import losses as read_losses
-from training import settings
 
 from streamgan.core.color import HEADS
 from streamgan.losses import RECONSTRUCTION
@@ -56,7 +55,7 @@ def test_two_processes_train_every_generator_with_every_loss(generator, shard_se
     words += [f"model.depth={3 if generator in ('ddcolor', 'unet', 'paper_cnn') else 'null'}"]
     if generator == "zhang":
         words.append("loss.rec=cross_entropy")
-    done = launch(TWO, "launch/train.py", *settings(shard_set, tmp_path / "run", *words))
+    done = launch(processes(2), "launch/train.py", *settings(shard_set, tmp_path / "run", *words))
     assert done.returncode == 0, done.stderr
     seen = read_losses(tmp_path / "run")
     assert {"loss/gp", "loss/r1", "loss/g_cf", "loss/g_adv"} <= seen[5].keys()

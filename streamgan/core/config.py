@@ -244,10 +244,7 @@ def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] 
             target[name] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(override, "the value is not YAML", "quote it") from error
-        if section == "run" and name in (
-            "steps",
-            "epochs",
-        ):  # the later word on the length replaces the earlier
+        if section == "run" and name in ("steps", "epochs"):  # the later word on the length counts
             target.pop("epochs" if name == "steps" else "steps", None)
     tree.setdefault("run", {})
     return validate(tree, where=str(path or "configuration"))

@@ -162,13 +162,11 @@ def status_of(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for status in (
-        getattr(error, "status", None),
-        getattr(response, "status_code", None),
-        getattr(error, "code", None),
-    ):
-        if isinstance(status, int):  # aiohttp; requests; gcsfs
-            return status
+    status = getattr(error, "status", None) or getattr(response, "status_code", None)  # aiohttp; requests
+    if status is None:
+        status = getattr(error, "code", None)  # gcsfs
+    if isinstance(status, int):
+        return status
     return status_of(error.__cause__) if error.__cause__ and isinstance(error, OSError) else None
 
 

@@ -101,6 +101,7 @@ class RangedFiles(_Files):
         self._coming = Coming(pieces, self._read_range)
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
+        self.num_missed += 1  # whether asked for before or not, it was not here
         data = self._coming and self._coming.take(Piece(shard, offset, size))
         return self._read_range(shard, size, offset) if data is None else data
 
