@@ -78,7 +78,11 @@ def join_processes(*, timeout_s: float) -> None:
     if alone and not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} & set(os.environ):
         what = "several processes were asked for but `accelerate launch` starts one on the CPU"
         raise ConfigError("launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its head says")
-    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(seconds=timeout_s))
+    on_cpu, timeout = parse_flag_from_env("ACCELERATE_USE_CPU"), timedelta(seconds=timeout_s)
+    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Accelerate names rank and size to torch itself, and after a restart by torchrun that waits for ever.
+        torch.distributed.init_process_group("gloo", timeout=timeout)
+    PartialState(cpu=on_cpu, timeout=timeout)
 
 
 @contextmanager
