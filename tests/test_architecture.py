@@ -29,7 +29,8 @@ LAYERS = {
     "compare": {"core", "data", "inference", "train"},
     "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train", "compare"},
 }
-LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"}
+LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
+LAUNCHER_VARIABLES |= {"ACCELERATE_USE_CPU", "TORCHELASTIC_RESTART_COUNT"}
 MAX_LINES = 300
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

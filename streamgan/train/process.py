@@ -16,6 +16,8 @@ from typing import IO, Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
 
@@ -79,9 +81,18 @@ def join_processes(*, timeout_s: float) -> None:
         what = "several processes were asked for but `accelerate launch` starts one on the CPU"
         raise ConfigError("launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its head says")
     on_cpu, timeout = parse_flag_from_env("ACCELERATE_USE_CPU"), timedelta(seconds=timeout_s)
-    if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Accelerate names rank and size to torch itself, and after a restart by torchrun that waits for ever.
-        torch.distributed.init_process_group("gloo", timeout=timeout)
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if restarts and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps its store over restarts (torch 2.14): without a name of its own for each attempt, the
+        # processes of this one wait for those of the last. Launchers on several machines may count apart.
+        store, rank, world = next(rendezvous("env://", timeout=timeout))
+        torch.distributed.init_process_group(
+            "gloo" if on_cpu else "nccl",
+            store=PrefixStore(f"restart-{restarts}", store),
+            rank=rank,
+            world_size=world,
+            timeout=timeout,
+        )
     PartialState(cpu=on_cpu, timeout=timeout)
 
 
