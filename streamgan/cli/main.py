@@ -11,6 +11,7 @@ from .bench import bench
 from .colorize import colorize
 from .demo import demo
 from .evaluate import evaluate
+from .export import export
 from .index import index
 from .inspect import inspect
 from .models import models
@@ -34,7 +35,7 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, models, bench, demo):
+for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, export, models, bench, demo):
     streamgan.add_command(_command)
 
 

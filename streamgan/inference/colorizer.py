@@ -5,17 +5,20 @@ Shape suffixes: B batch, H W the photo (or a band of its rows), h w the work siz
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
+from huggingface_hub import ModelHubMixin
 from PIL import Image
 from torch import Tensor
 
 from streamgan.core.color import HEADS
 from streamgan.core.errors import ConfigError
+from streamgan.core.hub import download_model
 from streamgan.core.logs import say
 
+from .bundle import bundle_files, save_file
 from .chroma import paint, upsample
 from .photo import Photo, read_photo, to_image
 from .weights import Weights, find_weights, load_weights
@@ -33,11 +36,12 @@ class Chroma(NamedTuple):
     chroma_12hw: Tensor
 
 
-class Colorizer:
+class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorization"]):
     """A trained generator, ready for photos of any size and mode.
 
     `size` is the short side in pixels at which the generator works (as trained), `saturation` a factor on
-    the chroma, `batch` how many photos of one shape share a forward pass.
+    the chroma, `batch` how many photos of one shape share a forward pass. `save_pretrained`,
+    `push_to_hub` and `from_pretrained` are those of huggingface_hub, with bundles.
     """
 
     def __init__(
@@ -68,9 +72,26 @@ class Colorizer:
         saturation: float = 1.0,
         batch: int = BATCH,
     ) -> "Colorizer":
-        """From a run, a checkpoint folder or a .safetensors file."""
+        """From a run, a checkpoint or bundle folder, a .safetensors file, or ORG/NAME on the Hub."""
         weights = load_weights(find_weights(model, which))
         return cls(weights, device=device, size=size, saturation=saturation, batch=batch)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        for name, content in bundle_files(self.weights, title=save_directory.name).items():
+            save_file(save_directory / name, content)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool,
+        local_files_only: bool, token: str | bool | None, **options: Any,
+    ) -> "Colorizer":  # fmt: skip
+        path = Path(model_id)
+        if not path.is_dir():
+            path = download_model(
+                f"{model_id}@{revision}" if revision else model_id, cache_dir=cache_dir, token=token,
+                force_download=force_download, local_files_only=local_files_only,
+            )  # fmt: skip
+        return cls.load(path, **options)
 
     @overload
     def __call__(self, images: Image.Image) -> Image.Image: ...

@@ -21,9 +21,10 @@ def _reflected(size: int, multiple: int, device: torch.device) -> Tensor:
 def reflect_to_multiple(image_BCHW: Tensor, multiple: int) -> Tensor:
     """The image, reflected at its lower and right border until both sides are multiples of `multiple`."""
     height, width = image_BCHW.shape[-2:]
-    if height % multiple:
+    always = torch.compiler.is_exporting()  # no branch on a size that is a symbol
+    if always or height % multiple:
         image_BCHW = image_BCHW.index_select(-2, _reflected(height, multiple, image_BCHW.device))
-    if width % multiple:
+    if always or width % multiple:
         image_BCHW = image_BCHW.index_select(-1, _reflected(width, multiple, image_BCHW.device))
     return image_BCHW
 
