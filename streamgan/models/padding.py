@@ -14,7 +14,8 @@ def _reflected(size: int, multiple: int, device: torch.device) -> Tensor:
     """Indices 0 1 .. n-1 n-2 .. 1 0 1 .. of a side of n pixels, as many as the next multiple."""
     target = (size + multiple - 1) // multiple * multiple
     period = max(2 * size - 2, 1)
-    step = torch.arange(target, device=device) % period
+    step = torch.arange(target, device=device)
+    step = step % torch.full_like(step, period)  # a tensor, since ONNX knows no symbol there
     return torch.where(step < size, step, period - step)
 
 
