@@ -52,7 +52,8 @@ def colorize(
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
     Folders keep their tree. JPEG, PNG, TIFF and WebP stay what they are, with transparency, EXIF and colour
-    profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. A file that cannot be read is
+    profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. Films (.mp4, .mov, .mkv; extra
+    `video`) keep frames, times and sound. A file that cannot be read is
     reported, the others are done, and the exit code is 1. stdout has the names of the results.
 
     \b

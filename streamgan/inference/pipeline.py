@@ -4,6 +4,7 @@ Files go in portions, bounded in number and in pixels: while one is coloured, th
 results are written.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.files import atomic_write
 
 from .colorizer import Colorizer
 from .inputs import Target
 from .photo import Photo, check_pixels, load_photo, save_photo
+from .video import color_video
 
 _PORTION_PIXELS = 64 << 20
 _MAX_THREADS = 8
@@ -58,6 +60,11 @@ def _color_files(
         if isinstance(portion, Outcome):
             yield portion
             continue
+        if isinstance(portion, Target):
+            yield from _color_portion(colorizer, ahead, pool)
+            ahead = []
+            yield _color_film(colorizer, portion)
+            continue
         reading = [_Reading(one, pool.submit(load_photo, one.source, kind=one.kind)) for one in portion]
         yield from _color_portion(colorizer, ahead, pool)
         ahead = reading
@@ -66,13 +73,16 @@ def _color_files(
 
 def _portions(
     targets: Iterable[Target], num_files: int, skip_existing: bool
-) -> Iterator[list[Target] | Outcome]:
-    """Targets in portions, and between them what is decided already."""
+) -> Iterator[list[Target] | Target | Outcome]:
+    """Photos in portions, films alone, and between them what is decided already."""
     portion: list[Target] = []
     pixels = 0
     for target in targets:
         if skip_existing and target.path.exists():
             yield Outcome(target, "skipped")
+            continue
+        if target.kind == "video":
+            yield target
             continue
         try:
             with Image.open(target.source) as image:  # the header alone
@@ -120,6 +130,18 @@ def _save(target: Target, photo: Photo, rgb_HW3: np.ndarray) -> Outcome:
             raise DataError(target.path, f"cannot be written ({error.strerror})", todo) from error
         return Outcome(target, "failed", _line(error))
     return Outcome(target, "colored", "; ".join(photo.notes))
+
+
+def _color_film(colorizer: Colorizer, target: Target) -> Outcome:
+    try:
+        return Outcome(target, "colored", color_video(colorizer, target.source, target.path))
+    except ConfigError as error:
+        return Outcome(target, "failed", f"{error.what}; {error.todo}")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            todo = "make room, then run the same command with --skip-existing"
+            raise DataError(target.path, f"cannot be written ({error.strerror})", todo) from error
+        return Outcome(target, "failed", _line(error))
 
 
 def _line(error: Exception) -> str:
