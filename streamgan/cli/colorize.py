@@ -4,23 +4,39 @@ from pathlib import Path
 
 import click
 
-from streamgan.core.errors import CheckFailed, ConfigError
+from streamgan.core.errors import CheckFailed
 
 from .output import emit
 
-SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+_NAMED_FAILURES = 1000  # in the JSON report
 
 
 @click.command(short_help="Colour photos at their own resolution and luminance.")
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--model", required=True, type=click.Path(), help="Run folder, checkpoint folder or weights file."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the coloured photos.")
+@click.option("--recursive", is_flag=True, help="Folders with all their subfolders.")
+@click.option("--skip-existing", is_flag=True, help="Leave out what --out has already.")
+@click.option(
+    "--saturation",
+    type=click.FloatRange(min=0, max=10),
+    default=1.0,
+    show_default=True,
+    help="Factor on the chroma; 0 is gray.",
+)
 @click.option(
     "--checkpoint", default="best", show_default=True, help="best, last, or a step number (of a run)."
 )
 @click.option("--size", type=click.IntRange(min=16), help="Short side of the chroma.  [as trained]")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Photos of one shape in a forward pass.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -30,73 +46,61 @@ SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".t
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def colorize(
-    photos: tuple[Path, ...], model: str, out: Path, checkpoint: str, size: int | None, device: str,
-    as_json: bool,
+    inputs: tuple[str, ...], model: str, out: Path, recursive: bool, skip_existing: bool, saturation: float,
+    checkpoint: str, size: int | None, batch: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Colour PHOTOS (files, or folders of them) at their own resolution and luminance.
+    """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
-    A file that cannot be read is reported, the others are done, and the exit code is 1.
+    Folders keep their tree. JPEG, PNG, TIFF and WebP stay what they are, with transparency, EXIF and colour
+    profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. Films (.mp4, .mov, .mkv; extra
+    `video`) keep frames, times and sound. A file that cannot be read is
+    reported, the others are done, and the exit code is 1. stdout has the names of the results.
 
     \b
     streamgan colorize old/*.jpg --model runs/default --out colored
+    streamgan colorize archive --recursive --skip-existing --model runs/default --out colored
     """
-    from PIL import Image
+    import warnings
 
-    from streamgan.core.files import atomic_write
     from streamgan.core.logs import progress, say
     from streamgan.inference.colorizer import Colorizer
+    from streamgan.inference.inputs import Inputs
+    from streamgan.inference.pipeline import color_files
 
-    todo = _targets(photos, out)
-    colorizer = Colorizer.load(model, which=checkpoint, device=device, size=size)
-    out.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
     failed: dict[str, str] = {}
-    bar = progress(total=len(todo), unit="photo", label="colorize")
-    for source, target in todo.items():
-        try:
-            with Image.open(source) as photo:
-                colored = colorizer(photo)
-            if SUFFIXES[target.suffix.lower()] == "JPEG":
-                colored = colored.convert("RGB")
-            with atomic_write(target) as file:
-                colored.save(file, SUFFIXES[target.suffix.lower()], quality=95)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            failed[str(source)] = " ".join(str(error).split())
-            say(f"{source}: not coloured ({failed[str(source)]})")
-        bar.update()
-    bar.close()
-    if failed:
-        first = next(iter(failed))
-        raise CheckFailed(
-            out, f"{len(failed)} of {len(todo)} photos failed (first: {first})", "see the lines above"
-        )
-    emit(
-        "\n".join(str(target) for target in todo.values()),
-        {"colored": {str(source): str(target) for source, target in todo.items()}},
-        as_json=as_json,
+    counts = {"colored": 0, "skipped": 0, "failed": 0}
+
+    def fail(path: Path, reason: str) -> None:
+        counts["failed"] += 1
+        if len(failed) < _NAMED_FAILURES:
+            failed[str(path)] = reason
+        say(f"{path}: not coloured ({reason})")
+
+    total = Inputs(inputs, out, recursive=recursive).count()
+    todo = Inputs(inputs, out, recursive=recursive, unreadable=fail)
+    colorizer = Colorizer.load(
+        model, which=checkpoint, device=device, size=size, saturation=saturation, batch=batch
     )
-
-
-def _targets(photos: tuple[Path, ...], out: Path) -> dict[Path, Path]:
-    """Source -> target of every photo; ConfigError if there is none, or if two would share a name."""
-    sources: list[Path] = []
-    for photo in photos:
-        if photo.is_dir():
-            sources += sorted(path for path in photo.iterdir() if path.suffix.lower() in SUFFIXES)
-        elif photo.exists():
-            sources.append(photo)
-        else:
-            raise ConfigError(photo, "no such file", "give a photo or a folder of photos")
-    if not sources:
-        raise ConfigError(
-            ", ".join(map(str, photos)), "no photos here", f"give files of {', '.join(SUFFIXES)}"
-        )
-    targets: dict[Path, Path] = {}
-    for source in sources:
-        name = source.name if source.suffix.lower() in SUFFIXES else f"{source.name}.png"
-        target = out / name
-        if target in targets.values():
-            raise ConfigError(source, f"a second photo called {name}", "colour them into separate folders")
-        if target.resolve() == source.resolve():
-            raise ConfigError(source, "would be overwritten", "choose another --out")
-        targets[source] = target
-    return targets
+    out.mkdir(parents=True, exist_ok=True)
+    with progress(total=total, unit="photo", label="colorize") as bar:
+        for outcome in color_files(colorizer, todo, skip_existing=skip_existing):
+            if outcome.kind == "failed":
+                fail(outcome.target.source, outcome.text)
+            else:
+                counts[outcome.kind] += 1
+                if outcome.text:
+                    say(f"{outcome.target.source}: {outcome.text}")
+                if outcome.kind == "colored" and not as_json:
+                    with bar.external_write_mode():
+                        click.echo(click.format_filename(outcome.target.path))
+            bar.update()
+    result = {"out": str(out), **{f"num_{kind}": number for kind, number in counts.items()}}
+    if failed:
+        done = sum(counts.values())
+        what = f"{counts['failed']} of {done} photos failed (first: {next(iter(failed))})"
+        raise CheckFailed(out, what, "see the lines above", {**result, "failed": failed})
+    if counts["skipped"]:
+        say(f"{counts['colored']} coloured, {counts['skipped']} were there already")
+    if as_json:
+        emit("", result, as_json=True)

@@ -12,6 +12,7 @@ from .colorize import colorize
 from .compare import compare
 from .demo import demo
 from .evaluate import evaluate
+from .export import export
 from .index import index
 from .inspect import inspect
 from .models import models
@@ -35,9 +36,10 @@ def streamgan() -> None:
     """
 
 
-for _command in (
-    shard, index, verify, inspect, train, runs, evaluate, compare, colorize, models, bench, demo,
-):  # fmt: skip
+COMMANDS = (
+    shard, index, verify, inspect, train, runs, evaluate, compare, colorize, export, models, bench, demo,
+)  # fmt: skip
+for _command in COMMANDS:
     streamgan.add_command(_command)
 
 

@@ -1,69 +1,197 @@
-"""Photos in, coloured photos out: resolution and luminance stay, the chroma comes from the generator."""
+"""Photos in, coloured photos out: resolution and luminance stay, the chroma comes from the generator.
 
+Shape suffixes: B batch, H W the photo (or a band of its rows), h w the work size, 1/2/3 channels.
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from huggingface_hub import ModelHubMixin
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from streamgan.core.color import to_uint8
+from streamgan.core.color import HEADS
 from streamgan.core.errors import ConfigError
+from streamgan.core.hub import download_model
+from streamgan.core.logs import say
 
+from .bundle import bundle_files, save_file
+from .chroma import paint, upsample
+from .photo import Photo, read_photo, to_image
 from .weights import Weights, find_weights, load_weights
 
-MAX_PIXELS = 200_000_000
+BATCH = 8
+_BAND_PIXELS = 1 << 20  # of a photo at a time: what the memory of its full-size steps depends on
+_MAX_ASPECT = 4  # a photo longer than this times its short side is worked on at a smaller size
+_LEAST_SIZE = 32
 
 
-class Colorizer:
-    """A trained generator, ready for photos of any size and mode."""
+class Chroma(NamedTuple):
+    """What was predicted for a photo: its input and two channels of chroma at the work size, (1, ., h, w)."""
 
-    def __init__(self, weights: Weights, *, device: str = "auto", size: int | None = None):
+    input_11hw: Tensor
+    chroma_12hw: Tensor
+
+
+class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorization"]):
+    """A trained generator, ready for photos of any size and mode.
+
+    `size` is the short side in pixels at which the generator works (as trained), `saturation` a factor on
+    the chroma, `batch` how many photos of one shape share a forward pass. `save_pretrained`,
+    `push_to_hub` and `from_pretrained` are those of huggingface_hub, with bundles.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        device: str = "auto",
+        size: int | None = None,
+        saturation: float = 1.0,
+        batch: int = BATCH,
+    ):
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device", "no CUDA device is available (got 'cuda')", "use cpu or auto")
         choice = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.weights, self.device, self.size = weights, torch.device(choice), size or weights.size
+        self.saturation, self.batch = saturation, batch
         self._generator = weights.generator.to(self.device)
+        self._head = weights.head if weights.head.channels == 2 else HEADS["lab"]  # that of the chroma
 
     @classmethod
     def load(
-        cls, model: Path | str, *, which: str = "best", device: str = "auto", size: int | None = None
+        cls,
+        model: Path | str,
+        *,
+        which: str = "best",
+        device: str = "auto",
+        size: int | None = None,
+        saturation: float = 1.0,
+        batch: int = BATCH,
     ) -> "Colorizer":
-        """From a run, a checkpoint folder or a .safetensors file; `size` is the work size in pixels."""
-        return cls(load_weights(find_weights(model, which)), device=device, size=size)
+        """From a run, a checkpoint or bundle folder, a .safetensors file, or ORG/NAME on the Hub."""
+        weights = load_weights(find_weights(model, which))
+        return cls(weights, device=device, size=size, saturation=saturation, batch=batch)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        for name, content in bundle_files(self.weights, title=save_directory.name).items():
+            save_file(save_directory / name, content)
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id: str, revision: str | None, cache_dir: Any, force_download: bool,
+        local_files_only: bool, token: str | bool | None, **options: Any,
+    ) -> "Colorizer":  # fmt: skip
+        path = Path(model_id)
+        if not path.is_dir():
+            path = download_model(
+                f"{model_id}@{revision}" if revision else model_id, cache_dir=cache_dir, token=token,
+                force_download=force_download, local_files_only=local_files_only,
+            )  # fmt: skip
+        return cls.load(path, **options)
+
+    @overload
+    def __call__(self, images: Image.Image) -> Image.Image: ...
+    @overload
+    def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]: ...
+    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Image.Image | list[Image.Image]:
+        """An image (any mode) in colour, or a list of them: upright, same size and luminance, RGB or RGBA.
+
+        8 bits a channel; profile and EXIF are in the `info` of the result.
+        """
+        if isinstance(images, Image.Image):
+            return self([images])[0]
+        photos = [read_photo(image) for image in images]
+        return [to_image(photo, rgb) for photo, rgb in zip(photos, self.color(photos), strict=True)]
+
+    def color(self, photos: Sequence[Photo]) -> Iterator[np.ndarray]:
+        """sRGB of each photo, (H, W, 3): uint16 where its gray is, else uint8."""
+        for photo, chroma in zip(photos, self.predict(photos), strict=True):
+            yield self.paint(photo, chroma)
+
+    def predict(self, photos: Sequence[Photo]) -> list[Chroma]:
+        """The chroma of every photo; photos of one work shape go through the generator together.
+
+        Where the memory of a GPU ends, batches and then the work size become smaller and stay so.
+        """
+        while True:
+            try:
+                return self._predict(photos)
+            except torch.OutOfMemoryError as error:
+                too_large = error
+            self._shrink(too_large)
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        torch.cuda.empty_cache()
+        if self.batch > 1:
+            self.batch = 1
+            return
+        smaller = self.size * 3 // 4
+        if smaller < _LEAST_SIZE:
+            what = f"not enough memory at a work size of {self.size}"
+            raise ConfigError(str(self.device), what, "use --device cpu") from error
+        if not self._shrunk:
+            say(f"{self.device}: out of memory at a work size of {self.size}; going on with a smaller one")
+        self._shrunk, self.size = True, smaller
+
+    _shrunk = False
 
     @torch.inference_mode()
-    def __call__(self, photo: Image.Image) -> Image.Image:
-        """The photo (any mode) in colour: upright, same size and luminance, RGB or RGBA."""
-        if photo.width * photo.height > MAX_PIXELS:
-            raise ValueError(f"{photo.width} x {photo.height} pixels, over the cap of {MAX_PIXELS}")
-        upright = ImageOps.exif_transpose(photo)
-        if "transparency" in upright.info and upright.mode in ("1", "L", "P", "RGB"):  # one colour or more
-            upright = upright.convert("RGBA")
-        given_B1HW = self._input(upright)
-        small = given_B1HW
-        short = min(given_B1HW.shape[-2:])
-        if short != self.size:
-            shape = [max(1, round(side * self.size / short)) for side in given_B1HW.shape[-2:]]
-            small = functional.interpolate(given_B1HW, shape, mode="bilinear", antialias=True)
-        output = self._generator(small)
-        if output.shape[-2:] != given_B1HW.shape[-2:]:
-            output = functional.interpolate(output, given_B1HW.shape[-2:], mode="bilinear", antialias=True)
-        pixels = to_uint8(self.weights.head.decode(given_B1HW, output))[0].permute(1, 2, 0).cpu().numpy()
-        colored = Image.fromarray(pixels)
-        if "A" in upright.getbands():
-            colored.putalpha(upright.getchannel("A"))
-        return colored
+    def _predict(self, photos: Sequence[Photo]) -> list[Chroma]:
+        shapes = [work_shape(photo.size, self.size) for photo in photos]
+        found: dict[int, Chroma] = {}
+        for shape in dict.fromkeys(shapes):
+            alike = [index for index, one in enumerate(shapes) if one == shape]
+            for start in range(0, len(alike), self.batch):
+                chosen = alike[start : start + self.batch]
+                input_B1hw = torch.cat([self._input(_resized(photos[index], shape)) for index in chosen])
+                output = self._generator(input_B1hw).float()
+                if self.weights.head.channels == 3:
+                    output = self._head.to_target(output.clamp(0, 1))
+                for place, index in enumerate(chosen):
+                    part = slice(place, place + 1)
+                    found[index] = Chroma(input_B1hw[part], output[part])
+        return [found[index] for index in range(len(photos))]
 
-    def _input(self, photo: Image.Image) -> Tensor:
-        """The network input (1, 1, H, W) at full resolution, from 8-bit, 16-bit, palette or colour pixels."""
-        head = self.weights.head
-        if photo.mode in ("L", "LA", "1"):
-            gray = np.asarray(photo.convert("L"), np.float32) / 255
-        elif photo.mode.startswith(("I;16", "I")):
-            gray = np.asarray(photo, np.float32).clip(0, 65535) / 65535
-        else:
-            rgb = np.asarray(photo.convert("RGB"), np.float32) / 255
-            return head.to_input(torch.from_numpy(rgb).permute(2, 0, 1)[None].to(self.device))
-        return head.gray_to_input(torch.from_numpy(gray)[None, None].to(self.device))
+    @torch.inference_mode()
+    def paint(self, photo: Photo, chroma: Chroma) -> np.ndarray:
+        """The photo in this chroma, times the saturation: sRGB (H, W, 3), uint16 where its gray is."""
+        height, width = photo.size
+        top_level = np.iinfo(photo.pixels.dtype).max
+        result = np.empty((height, width, 3), photo.pixels.dtype)
+        rows = max(1, _BAND_PIXELS // width)
+        for top in range(0, height, rows):
+            given_11HW = self._input(photo.pixels[top : top + rows])
+            chroma_12HW = upsample(chroma.chroma_12hw, chroma.input_11hw, given_11HW, top=top, height=height)
+            rgb_13HW = paint(self._head, given_11HW, chroma_12HW * self.saturation)
+            levels = (rgb_13HW[0] * top_level).round().permute(1, 2, 0).cpu().numpy()
+            result[top : top + rows] = levels.astype(result.dtype)
+        return result
+
+    def _input(self, pixels: np.ndarray) -> Tensor:
+        """Pixels (H, W) or (H, W, 3) as the network input (1, 1, H, W)."""
+        unit = torch.from_numpy(pixels.astype(np.float32)).to(self.device) / float(np.iinfo(pixels.dtype).max)
+        if pixels.ndim == 2:
+            return self._head.gray_to_input(unit[None, None])
+        return self._head.to_input(unit.permute(2, 0, 1)[None])
+
+
+def work_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(h, w) for a photo of (height, width): its short side is `size`, its long one 4 times that at most."""
+    scale = min(size / min(shape), _MAX_ASPECT * size / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _resized(photo: Photo, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels at the work size, antialiased, 8 bits."""
+    pixels = photo.pixels
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.shape[:2] == shape:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    height, width = shape
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0))

@@ -10,6 +10,7 @@ from torch import nn
 
 from streamgan.core.color import HEADS, Head
 from streamgan.core.errors import CheckpointError, ConfigError
+from streamgan.core.hub import BUNDLED, download_model, is_hub_model
 from streamgan.models import GENERATORS, choose
 
 
@@ -19,22 +20,26 @@ class Weights:
 
     generator: nn.Module
     head: Head
+    head_name: str
     size: int
     path: Path
     step: int
 
 
 def find_weights(model: Path | str, which: str = "best") -> Path:
-    """The weights file that `model` means: a .safetensors file, a checkpoint folder, or a run folder.
+    """The weights file that `model` means: a .safetensors file, a checkpoint, bundle or run, or ORG/NAME.
 
     In a run, `which` is "best" (by the run's own metric; the newest where nothing was validated), "last", or
-    a step number.
+    a step number. ORG/NAME is a bundle on the Hugging Face Hub, if there is no such folder here.
     """
     path = Path(model)
     if path.is_file():
         return path
-    if (path / "ema.safetensors").is_file():
-        return path / "ema.safetensors"
+    if is_hub_model(str(model)):
+        path = download_model(str(model))
+    for name in ("ema.safetensors", BUNDLED):
+        if (path / name).is_file():
+            return path / name
     steps = {}
     for meta_path in sorted((path / "checkpoints").glob("step-????????/meta.json")):
         step, score = _read_meta(meta_path)
@@ -85,4 +90,4 @@ def load_weights(path: Path) -> Weights:
         reason = str(error).splitlines()[0]
         raise CheckpointError(path, f"does not fit {spec['generator']} ({reason})", todo) from error
     generator.eval().requires_grad_(False)
-    return Weights(generator, head, size, path, int(about.get("step", 0)))
+    return Weights(generator, head, spec["head"], size, path, int(about.get("step", 0)))

@@ -14,16 +14,18 @@ def _reflected(size: int, multiple: int, device: torch.device) -> Tensor:
     """Indices 0 1 .. n-1 n-2 .. 1 0 1 .. of a side of n pixels, as many as the next multiple."""
     target = (size + multiple - 1) // multiple * multiple
     period = max(2 * size - 2, 1)
-    step = torch.arange(target, device=device) % period
+    step = torch.arange(target, device=device)
+    step = step % torch.full_like(step, period)  # a tensor, since ONNX knows no symbol there
     return torch.where(step < size, step, period - step)
 
 
 def reflect_to_multiple(image_BCHW: Tensor, multiple: int) -> Tensor:
     """The image, reflected at its lower and right border until both sides are multiples of `multiple`."""
     height, width = image_BCHW.shape[-2:]
-    if height % multiple:
+    always = torch.compiler.is_exporting()  # no branch on a size that is a symbol
+    if always or height % multiple:
         image_BCHW = image_BCHW.index_select(-2, _reflected(height, multiple, image_BCHW.device))
-    if width % multiple:
+    if always or width % multiple:
         image_BCHW = image_BCHW.index_select(-1, _reflected(width, multiple, image_BCHW.device))
     return image_BCHW
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from streamgan.core.config import TrainConfig, dump_yaml
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.files import atomic_write, sha256_file
+from streamgan.core.hub import BUNDLED, download_model, is_hub_model
 from streamgan.core.logs import say
 
 from .state import Networks
@@ -167,13 +168,13 @@ def load_checkpoint(
 
 
 def initialise_from(folder: str, networks: Networks) -> None:
-    """Start with the networks, not the optimizers, of a run's newest checkpoint or of a checkpoint."""
-    path = Path(folder)
+    """Start with the networks, not the optimizers, of a run's newest checkpoint, a checkpoint or a bundle."""
+    path = download_model(folder) if is_hub_model(folder) else Path(folder)
     checkpoints = list_checkpoints(path)
     if checkpoints:
         path = checkpoints[-1].path
         _check_files(checkpoints[-1])
-    elif not (path / "generator.safetensors").is_file():
+    elif not any((path / name).is_file() for name in ("generator.safetensors", BUNDLED)):
         raise CheckpointError(path, "no checkpoint here", "give a run folder or a checkpoint folder")
     _load_weights(path, networks)
     say(f"starting from the networks of {path}")
@@ -185,6 +186,8 @@ def _load_weights(path: Path, networks: Networks) -> None:
         modules["discriminator"] = networks.plain_discriminator
     for name, module in modules.items():
         file = path / f"{name}.safetensors"
+        if not file.exists() and name != "discriminator":  # a bundle has one file for both, or two
+            file = path / BUNDLED
         try:
             module.load_state_dict(load_file(file))
         except (OSError, SafetensorError, RuntimeError) as error:

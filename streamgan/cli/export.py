@@ -1,0 +1,58 @@
+"""`streamgan export`: a model for others, to share, to fine-tune or to run without streamgan."""
+
+from pathlib import Path
+
+import click
+
+from .output import emit
+
+
+@click.command(short_help="Export a model: bundle, safetensors, ONNX or torch.export.")
+@click.argument("run", type=click.Path())
+@click.option(
+    "--to", "kind",
+    type=click.Choice(["bundle", "safetensors", "onnx", "torch"]),
+    required=True,
+    help="bundle: a folder; the others: one file.",
+)  # fmt: skip
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file or folder to make.")
+@click.option(
+    "--checkpoint", default="best", show_default=True, help="best, last, or a step number (of a run)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def export(run: str, kind: str, out: Path, checkpoint: str, as_json: bool) -> None:
+    """Export the generator of RUN (a run, checkpoint or bundle folder, a weights file, or ORG/NAME).
+
+    A bundle has weights, configuration, validation figures, model card and licence, and the networks for
+    fine-tuning; `--model` and `run.init_from` take it, and `hf upload ORG/NAME PATH` shares it. ONNX and
+    torch.export take images of any size; the file appears if it gives what the network gives.
+
+    \b
+    streamgan export runs/default --to bundle --out old-photos
+    streamgan export runs/default --to onnx --out model.onnx
+    """
+    from streamgan.core.files import atomic_write
+    from streamgan.inference.bundle import refuse_existing, write_bundle
+    from streamgan.inference.weights import find_weights, load_weights
+
+    weights = load_weights(find_weights(run, checkpoint))
+    refuse_existing(out)
+    result = {}
+    if kind == "bundle":
+        write_bundle(weights, out)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "safetensors":
+            with atomic_write(out) as file:
+                file.write(weights.path.read_bytes())
+        else:
+            from streamgan.inference.export import export_onnx, export_torch
+
+            result = (export_onnx if kind == "onnx" else export_torch)(weights, out)
+    text = f"{out}: step {weights.step}"
+    if result:
+        sizes = ", ".join(result["differences"])
+        text += f", differs from the network by at most {result['max_difference']:.2g} (at {sizes})"
+    emit(
+        text, {"out": str(out), "weights": str(weights.path), "step": weights.step, **result}, as_json=as_json
+    )

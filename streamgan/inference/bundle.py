@@ -1,0 +1,141 @@
+"""A model as others take it: a folder of safetensors, what made it, how good it is, a card and a licence.
+
+`model.safetensors` (the running average, which is what colours), and for fine-tuning `generator.safetensors`
+and `discriminator.safetensors` where they are known; `config.json`, `metrics.json`, `README.md`, `LICENSE`.
+The weights are copied byte for byte.
+"""
+
+import json
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+import streamgan
+from streamgan.core.errors import CheckpointError, ConfigError, DataError
+from streamgan.core.files import json_bytes, sync_directory
+from streamgan.core.hub import BUNDLED
+
+from .weights import Weights
+
+FORMAT, VERSION = "streamgan-bundle", 1
+_COMPANIONS = ("generator.safetensors", "discriminator.safetensors")
+_CARD = """---
+license: apache-2.0
+library_name: streamgan
+pipeline_tag: image-to-image
+tags:
+- image-colorization
+- gan
+---
+
+# {title}
+
+Colours gray photos at their own resolution and luminance. A `{generator}` of streamgan {version} with the
+{head} head, trained at {size} pixels for {step} steps.
+
+```
+pip install streamgan
+streamgan colorize old/*.jpg --model {title} --out colored
+streamgan train data.shards=... run.dir=... run.init_from={title}
+```
+
+{metrics}
+`config.json` has every setting of the training. Colours are plausible, not true: the model guesses what a
+gray photo does not show, and it learned to guess from its training photos.
+"""
+
+
+def bundle_files(weights: Weights, *, title: str) -> dict[str, bytes | Path]:
+    """Name -> content, or the file to copy: the bundle of loaded weights, with what lies beside them."""
+    files: dict[str, bytes | Path] = {BUNDLED: weights.path}
+    folder = weights.path.parent
+    if weights.path.name in (BUNDLED, "ema.safetensors"):
+        files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
+    config, metrics = _about(weights), _metrics(folder)
+    files["config.json"] = json_bytes(config)
+    if metrics:
+        files["metrics.json"] = json_bytes(metrics)
+    files["README.md"] = _card(title, config, metrics).encode()
+    files["LICENSE"] = _licence().encode()
+    return files
+
+
+def save_file(path: Path, content: bytes | Path) -> None:
+    """Write a file, or copy one, and flush it to the disk."""
+    if isinstance(content, Path):
+        shutil.copyfile(content, path)
+    else:
+        path.write_bytes(content)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_bundle(weights: Weights, out: Path) -> None:
+    """Write the bundle as a folder that is there whole or not at all; ConfigError if there is one already."""
+    refuse_existing(out)
+    temporary = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in bundle_files(weights, title=out.name).items():
+            save_file(temporary / name, content)
+        os.replace(temporary, out)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(out, f"cannot be written ({error.strerror})", "make room, then try again") from error
+    sync_directory(out.parent)
+
+
+def refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(out, "is there already", "choose another --out, or remove it")
+
+
+def _about(weights: Weights) -> dict[str, Any]:
+    with safe_open(weights.path, "pt") as file:
+        about: dict[str, str] = file.metadata()
+    config = json.loads(about["config"]) if "config" in about else None
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "streamgan": streamgan.__version__,
+        "step": weights.step,
+        "model": json.loads(about["model"]),
+        "shards_digest": about.get("shards_digest"),
+        "training": config,
+    }
+
+
+def _metrics(folder: Path) -> dict[str, float]:
+    """The validation figures of the checkpoint or bundle in `folder`, if it is one."""
+    for name, read in (("metrics.json", dict), ("meta.json", lambda meta: meta.get("validation") or {})):
+        if (folder / name).is_file():
+            try:
+                return read(json.loads((folder / name).read_bytes()))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise CheckpointError(folder / name, f"damaged ({error!r})", "delete it") from error
+    return {}
+
+
+def _card(title: str, config: dict[str, Any], metrics: dict[str, float]) -> str:
+    rows = [f"| `{name}` | {value:.4g} |" for name, value in sorted(metrics.items()) if value is not None]
+    table = "| validation | |\n|---|---|\n" + "\n".join(rows) + "\n" if rows else "Not validated.\n"
+    model = config["model"]
+    return _CARD.format(
+        title=title, generator=model["generator"], head=model["head"], size=model["size"],
+        step=config["step"], version=config["streamgan"], metrics=table,
+    )  # fmt: skip
+
+
+def _licence() -> str:
+    """The text of streamgan's licence, from the source tree or the installed package."""
+    source = Path(streamgan.__file__).parents[1] / "LICENSE"
+    if source.is_file():
+        return source.read_text()
+    text = metadata.distribution("streamgan").read_text("licenses/LICENSE")
+    assert text, "the wheel comes with its licence"
+    return text

@@ -1,0 +1,168 @@
+"""Exported models: the same bits in a bundle, the same numbers in ONNX and torch.export at any size."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from test_colorize import save_generator
+from test_models import SMALL, disturb
+
+import streamgan
+from streamgan.cli.export import export
+from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
+from streamgan.inference.export import export_program
+from streamgan.inference.weights import find_weights, load_weights
+from streamgan.models import GENERATORS
+
+SHAPES = ((1, 1, 64, 64), (3, 1, 97, 131), (1, 1, 33, 47))
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(export, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_generator(tmp_path_factory.mktemp("model") / "w.safetensors")
+
+
+def small(name: str, path):
+    """Weights of a generator of the zoo, none of whose layers gives zero."""
+    options = {"out_channels": 2, "size": 64, **SMALL[name]}
+    spec = {"generator": name, "head": "lab", "size": 64, "options": options}
+    weights = disturb(GENERATORS[name](**options)).state_dict()
+    save_file({key: value.contiguous() for key, value in weights.items()}, path, {"model": json.dumps(spec)})
+    return path
+
+
+def test_a_bundle_is_the_run_to_the_bit_and_starts_another(whole_run, shard_set, tmp_path):
+    from training import tiny_config
+
+    from streamgan.train.loop import train
+
+    out = tmp_path / "bundle"
+    result = run(whole_run, "--to", "bundle", "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    best = find_weights(whole_run).parent
+    for name, origin in [("model", "ema"), ("generator", "generator"), ("discriminator", "discriminator")]:
+        assert (out / f"{name}.safetensors").read_bytes() == (best / f"{origin}.safetensors").read_bytes()
+    meta = json.loads((best / "meta.json").read_text())
+    assert json.loads((out / "metrics.json").read_text()) == meta["validation"]
+    config = json.loads((out / "config.json").read_text())
+    assert (config["step"], config["training"]) == (meta["step"], meta["config"])
+    card = (out / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    assert f"{meta['validation']['val/psnr']:.4g}" in card
+    assert "Apache License" in (out / "LICENSE").read_text()
+
+    again = tmp_path / "again"
+    assert run(out, "--to", "bundle", "--out", again).exit_code == 0
+    for name in ("model.safetensors", "generator.safetensors", "discriminator.safetensors", "metrics.json"):
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+    settings = ("run.steps=1", "optim.lr_g=1e-12", "optim.lr_d=1e-12", f"run.init_from={out}")
+    train(tiny_config(shard_set, tmp_path / "tuned", *settings))
+    tuned = find_weights(tmp_path / "tuned", "last").parent
+    for name in ("generator", "discriminator"):
+        before = load_file(out / f"{name}.safetensors")
+        after = load_file(tuned / f"{name}.safetensors")
+        kept = [key for key in before if not key.endswith(("._u", "._v"))]  # estimates of spectral norm
+        assert kept
+        for key in kept:
+            torch.testing.assert_close(before[key], after[key], atol=1e-9, rtol=1e-5)
+
+
+def test_the_methods_of_huggingface_hub_take_a_bundle(photo, model, tmp_path):
+    colorizer = streamgan.Colorizer.load(model, device="cpu")
+    colorizer.save_pretrained(tmp_path / "saved")
+    loaded = streamgan.Colorizer.from_pretrained(tmp_path / "saved", device="cpu")
+    gray = photo(0).convert("L")
+    assert loaded(gray).tobytes() == colorizer(gray).tobytes()
+    assert (tmp_path / "saved" / "model.safetensors").read_bytes() == model.read_bytes()
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["format"] == "streamgan-bundle"
+    assert "Colours gray photos" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_onnx_gives_what_the_network_gives_at_sizes_it_never_saw(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "model.onnx"
+    result = run(model, "--to", "onnx", "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert len(report["differences"]) == 3
+    assert report["max_difference"] <= 1e-3
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert (about["head"], about["size"]) == ("lab", "64")
+    generator = load_weights(model).generator
+    for shape in SHAPES:
+        image = torch.rand(shape) * 2 - 1
+        (made,) = session.run(None, {"l": image.numpy()})
+        assert made.shape == (shape[0], 2, *shape[2:])
+        assert np.abs(made - generator(image).numpy()).max() < 1e-3
+        assert np.abs(made).max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_of_the_zoo_is_exported_with_any_size(name, tmp_path):
+    path = small(name, tmp_path / "w.safetensors")
+    for kind in ("torch", "onnx"):
+        result = run(path, "--to", kind, "--out", tmp_path / kind, "--json")
+        assert result.exit_code == 0, result.exception
+        assert json.loads(result.stdout)["max_difference"] <= 1e-3
+
+
+def test_a_graph_of_torch_export_comes_back_from_its_file(model, tmp_path):
+    assert run(model, "--to", "torch", "--out", tmp_path / "model.pt2").exit_code == 0
+    graph = torch.export.load(tmp_path / "model.pt2").module()
+    generator = load_weights(model).generator
+    for shape in SHAPES:
+        image = torch.rand(shape) * 2 - 1
+        torch.testing.assert_close(graph(image), generator(image))
+
+
+def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
+    def other(weights):
+        program = export_program(weights)
+        name = next(iter(program.state_dict))
+        program.state_dict[name] = torch.nn.Parameter(program.state_dict[name] + 1)
+        return program
+
+    monkeypatch.setattr("streamgan.inference.export.export_program", other)
+    result = run(model, "--to", "torch", "--out", tmp_path / "model.pt2")
+    assert isinstance(result.exception, CheckFailed)
+    assert "differs from the network by" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_overwritten(model, tmp_path):
+    assert run(model, "--to", "safetensors", "--out", tmp_path / "w.safetensors").exit_code == 0
+    assert (tmp_path / "w.safetensors").read_bytes() == model.read_bytes()
+    for kind in ("bundle", "safetensors", "onnx", "torch"):
+        result = run(model, "--to", kind, "--out", tmp_path / "w.safetensors")
+        assert isinstance(result.exception, ConfigError)
+        assert "is there already" in str(result.exception)
+
+
+def test_a_missing_extra_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    result = run(model, "--to", "onnx", "--out", tmp_path / "model.onnx")
+    assert isinstance(result.exception, ConfigError)
+    assert "pip install 'streamgan[onnx]'" in str(result.exception)
+
+
+def test_a_model_that_is_nowhere_is_one_line(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    def offline(*_: object, **__: object):
+        raise OfflineModeIsEnabled("the Hub is switched off")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(CheckpointError, match="not to be had from the Hub") as caught:
+        find_weights("org/no-such-model")
+    assert "\n" not in str(caught.value)
