@@ -8,6 +8,7 @@ import click
 from streamgan import __version__
 
 from .bench import bench
+from .board import board
 from .colorize import colorize
 from .demo import demo
 from .evaluate import evaluate
@@ -16,6 +17,7 @@ from .inspect import inspect
 from .models import models
 from .output import run_command
 from .runs import runs
+from .serve import serve
 from .shard import shard
 from .train import train
 from .verify import verify
@@ -34,7 +36,10 @@ def streamgan() -> None:
     """
 
 
-for _command in (shard, index, verify, inspect, train, runs, evaluate, colorize, models, bench, demo):
+COMMANDS = (
+    shard, index, verify, inspect, train, runs, board, evaluate, colorize, serve, models, bench, demo,
+)  # fmt: skip
+for _command in COMMANDS:
     streamgan.add_command(_command)
 
 
