@@ -8,6 +8,7 @@ import click
 from streamgan import __version__
 
 from .bench import bench
+from .board import board
 from .colorize import colorize
 from .compare import compare
 from .demo import demo
@@ -18,6 +19,7 @@ from .inspect import inspect
 from .models import models
 from .output import run_command
 from .runs import runs
+from .serve import serve
 from .shard import shard
 from .train import train
 from .verify import verify
@@ -37,7 +39,8 @@ def streamgan() -> None:
 
 
 COMMANDS = (
-    shard, index, verify, inspect, train, runs, evaluate, compare, colorize, export, models, bench, demo,
+    shard, index, verify, inspect, train, runs, board, evaluate, compare, colorize, export, serve, models, bench,
+    demo,
 )  # fmt: skip
 for _command in COMMANDS:
     streamgan.add_command(_command)

@@ -1,0 +1,84 @@
+"""`streamgan serve`: a page to try models on."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from streamgan.core.errors import ConfigError
+
+
+@click.command(short_help="A page in the browser to try models on.")
+@click.option(
+    "--model", "models", required=True, multiple=True, metavar="[NAME=]MODEL",
+    help="Run folder, checkpoint or weights file; several times for models side by side.",
+)  # fmt: skip
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: the whole network."
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
+)
+@click.option("--size", type=click.IntRange(min=16), help="Short side of the chroma.  [as trained]")
+@click.option(
+    "--max-mb",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Largest file that may be uploaded.",
+)
+def serve(models: tuple[str, ...], host: str, port: int, device: str, size: int | None, max_mb: int) -> None:
+    """Serve a page that colours photos, until Ctrl-C.
+
+    It has no password: with another --host than the default, everybody who reaches the port can use it.
+
+    \b
+    streamgan serve --model runs/default
+    streamgan serve --model soft=runs/a --model vivid=runs/b
+    """
+    from streamgan.core.logs import say
+    from streamgan.inference.colorizer import Colorizer
+
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError("serve", "gradio is missing", "pip install 'streamgan[web]'") from error
+
+    colorizers = {}
+    for word in models:
+        name, separator, model = word.partition("=")
+        if not separator or Path(word).exists():
+            name, model = Path(word).resolve().name, word
+        if name in colorizers:
+            raise ConfigError("--model", f"two models are called {name!r}", "write --model NAME=MODEL")
+        colorizers[name] = Colorizer.load(model, device=device, size=size)
+
+    from streamgan.inference.page import build_page, theme
+
+    with tempfile.TemporaryDirectory(prefix="streamgan-serve-") as files:  # no photo outlives the server
+        os.environ["GRADIO_TEMP_DIR"] = files
+        page = build_page(colorizers, Path(files))
+        try:
+            page.launch(
+                server_name=host, server_port=port, max_file_size=max_mb << 20, theme=theme(), quiet=True,
+                share=False, prevent_thread_lock=True, enable_monitoring=False, ssr_mode=False,
+                footer_links=[],
+            )  # fmt: skip
+        except OSError as error:
+            what = f"cannot listen on {host}:{port} ({' '.join(str(error).split())})"
+            raise ConfigError("--port", what, "choose another --port or --host") from error
+        say(f"http://{host}:{port} colours photos with {', '.join(colorizers)}; Ctrl-C ends it")
+        try:
+            while True:  # the server is a thread
+                time.sleep(3600)
+        finally:
+            page.close(verbose=False)

@@ -1,0 +1,173 @@
+"""`streamgan serve` and `streamgan board` as their users meet them: real servers, a real browser."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from test_colorize import lightness, save_generator
+from training import ROOT
+
+from streamgan.cli.board import board
+from streamgan.cli.serve import serve
+from streamgan.core.errors import CheckpointError, ConfigError
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+START_S = 90
+READY = """() => [...document.querySelectorAll("a, button")].some(one =>
+    one.textContent.includes("Download vivid") && !one.disabled && !one.classList.contains("disabled"))"""
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@contextmanager
+def running(*words: object):
+    """The address that a `streamgan` server announces; Ctrl-C ends it, with exit code 130."""
+    port = free_port()
+    command = [sys.executable, "-m", "streamgan.cli", *map(str, words), "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if found := re.match(r"(http://\S+)", line):
+            break
+    else:
+        raise AssertionError(f"no address was announced: {''.join(said)}")
+    try:
+        yield found[1].rstrip("/")
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+
+
+def open_ports(port: int) -> set[str]:
+    """Local addresses that listen on a port, from /proc/net."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            address, _, number = local.partition(":")
+            if state == "0A" and int(number, 16) == port:
+                found.add(address)
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [
+        save_generator(folder / name / "ema.safetensors", chroma=chroma)
+        for name, chroma in (("soft", 0.1), ("vivid", -0.2))
+    ]
+
+
+def test_a_missing_extra_is_named(models, monkeypatch):
+    monkeypatch.delitem(sys.modules, "streamgan.inference.page", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ConfigError, match=r"gradio is missing.*streamgan\[web\]"):
+        CliRunner().invoke(serve, ["--model", str(models[0])], catch_exceptions=False, standalone_mode=False)
+
+
+@pytest.mark.slow
+def test_the_page_colours_compares_and_refuses_in_a_real_browser(models, photo, tmp_path):
+    pytest.importorskip("gradio", reason="pip install 'streamgan[web]'")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    muted = Image.blend(photo(3, (320, 240)), Image.new("RGB", (320, 240), (128, 128, 128)), 0.6)
+    muted.save(tmp_path / "old photo.jpg", quality=95)
+    (tmp_path / "letter.jpg").write_text("Dear photo")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)).save(
+        tmp_path / "big.png"
+    )
+    outside = []
+    words = [word for path in models for word in ("--model", f"{path.parent.name}={path}")]
+    with running("serve", *words, "--max-mb", 1) as address, playwright.sync_playwright() as start:
+        assert open_ports(int(address.rpartition(":")[2])) == {"0100007F"}  # 127.0.0.1 and nothing else
+        browser = start.chromium.launch(executable_path=CHROMIUM, args=BROWSER)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.on("request", lambda request: outside.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("text=Saturation", timeout=60_000)
+        page.set_input_files("input[type=file]", tmp_path / "old photo.jpg")
+        page.wait_for_function(READY, timeout=60_000)
+
+        def download(name: str) -> Image.Image:
+            with page.expect_download() as coming:
+                page.click(f"text=Download {name} (PNG)")
+            path = tmp_path / f"{name}-{time.monotonic_ns()}.png"
+            coming.value.save_as(path)
+            return Image.open(path).convert("RGB")
+
+        soft, vivid = download("soft"), download("vivid")
+        assert soft.size == vivid.size == (320, 240)
+        assert np.asarray(soft).tobytes() != np.asarray(vivid).tobytes()
+        with Image.open(tmp_path / "old photo.jpg") as given:
+            assert np.abs(lightness(vivid) - lightness(given)).mean() < 1
+        page.screenshot(path=tmp_path / "coloured.png")
+        page.get_by_label("number input").fill("0")
+        page.get_by_label("number input").press("Tab")
+        page.wait_for_timeout(3000)
+        gray = np.asarray(download("vivid"), np.int16)
+        assert np.abs(gray[..., 0] - gray[..., 2]).max() <= 1
+
+        page.click("[aria-label='Clear']")
+        page.set_input_files("input[type=file]", tmp_path / "letter.jpg")
+        page.wait_for_selector("text=not a photo that can be read", timeout=60_000)
+        page.reload()
+        page.wait_for_selector("text=Saturation", timeout=60_000)
+        page.set_input_files("input[type=file]", tmp_path / "big.png")
+        page.wait_for_selector("text=/exceeds|too large|maximum/i", timeout=60_000)
+        browser.close()
+    assert outside
+    assert all(url.startswith((address, "data:", "blob:")) for url in outside), outside
+
+
+def test_a_taken_port_is_one_line(models, monkeypatch):
+    pytest.importorskip("gradio", reason="pip install 'streamgan[web]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = ["--model", str(models[0]), "--port", str(taken.getsockname()[1])]
+        with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1"):
+            CliRunner().invoke(serve, words, catch_exceptions=False, standalone_mode=False)
+
+
+@pytest.mark.slow
+def test_the_board_shows_several_runs_by_name(whole_run, tmp_path):
+    again = shutil.copytree(whole_run, tmp_path / "again")
+    with running("board", whole_run, again) as address:
+        deadline, found = time.monotonic() + START_S, []
+        while not found and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"{address}/data/runs") as answer:
+                found = json.load(answer)
+            time.sleep(0.5)
+        assert {name.split("/")[0] for name in found} == {whole_run.name, "again"}
+        assert open_ports(int(address.rpartition(":")[2])) == {"0100007F"}
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no run with TensorBoard files here"):
+        CliRunner().invoke(board, [str(tmp_path)], catch_exceptions=False, standalone_mode=False)
