@@ -1,7 +1,7 @@
 """Weights that others have trained: from a local file, or downloaded through torchvision's weights API.
 
-Nothing is unpickled but tensors, from the cache of downloads neither. A file is a state dict with the names of torchvision, as .safetensors or as
-torch.save writes it.
+Nothing is unpickled but tensors, from the cache of downloads neither. A file is a state dict with the names
+of torchvision, as .safetensors or as torch.save writes it.
 """
 
 import re
@@ -76,8 +76,8 @@ def cache_place(url: str) -> Path:
 def cached_weights(url: str) -> Path:
     """`cache_place(url)`, downloaded if it is not there and checked against the hash in its name.
 
-    OSError, whose text begins with "cannot be downloaded", if it is not to be had; it gives up when the server
-    is silent for 10 s.
+    OSError, whose text begins with "cannot be downloaded", if it is not to be had; a server that is silent
+    for 10 s is given up.
     """
     path = cache_place(url)
     if path.is_file():

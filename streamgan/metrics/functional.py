@@ -23,7 +23,8 @@ PROTOCOL = (
     "psnr_pooled: of the mean squared error over all images; SSIM: 11 x 11 Gaussian window, sigma 1.5, "
     "borders reflected, mean over R, G, B, data range [0, 1]; CF: Hasler and Suesstrunk 2003 on 0-255 with "
     "population sigma; dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "
-    "that of truth, all images; ab error: mean |d ab| in Lab units"
+    "that of truth, all images; ab error: mean |d ab| in Lab units; psnr_at_cf50: mean PSNR with the "
+    "predicted ab scaled so that mean CF is half of the truth's, to be compared with gray's psnr"
 )
 
 

@@ -66,8 +66,8 @@ class SaturationSweep(Metric):
         self.cf_truth += colourfulness(truth_B3HW).double().sum()
         self.num_images += len(truth_B3HW)
 
-    def compute(self) -> dict[str, float]:
-        """psnr_at_cf50 (dB), saturation_at_cf50 (the s) and psnr_gray (at s = 0).
+    def compute(self) -> dict[str, Any]:
+        """psnr_at_cf50 (dB), saturation_at_cf50 (the s), psnr_gray (at s = 0), and the curves as `sweep`.
 
         The first two are NaN if even s = 3 has less than half of the truth's colourfulness, or truth is gray.
         """
@@ -76,4 +76,9 @@ class SaturationSweep(Metric):
             raise DataError("metrics", "no image was evaluated", "give the validation set at least one image")
         psnr_S, cf_S = (self.psnr_S / count).tolist(), (self.cf_S / count).tolist()
         at_cf50, saturation = psnr_at_colourfulness(psnr_S, cf_S, float(self.cf_truth) / count / 2)
-        return {"psnr_at_cf50": at_cf50, "saturation_at_cf50": saturation, "psnr_gray": psnr_S[0]}
+        return {
+            "psnr_at_cf50": at_cf50,
+            "saturation_at_cf50": saturation,
+            "psnr_gray": psnr_S[0],
+            "sweep": {"saturation": list(SATURATIONS), "psnr": psnr_S, "cf": cf_S},
+        }

@@ -4,6 +4,7 @@ All ranks evaluate disjoint samples; padding is masked; float32 without autocast
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,16 @@ from streamgan.data.loader import Loader, build_eval_loader
 from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from streamgan.data.samples import Batch, GrayMode
 from streamgan.losses import RECONSTRUCTION
-from streamgan.metrics import PROTOCOL, ColorizationMetrics, constant_ab, gray_passthrough, median_ab
+from streamgan.metrics import (
+    PROTOCOL,
+    ColorizationMetrics,
+    SaturationSweep,
+    constant_ab,
+    gray_passthrough,
+    median_ab,
+)
 
-Scores = dict[str, float]
-
+from .perceptual import PerceptualNetworks, Way, score_perceptual
 
 MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline
 
@@ -37,17 +44,25 @@ def score_generator(
     *,
     accelerator: Accelerator,
     reconstruction: Callable[[Tensor, Tensor], Tensor],
+    with_sweep: bool = False,
     show_progress: bool = False,
-) -> Scores:
-    """Metrics of a generator in eval mode over a loader's images, with its reconstruction error as `loss`."""
+) -> dict[str, Any]:
+    """Metrics of a generator in eval mode over a loader's images, with its reconstruction error as `loss`.
+
+    `with_sweep`: also the saturation sweep, for which the colours are decoded 13 times.
+    """
     generator.eval()
     metrics = ColorizationMetrics().to(accelerator.device)
+    sweep = SaturationSweep().to(accelerator.device) if with_sweep else None
     losses = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum over images, images
     bar = progress(total=len(loader), unit="batch", label="model", hidden=not show_progress)
     for batch in loader:
         given, target, truth, valid = _on_device(batch, head, accelerator.device)
         output = generator(given)
-        metrics.update(head.decode(given, output), truth, valid)
+        pred = head.decode(given, output)
+        metrics.update(pred, truth, valid)
+        if sweep is not None:
+            sweep.update(*((given, output) if head is HEADS["lab"] else _as_lab(pred)), truth, valid)
         if valid.any():
             count = valid.sum()
             losses += torch.stack(
@@ -56,24 +71,40 @@ def score_generator(
         bar.update()
     bar.close()
     total, count = accelerator.reduce(losses, "sum").tolist()  # type: ignore[union-attr]
-    return {"loss": total / count, **metrics.compute()}
+    more = {} if sweep is None else sweep.compute()
+    return {"loss": total / count, **metrics.compute(), **more}
 
 
 @torch.inference_mode()
 def score_baselines(
-    loader: Loader, *, accelerator: Accelerator, median_2: Tensor, show_progress: bool = False
-) -> dict[str, Scores]:
-    """`{"gray": ..., "median_ab": ...}`: chroma zero, and the training set's median chroma everywhere."""
+    loader: Loader,
+    *,
+    accelerator: Accelerator,
+    median_2: Tensor,
+    with_sweep: bool = False,
+    show_progress: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """`{"gray": ..., "median_ab": ...}`: chroma zero, and the training set's median chroma everywhere.
+
+    `with_sweep`: the saturation sweep of the median; scaling gray leaves it gray.
+    """
     lab = HEADS["lab"]
     gray, middle = (ColorizationMetrics().to(accelerator.device) for _ in range(2))
+    sweep = SaturationSweep().to(accelerator.device) if with_sweep else None
     bar = progress(total=len(loader), unit="batch", label="baselines", hidden=not show_progress)
     for batch in loader:
         given, _, truth, valid = _on_device(batch, lab, accelerator.device)
+        ab = constant_ab(given, median_2)
         gray.update(lab.decode(given, gray_passthrough(given)), truth, valid)
-        middle.update(lab.decode(given, constant_ab(given, median_2)), truth, valid)
+        middle.update(lab.decode(given, ab), truth, valid)
+        if sweep is not None:
+            sweep.update(given, ab, truth, valid)
         bar.update()
     bar.close()
-    return {"gray": gray.compute(), "median_ab": middle.compute()}
+    scores = {"gray": gray.compute(), "median_ab": middle.compute()}
+    if sweep is not None:
+        scores["median_ab"] |= sweep.compute()
+    return scores
 
 
 def evaluate_weights(
@@ -89,10 +120,12 @@ def evaluate_weights(
     gray: GrayMode | None = None,
     cache: str = DEFAULT_CACHE,
     cache_gb: float = DEFAULT_CACHE_GB,
+    networks: PerceptualNetworks | None = None,
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
     Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address.
+    `networks`: FID, KID and LPIPS as far as they are there; `not_measured` says what is not, and why.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
@@ -102,16 +135,28 @@ def evaluate_weights(
     median_2 = measure_median_ab(
         build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common), accelerator.device
     )
-    model = score_generator(
-        generator.to(accelerator.device),
-        head,
-        loader,
-        accelerator=accelerator,
-        reconstruction=RECONSTRUCTION["l1"],
-        show_progress=True,
-    )
-    baselines = score_baselines(loader, accelerator=accelerator, median_2=median_2, show_progress=True)
+    generator = generator.to(accelerator.device)
+    extra = {"accelerator": accelerator, "show_progress": True}
+    rows = {
+        "model": score_generator(
+            generator, head, loader, reconstruction=RECONSTRUCTION["l1"], with_sweep=True, **extra
+        ),
+        **score_baselines(loader, median_2=median_2, with_sweep=True, **extra),
+    }
     protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
+    not_measured: dict[str, str] = {}
+    if networks is not None:
+        lab = HEADS["lab"]
+        ways: dict[str, Way] = {
+            "model": lambda color, gray: _colored(head, color, gray, generator),
+            "gray": lambda color, gray: _colored(lab, color, gray, gray_passthrough),
+            "median_ab": lambda color, gray: _colored(lab, color, gray, partial(constant_ab, ab_2=median_2)),
+        }
+        measured, not_measured = score_perceptual(ways, loader, size=size, networks=networks, **extra)
+        for name, scores in measured.items():
+            rows[name] |= scores
+        protocol += "".join(f"; {text}" for text in networks.protocols)
+    model = rows.pop("model")
     return {
         "num_images": loader.num_samples,
         "split": split,
@@ -119,7 +164,8 @@ def evaluate_weights(
         "protocol": protocol,
         "shards_digest": loader.digest,
         "model": model,
-        "baselines": baselines,
+        "baselines": rows,
+        "not_measured": not_measured,
     }
 
 
@@ -148,3 +194,17 @@ def _on_device(batch: Batch, head: Head, device: torch.device) -> tuple[Tensor, 
     """(network input, target, true sRGB in [0, 1], mask of real images)."""
     color, gray = _images(batch, device)
     return *head.encode(color, gray), unit_rgb(color), (batch.ids_B >= 0).to(device)
+
+
+def _as_lab(rgb_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """sRGB in [0, 1] -> input and target of the `lab` head."""
+    lab = HEADS["lab"]
+    return lab.to_input(rgb_B3HW), lab.to_target(rgb_B3HW)
+
+
+def _colored(
+    head: Head, color_B3HW: Tensor, gray_B1HW: Tensor | None, predict: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """uint8 colour and its gray twin (None: derive it) -> the prediction as sRGB in [0, 1]."""
+    given, _ = head.encode(color_B3HW, gray_B1HW)
+    return head.decode(given, predict(given))
