@@ -90,6 +90,10 @@ class ModelConfig(_Section):
     pretrained: bool | str = False
     """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
 
+    variant: str | None = None
+    """Another form. koalarization: inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy
+    file of ab bins, such as the authors' 313."""
+
 
 class LossConfig(_Section):
     gan: Literal["bce", "hinge", "lsgan", "wgan"] = "hinge"
