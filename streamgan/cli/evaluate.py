@@ -96,7 +96,7 @@ def score_lines(result: dict[str, Any]) -> list[str]:
     curves = [["saturation", *(f"{s:g}" for s in result["model"]["sweep"]["saturation"])]]
     for name, sweep in sweeps.items():
         for metric in ("psnr", "cf"):
-            curves.append([f"{name} {metric}", *(f"{value:.4g}" for value in sweep[metric])])
+            curves.append([f"{name} {metric}", *(f"{round(value, 5):.4g}" for value in sweep[metric])])
     return [table(head, cells), "", table(curves[0], curves[1:]), "", *dict.fromkeys(missing.values())]
 
 
@@ -104,4 +104,4 @@ def _cell(scores: dict[str, Any], column: str, missing: str | None) -> str:
     value = scores.get(column)
     if value is None and missing is not None:
         return missing.partition(": ")[2].partition("; ")[0]  # WHERE: WHAT; WHAT TO DO
-    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+    return "-" if value is None or math.isnan(value) else f"{round(value, 5):.4g}"

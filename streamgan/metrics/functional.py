@@ -21,8 +21,8 @@ PROTOCOL = (
     "sRGB after the head's decode with the input's luminance, clamped, rounded to uint8, compared in fp32 at "
     f"the same size; PSNR: mean over images, data range [0, 1], at most {PSNR_CAP_DB:.0f} dB an image; "
     "psnr_pooled: of the mean squared error over all images; SSIM: 11 x 11 Gaussian window, sigma 1.5, "
-    "mean over R, G, B and where the window fits, data range [0, 1]; CF: Hasler and Suesstrunk 2003 on 0-255 "
-    "with population sigma; dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "
+    "mean over R, G, B and where the window fits, range [0, 1]; CF: Hasler and Suesstrunk 2003 on 0-255 with "
+    "population sigma; dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "
     "that of truth, all images; ab error: mean |d ab| in Lab units; psnr_at_cf50: mean PSNR with the "
     "predicted ab scaled so that mean CF is half of the truth's, to be compared with gray's psnr"
 )
