@@ -98,7 +98,9 @@ def test_lpips_is_that_of_torchmetrics(net, backbone, tmp_path, monkeypatch):
     theirs = getattr(torchvision.models, backbone)(weights=None)
     torch.save(theirs.state_dict(), tmp_path / "backbone.pth")
     made, real = torch.rand(2, 3, 3, 64, 64)
-    ours = build_lpips(str(tmp_path / "backbone.pth"))(made, real)
+    network = build_lpips(str(tmp_path / "backbone.pth"))
+    assert network.net == net
+    ours = network(made, real)
     monkeypatch.setattr(torchvision.models, backbone, lambda **_: theirs)
     expected = learned_perceptual_image_patch_similarity(
         made, real, net_type=net, normalize=True, reduction="none"

@@ -40,11 +40,11 @@ class InceptionFeatures(nn.Module):
 
 
 class LpipsDistance(nn.Module):
-    """Two photos, sRGB (B, 3, H, W) in [0, 1] -> their distance (B,)."""
+    """Two photos, sRGB (B, 3, H, W) in [0, 1] -> their distance (B,). `net`: "alex" or "vgg"."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, net: str):
         super().__init__()
-        self.network = network
+        self.network, self.net = network, net
 
     def forward(self, made_B3HW: Tensor, real_B3HW: Tensor) -> Tensor:
         return self.network(made_B3HW, real_B3HW, normalize=True).flatten()
@@ -78,7 +78,8 @@ def build_lpips(weights: str | None) -> LpipsDistance:
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     given = _weights(weights, ALEXNET_URL, "lpips")
-    network = _NoTrainLpips(net="vgg" if "features.28.weight" in given else "alex", pnet_rand=True)
+    net = "vgg" if "features.28.weight" in given else "alex"
+    network = _NoTrainLpips(net=net, pnet_rand=True)
     chosen: dict[str, Any] = {
         name: given.get(f"features.{name.split('.', 1)[1]}") for name in network.net.state_dict()
     }  # slice3.6.weight <- features.6.weight
@@ -86,7 +87,7 @@ def build_lpips(weights: str | None) -> LpipsDistance:
         network.net.load_state_dict({name: tensor for name, tensor in chosen.items() if tensor is not None})
     except RuntimeError as error:
         raise _misfit("lpips", weights, "torchvision's alexnet or vgg16") from error
-    return LpipsDistance(network)
+    return LpipsDistance(network, net)
 
 
 def _weights(weights: str | None, url: str, what: str) -> Mapping[str, Tensor]:

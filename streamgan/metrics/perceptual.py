@@ -23,7 +23,7 @@ PROTOCOL = (
     "FID, KID: InceptionV3 of torch-fidelity, 2048 features, uint8 images, its own resize to 299 x 299; "
     f"compare FID at equal N alone; KID (N < {KID_BELOW:,}): unbiased, over all images at once"
 )
-LPIPS_PROTOCOL = "LPIPS 0.1: uint8 images at their size, mean over images"
+LPIPS_PROTOCOL = "LPIPS 0.1 ({net}): uint8 images at their size, mean over images"
 
 
 class _Given(nn.Module):

@@ -15,7 +15,7 @@ from streamgan.core.color import to_uint8, unit_rgb
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import progress
 from streamgan.data.loader import Loader
-from streamgan.metrics.networks import SMALLEST_LPIPS, build_inception, build_lpips
+from streamgan.metrics.networks import SMALLEST_LPIPS, LpipsDistance, build_inception, build_lpips
 from streamgan.metrics.perceptual import KID_BELOW, LPIPS_PROTOCOL, PROTOCOL, PerceptualScores
 
 # uint8 colour (B, 3, H, W) and its gray twin or None -> sRGB in [0, 1]
@@ -27,13 +27,14 @@ class PerceptualNetworks:
     """The networks that are there, and for the others why not: metric -> one line."""
 
     inception: nn.Module | None = None
-    lpips: nn.Module | None = None
+    lpips: LpipsDistance | None = None
     absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def protocols(self) -> list[str]:
-        pairs = ((self.inception, PROTOCOL), (self.lpips, LPIPS_PROTOCOL))
-        return [text for network, text in pairs if network is not None]
+        """What to say about how they measure."""
+        texts = [] if self.inception is None else [PROTOCOL]
+        return texts if self.lpips is None else [*texts, LPIPS_PROTOCOL.format(net=self.lpips.net)]
 
 
 def find_networks(
