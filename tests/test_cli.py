@@ -232,6 +232,50 @@ def test_scores_are_a_table_or_one_object(run, shard_set, model):
     assert told["shards_digest"] == read_manifest(shard_set).digest
     assert told["model"]["psnr"] > 10
     assert set(told["baselines"]) == {"gray", "median_ab"}
+    columns = ["psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50"]
+    assert text.stdout.splitlines()[0].split()[4:] == columns
+    assert told["model"]["sweep"]["saturation"] == [step / 4 for step in range(13)]
+    assert told["model"]["sweep"]["psnr"][0] == pytest.approx(told["baselines"]["gray"]["psnr"], abs=1e-4)
+    assert told["baselines"]["median_ab"]["sweep"]["cf"][4] == pytest.approx(
+        told["baselines"]["median_ab"]["cf"], abs=1e-4
+    )
+    assert told["not_measured"] == {}
+    assert {"saturation", "median_ab"} <= {line.split(" ")[0] for line in text.stdout.splitlines()}
+
+
+def test_fid_stands_beside_that_of_the_baselines_and_what_is_absent_in_its_column(
+    run, shard_set, model, monkeypatch, tmp_path
+):
+    import torch
+    from dist.scores import features
+
+    class Tiny(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, color_B3HW):
+            assert color_B3HW.dtype == torch.uint8
+            return features(color_B3HW)
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("streamgan.train.perceptual.build_inception", lambda _: Tiny())
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    line = ("evaluate", model, "--shards", shard_set, "--workers", 0, "--batch", 5, "--perceptual")
+    told = json.loads(run(*line, "--json").stdout)
+    rows = {"model": told["model"], **told["baselines"]}
+    assert all(row["fid"] > 0 and "kid" in row and "lpips" not in row for row in rows.values())
+    assert rows["gray"]["fid"] != rows["median_ab"]["fid"]
+    assert rows["model"]["fid"] == pytest.approx(rows["gray"]["fid"], rel=1e-3)  # it is not trained
+    assert list(told["not_measured"]) == ["lpips"]
+    assert "resize to 299 x 299" in told["protocol"]
+    head, *lines = run(*line).stdout.splitlines()
+    assert head.split()[-3:] == ["fid", "kid", "lpips"]
+    assert all(line.endswith("no weights") for line in lines[:3])
+    assert sum(line.startswith("lpips: no weights; give --lpips-weights FILE") for line in lines) == 1
+    told = json.loads(run(*line, "--max-images", 1, "--json").stdout)
+    assert told["not_measured"]["fid"] == "fid: needs at least 2 images"
 
 
 def test_a_gray_photo_is_coloured_and_its_place_told(run, places, model):

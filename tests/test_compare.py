@@ -79,8 +79,8 @@ def test_the_table_has_baselines_and_rows_with_all_scores(finished):
         assert (row["steps"], row["images"], row["error"]) == (4, 32, None)
         assert row["parameters"] > 1000
         assert row["minutes"] > 0
-        assert len(row["scores"]["sweep"]) == 13
-        assert row["scores"]["sweep"][0]["psnr"] == pytest.approx(rows["gray"]["scores"]["psnr"], abs=0.02)
+        assert len(row["scores"]["sweep"]["saturation"]) == 13
+        assert row["scores"]["sweep"]["psnr"][0] == pytest.approx(rows["gray"]["scores"]["psnr"], abs=0.02)
     assert rows["gray"]["scores"]["psnr_at_cf50"] is None  # gray has no colour to scale, and JSON no NaN
 
 

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from streamgan.cli.train import describe_settings
 from streamgan.core.config import (
     DataConfig,
     RunConfig,
     TrainConfig,
-    describe_settings,
     dump_yaml,
     load_config,
     setting_names,

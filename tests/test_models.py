@@ -63,7 +63,7 @@ def test_the_published_size_is_reached_at_full_width(name):
 
 @pytest.mark.parametrize("table", [GENERATORS, DISCRIMINATORS], ids=["G", "D"])
 def test_all_builders_of_a_table_take_the_same_keywords(table):
-    generators = {"out_channels", "size", "width", "depth", "norm", "pretrained", "bounded"}
+    generators = {"out_channels", "size", "width", "depth", "norm", "pretrained", "bounded", "variant"}
     wanted = generators if table is GENERATORS else {"in_channels", "width", "depth", "norm"}
     for build in table.values():
         parameters = inspect.signature(build).parameters

@@ -1,6 +1,8 @@
 """Encoders against torchvision's own networks, and weights from files, downloads and neither."""
 
 import pickle
+import shutil
+import socket
 from urllib.error import URLError
 
 import pytest
@@ -11,7 +13,7 @@ from torch import nn
 
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
-from streamgan.core.pretrained import load_pretrained
+from streamgan.core.pretrained import TIMEOUT_S, cache_place, cached_weights, load_pretrained
 from streamgan.models import GENERATORS
 from streamgan.models.gray import GrayToImageNet
 from streamgan.models.resnet import RESNETS, ResNetFeatures
@@ -122,7 +124,7 @@ def test_the_configuration_takes_a_file_or_true(resnet18):
 
 
 def test_checking_the_models_downloads_nothing(monkeypatch):
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("downloads"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloads"))
     build.check_models(
         load_config(None, ["run.steps=1", "model.generator=vgg19_unet", "model.pretrained=true"])
     )
@@ -133,7 +135,7 @@ def test_a_failed_download_is_one_line_that_says_where_the_file_belongs(monkeypa
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     with pytest.raises(ConfigError) as caught:
         GENERATORS["resnet34_unet"](out_channels=2, pretrained=True)
@@ -143,12 +145,40 @@ def test_a_failed_download_is_one_line_that_says_where_the_file_belongs(monkeypa
     assert str(tmp_path / "checkpoints" / "resnet34-") in text
 
 
-def test_a_download_is_used(monkeypatch, resnet18):
-    monkeypatch.setattr(
-        "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: resnet18[0].state_dict()
-    )
-    model = GENERATORS["resnet18_unet"](out_channels=2, pretrained=True)
-    assert torch.equal(model.encoder.conv1.weight, resnet18[0].conv1.weight)
+def test_a_download_is_checked_by_hash_used_and_kept(monkeypatch, resnet18, tmp_path):
+    asked = []
+
+    def download(url, place, hash_prefix, progress):
+        assert socket.getdefaulttimeout() == TIMEOUT_S
+        asked.append((url.rsplit("/", 1)[-1], hash_prefix))
+        shutil.copy(resnet18[1], place)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    for _ in range(2):
+        model = GENERATORS["resnet18_unet"](out_channels=2, pretrained=True)
+        assert torch.equal(model.encoder.conv1.weight, resnet18[0].conv1.weight)
+    assert asked == [("resnet18-f37072fd.pth", "f37072fd")]
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_silent_server_is_given_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr("streamgan.core.pretrained.TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the connection, and says nothing
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/weights-0123abcd.pth"
+        with pytest.raises(OSError, match=r"^cannot be downloaded \(.*timed out"):
+            cached_weights(url)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_cached_download_that_would_run_code_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    place = cache_place(torchvision.models.ResNet18_Weights.DEFAULT.url)
+    place.parent.mkdir()
+    place.write_bytes(pickle.dumps(GENERATORS["unet"], protocol=2))
+    with pytest.raises(ConfigError, match=r"model\.pretrained: .*is no state dict"):
+        GENERATORS["resnet18_unet"](out_channels=2, pretrained=True)
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(resnet18):

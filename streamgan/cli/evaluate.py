@@ -1,8 +1,14 @@
-"""`streamgan evaluate`: PSNR, SSIM and colourfulness of a run, beside the baselines."""
+"""`streamgan evaluate`: PSNR, SSIM, colourfulness and, if asked for, FID of a run, beside the baselines."""
+
+import math
+from typing import Any
 
 import click
 
 from .output import emit, table
+
+COLUMNS = ("psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
+PERCEPTUAL = ("fid", "kid", "lpips")
 
 
 @click.command(short_help="Score a model beside the trivial baselines.")
@@ -36,30 +42,66 @@ from .output import emit, table
     show_default=True,
     help="GB that the cache holds at most.",
 )
+@click.option("--perceptual", is_flag=True, help="Also FID, KID (for fewer than 5,000 images) and LPIPS.")
+@click.option(
+    "--fid-weights",
+    metavar="FILE",
+    help="InceptionV3 of torch-fidelity, for FID and KID.  [default: download]",
+)
+@click.option(
+    "--lpips-weights",
+    metavar="FILE",
+    help="AlexNet or VGG-16 of torchvision, for LPIPS.  [default: download]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def evaluate(
     run: str, shards: str, split: str, checkpoint: str, max_images: int | None, size: int | None, batch: int,
-    workers: int, gray: str, cache: str, cache_gb: float, as_json: bool,
+    workers: int, gray: str, cache: str, cache_gb: float, perceptual: bool, fid_weights: str | None,
+    lpips_weights: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the generator of RUN (a run or checkpoint folder, or a weights file) on a split of a shard set.
 
+    The second table is the saturation sweep: the predicted chroma times 0 to 3. What --perceptual cannot
+    measure without its weights is said in its column.
+
     \b
     streamgan evaluate runs/default --shards shards/photos --split test --json
+    streamgan evaluate runs/default --shards shards/photos --perceptual
     """
     from streamgan.inference.weights import find_weights, load_weights
     from streamgan.train.evaluate import evaluate_weights
+    from streamgan.train.perceptual import find_networks
 
     weights = load_weights(find_weights(run, checkpoint))
+    networks = find_networks(everything=perceptual, fid_weights=fid_weights, lpips_weights=lpips_weights)
     result = evaluate_weights(
         weights.generator, weights.head, shards, split, num_images=max_images, size=size or weights.size,
         batch=batch, workers=workers, gray="twin" if gray == "twin" else None,
-        cache=cache, cache_gb=cache_gb,
+        cache=cache, cache_gb=cache_gb, networks=networks,
     )  # fmt: skip
-    columns = ("psnr", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
-    rows = {"model": result["model"], **result["baselines"]}
-    text = table(
-        [f"{split}, N = {result['num_images']}", *columns],
-        [[name, *(f"{scores[column]:.4g}" for column in columns)] for name, scores in rows.items()],
-    )
-    text += f"\n{result['protocol']}\nweights: {weights.path} (step {weights.step})"
-    emit(text, {"weights": str(weights.path), "step": weights.step, **result}, as_json=as_json)
+    lines = [*score_lines(result), result["protocol"], f"weights: {weights.path} (step {weights.step})"]
+    emit("\n".join(lines), {"weights": str(weights.path), "step": weights.step, **result}, as_json=as_json)
+
+
+def score_lines(result: dict[str, Any]) -> list[str]:
+    """Scores, sweeps and what is missing, for people; "-" is what does not exist for a row."""
+    rows, missing = {"model": result["model"], **result["baselines"]}, result["not_measured"]
+    asked = [name for name in PERCEPTUAL if name in result["model"] or name in missing]
+    head = [f"{result['split']}, N = {result['num_images']}", *COLUMNS, *asked]
+    cells = [
+        [name, *(_cell(scores, column, missing.get(column)) for column in (*COLUMNS, *asked))]
+        for name, scores in rows.items()
+    ]
+    sweeps = {name: scores["sweep"] for name, scores in rows.items() if "sweep" in scores}
+    curves = [["saturation", *(f"{s:g}" for s in result["model"]["sweep"]["saturation"])]]
+    for name, sweep in sweeps.items():
+        for metric in ("psnr", "cf"):
+            curves.append([f"{name} {metric}", *(f"{round(value, 5):.4g}" for value in sweep[metric])])
+    return [table(head, cells), "", table(curves[0], curves[1:]), "", *dict.fromkeys(missing.values())]
+
+
+def _cell(scores: dict[str, Any], column: str, missing: str | None) -> str:
+    value = scores.get(column)
+    if value is None and missing is not None:
+        return missing.partition(": ")[2].partition("; ")[0]  # WHERE: WHAT; WHAT TO DO
+    return "-" if value is None or math.isnan(value) else f"{round(value, 5):.4g}"

@@ -39,8 +39,8 @@ def streamgan() -> None:
 
 
 COMMANDS = (
-    shard, index, verify, inspect, train, runs, board, evaluate, compare, colorize, export, serve, models, bench,
-    demo,
+    shard, index, verify, inspect, train, runs, board, evaluate, compare, colorize, export, serve,
+    models, bench, demo,
 )  # fmt: skip
 for _command in COMMANDS:
     streamgan.add_command(_command)

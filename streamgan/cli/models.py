@@ -28,12 +28,19 @@ def models(size: int, as_json: bool) -> None:
 
     rows = [summarise("generator", name, size=size) for name in GENERATORS]
     rows += [summarise("discriminator", name, size=size) for name in DISCRIMINATORS]
-    head = [f"{size} x {size}", "parameters", "GMACs", "sees", "paper"]
+    head = [f"{size} x {size}", "parameters", "GMACs", "sees", "paper", "link"]
     lines = []
     for kind in ("generator", "discriminator"):
-        lines.append([f"{kind}s", *[""] * 4])
+        lines.append([f"{kind}s", *[""] * 5])
         lines += [
-            [f"  {r.name}", f"{r.parameters / 1e6:.2f} M", f"{r.gmacs:.1f}", str(r.sees or "all"), r.paper]
+            [
+                f"  {r.name}",
+                f"{r.parameters / 1e6:.2f} M",
+                f"{r.gmacs:.1f}",
+                str(r.sees or "all"),
+                r.paper,
+                r.url,
+            ]
             for r in rows
             if r.kind == kind
         ]

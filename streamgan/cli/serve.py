@@ -49,7 +49,7 @@ def serve(models: tuple[str, ...], host: str, port: int, device: str, size: int 
     from streamgan.inference.colorizer import Colorizer
 
     try:
-        import gradio  # noqa: F401
+        import gradio  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ConfigError("serve", "gradio is missing", "pip install 'streamgan[web]'") from error
 

@@ -1,6 +1,7 @@
 """`streamgan train`, the same code as `accelerate launch launch/train.py`."""
 
 import json
+from typing import Any
 
 import click
 
@@ -29,7 +30,7 @@ def train(
     accelerate launch --config_file launch/accelerate/multi_gpu.yaml launch/train.py \\
         --config launch/recipes/default.yaml data.shards=shards/photos run.dir=runs/photos optim.lr_g=1e-4
     """
-    from streamgan.core.config import describe_settings, dump_yaml, load_config
+    from streamgan.core.config import dump_yaml, load_config
 
     if settings:
         text, rows = describe_settings()
@@ -48,6 +49,21 @@ def train(
 
     result = run_training(resolved, allow_changed=allow_changed)
     emit(f"{result['run']}: step {result['steps']}", result, as_json=as_json)
+
+
+def describe_settings() -> tuple[str, list[dict[str, Any]]]:
+    """Every setting with its default and meaning, as text and as records."""
+    from streamgan.core.config import setting_names
+
+    rows = [
+        {
+            "name": name,
+            "default": None if field.is_required() else field.default,
+            "meaning": field.description,
+        }
+        for name, field in setting_names().items()
+    ]
+    return "\n".join(f"{row['name']} = {row['default']}\n    {row['meaning']}" for row in rows), rows
 
 
 def main() -> None:

@@ -78,9 +78,9 @@ def _sweep(rows: list[dict[str, Any]]) -> str:
     if not curves:
         return ""
     first = next(iter(curves.values()))
-    head = ["s", *(f"{point['saturation']:g}" for point in first)]
+    head = ["s", *(f"{saturation:g}" for saturation in first["saturation"])]
     body = [
-        [name, *(f"{_cell(point['psnr'], '.2f')} ({_cell(point['cf'], '.0f')})" for point in curve)]
+        [name, *(f"{psnr:.2f} ({cf:.0f})" for psnr, cf in zip(curve["psnr"], curve["cf"], strict=True))]
         for name, curve in curves.items()
     ]
     return _table(head, body)

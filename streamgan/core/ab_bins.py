@@ -2,22 +2,25 @@
 
 Zhang, Isola, Efros, ECCV 2016, https://arxiv.org/abs/1603.08511 (sections 2.1 to 2.3). Bins are the cells of
 a grid of 10 Lab units that hold a colour of 8-bit sRGB: 261 of them. The authors count 313 with another test
-of the gamut.
+of the gamut; `read_bins` takes their file.
 
 Shape suffixes: B batch, H height, W width, Q bins, K nearest bins, 2 the channels a and b.
 """
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .color import AB_SCALE, rgb_to_lab, without_autocast
+from .errors import ConfigError
 
 GRID = 10.0  # side of a bin in Lab units
 NUM_NEIGHBOURS = 5  # bins that share a pixel, weighted by a Gaussian
 SIGMA = 5.0  # of that Gaussian, and of the smoothing of the prior, in Lab units
 TEMPERATURE = 0.38  # of the annealed mean
+_LARGEST = 120.0  # |a| and |b| of a bin's centre; sRGB reaches 108
 
 
 @functools.cache
@@ -40,6 +43,30 @@ def _centres() -> tuple[tuple[float, float], ...]:
 def bin_centres() -> Tensor:
     """The centres of the bins in Lab units, float32 (Q, 2), on the default device; (0, 0) is among them."""
     return torch.tensor(_centres())
+
+
+def read_bins(path: str, *, setting: str) -> Tensor:
+    """Bins from a .npy file, float32 (Q, 2) in Lab units, on the default device; ConfigError at `setting`."""
+    try:
+        given = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            setting, f"{path} cannot be read as .npy ({reason})", "give a file of bin centres"
+        ) from error
+    numbers = isinstance(given, np.ndarray) and given.dtype.kind in "iuf"
+    if not (numbers and given.ndim == 2 and given.shape[1] == 2 and len(given) >= NUM_NEIGHBOURS):
+        got = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise ConfigError(
+            setting, f"{path} does not hold pairs of a and b (got {got})", "give (Q, 2) numbers"
+        )
+    if not (np.abs(given) <= _LARGEST).all():  # NaN too
+        raise ConfigError(
+            setting, f"{path} leaves the ab plane of sRGB", f"give Lab units, within +-{_LARGEST:.0f}"
+        )
+    if len(np.unique(given, axis=0)) < len(given):
+        raise ConfigError(setting, f"{path} holds a bin twice", "give every bin once")
+    return torch.tensor(given.tolist(), dtype=torch.float32)
 
 
 def _squared_distance(ab_B2HW: Tensor, centres_Q2: Tensor) -> Tensor:

@@ -92,6 +92,10 @@ class ModelConfig(_Section):
     pretrained: bool | str = False
     """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
 
+    variant: str | None = None
+    """Another form. koalarization: inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy
+    file of ab bins, such as the authors' 313."""
+
 
 class LossConfig(_Section):
     gan: Literal["bce", "hinge", "lsgan", "wgan"] = "hinge"
@@ -266,19 +270,6 @@ def setting_names() -> dict[str, Any]:
         for section, outer in TrainConfig.model_fields.items()
         for key, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
     }
-
-
-def describe_settings() -> tuple[str, list[dict[str, Any]]]:
-    """Every setting with its default and meaning, as text and as records."""
-    rows = [
-        {
-            "name": name,
-            "default": None if field.is_required() else field.default,
-            "meaning": field.description,
-        }
-        for name, field in setting_names().items()
-    ]
-    return "\n".join(f"{row['name']} = {row['default']}\n    {row['meaning']}" for row in rows), rows
 
 
 def dump_yaml(config: TrainConfig) -> str:

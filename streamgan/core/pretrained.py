@@ -1,9 +1,11 @@
 """Weights that others have trained: from a local file, or downloaded through torchvision's weights API.
 
-Nothing is unpickled but tensors. A file is a state dict with the names of torchvision, as .safetensors or as
-torch.save writes it.
+Nothing is unpickled but tensors, from the cache of downloads neither. A file is a state dict with the names
+of torchvision, as .safetensors or as torch.save writes it.
 """
 
+import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from torchvision.models import get_model_weights
 
 from .errors import ConfigError
 
+TIMEOUT_S = 10.0  # of a server that is silent
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as torchvision's weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -37,7 +40,7 @@ def load_pretrained(
     wanted = module.state_dict()
     if any(tensor.is_meta for tensor in wanted.values()):
         return
-    given = _download(name, setting) if source is True else _read(str(source), setting)
+    given = _download(name, setting) if source is True else read_weights(source, setting)
     chosen = {}
     for key, tensor in wanted.items():
         found = given.get(prefix + key)
@@ -55,20 +58,48 @@ def load_pretrained(
 
 
 def _download(name: str, setting: str) -> Mapping[str, Tensor]:
-    weights = get_model_weights(name)["DEFAULT"]
+    url = get_model_weights(name)["DEFAULT"].url
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network (URLError is an OSError), disk full, wrong hash
-        file = weights.url.rsplit("/", 1)[-1]
-        reason = " ".join(str(error).split())
+        path = cached_weights(url)
+    except OSError as error:
         raise ConfigError(
-            setting,
-            f"{weights.url} cannot be downloaded ({reason})",
-            f"put the file at {Path(torch.hub.get_dir()) / 'checkpoints' / file}, or name its path here",
+            setting, f"{url} {error}", f"put the file at {cache_place(url)}, or name its path here"
         ) from error
+    return read_weights(path, setting)
 
 
-def _read(path: str, setting: str) -> Mapping[str, Tensor]:
+def cache_place(url: str) -> Path:
+    """Where torch keeps the weights of `url`."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def cached_weights(url: str) -> Path:
+    """`cache_place(url)`, downloaded if it is not there and checked against the hash in its name.
+
+    OSError, whose text begins with "cannot be downloaded", if it is not to be had; a server that is silent
+    for 10 s is given up.
+    """
+    path = cache_place(url)
+    if path.is_file():
+        return path
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)  # torch's download has no timeout of its own
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), digest and digest[1], progress=False)
+    except (OSError, RuntimeError) as error:  # no network (URLError is an OSError), disk full, wrong hash
+        raise OSError(f"cannot be downloaded ({' '.join(str(error).split())})") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def read_weights(path: Path | str, setting: str) -> Mapping[str, Tensor]:
+    """The state dict in a file, on the CPU; ConfigError at `setting` if it holds anything but tensors."""
+    path = str(path)
+    if not Path(path).is_file():
+        raise ConfigError(setting, f"no such file (got {path})", "give the path of a state dict")
     try:
         if path.endswith(".safetensors"):
             return load_file(path)

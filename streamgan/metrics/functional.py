@@ -21,9 +21,10 @@ PROTOCOL = (
     "sRGB after the head's decode with the input's luminance, clamped, rounded to uint8, compared in fp32 at "
     f"the same size; PSNR: mean over images, data range [0, 1], at most {PSNR_CAP_DB:.0f} dB an image; "
     "psnr_pooled: of the mean squared error over all images; SSIM: 11 x 11 Gaussian window, sigma 1.5, "
-    "borders reflected, mean over R, G, B, data range [0, 1]; CF: Hasler and Suesstrunk 2003 on 0-255 with "
+    "mean over R, G, B and where the window fits, range [0, 1]; CF: Hasler and Suesstrunk 2003 on 0-255 with "
     "population sigma; dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "
-    "that of truth, all images; ab error: mean |d ab| in Lab units"
+    "that of truth, all images; ab error: mean |d ab| in Lab units; psnr_at_cf50: mean PSNR with the "
+    "predicted ab scaled so that mean CF is half of the truth's, to be compared with gray's psnr"
 )
 
 
@@ -78,11 +79,15 @@ def _ssim(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
             f"images are smaller than its window (got {height} x {width})",
             f"use images of at least {SMALLEST_SSIM} pixels a side",
         )
-    value = structural_similarity_index_measure(
-        pred_B3HW.contiguous(), truth_B3HW.contiguous(), data_range=(0.0, 1.0), reduction="none"
+    _, map_B3HW = structural_similarity_index_measure(
+        pred_B3HW.contiguous(),
+        truth_B3HW.contiguous(),
+        data_range=(0.0, 1.0),
+        reduction="none",
+        return_full_image=True,
     )  # contiguous: cuDNN takes channels_last convolutions and may round to TF32, bad for E[x^2] - E[x]^2
-    assert isinstance(value, Tensor)
-    return value.reshape(-1)
+    margin = SMALLEST_SSIM // 2
+    return map_B3HW[..., margin : height - margin, margin : width - margin].mean((1, 2, 3))
 
 
 def _colourfulness(rgb_B3HW: Tensor) -> Tensor:
@@ -106,8 +111,7 @@ def psnr(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
 def ssim(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
     """Structural similarity of each image, (B,): Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861.
 
-    Images need at least 11 pixels a side. The border counts, reflected; scikit-image averages the inner part
-    alone.
+    Images need at least 11 pixels a side. As in scikit-image, only where the window lies inside the image.
     """
     with without_autocast(pred_B3HW):
         return _ssim(*_pair(pred_B3HW, truth_B3HW))

@@ -67,23 +67,19 @@ class SaturationSweep(Metric):
         self.num_images += len(truth_B3HW)
 
     def compute(self) -> dict[str, Any]:
-        """psnr_at_cf50 (dB), saturation_at_cf50 (the s), psnr_gray (at s = 0), and the curve as `sweep`.
+        """psnr_at_cf50 (dB), saturation_at_cf50 (the s), psnr_gray (at s = 0), and the curves as `sweep`.
 
         The first two are NaN if even s = 3 has less than half of the truth's colourfulness, or truth is gray.
-        `sweep` is a list of {"saturation", "psnr", "cf"}.
+        `sweep` has the lists `saturation`, `psnr` and `cf`.
         """
         count = int(self.num_images)
         if count == 0:
             raise DataError("metrics", "no image was evaluated", "give the validation set at least one image")
         psnr_S, cf_S = (self.psnr_S / count).tolist(), (self.cf_S / count).tolist()
         at_cf50, saturation = psnr_at_colourfulness(psnr_S, cf_S, float(self.cf_truth) / count / 2)
-        curve = [
-            dict(zip(("saturation", "psnr", "cf"), point, strict=True))
-            for point in zip(SATURATIONS, psnr_S, cf_S, strict=True)
-        ]
         return {
             "psnr_at_cf50": at_cf50,
             "saturation_at_cf50": saturation,
             "psnr_gray": psnr_S[0],
-            "sweep": curve,
+            "sweep": {"saturation": list(SATURATIONS), "psnr": psnr_S, "cf": cf_S},
         }

@@ -34,7 +34,7 @@ from streamgan.core.pretrained import load_pretrained
 from .decoder import ShuffleUp, UpBlock
 from .gray import GrayToImageNet
 from .layers import Norm, zero_init
-from .options import at_least
+from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
 from .query_decoder import QueryDecoder
 
@@ -112,12 +112,14 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> DDColor:
     """DDColor: `width` (96) channels of the first stage, `depth` (9) layers of queries, `norm` ("group").
 
     The norm is the pixel decoder's; ConvNeXt and the queries have LayerNorm. Below width 96 the encoder has
     5 blocks instead of 18. `size` changes nothing.
     """
+    refuse("ddcolor", variant=variant)
     if pretrained is not False and width not in (None, 96):
         raise ConfigError(
             "model.width", f"pretrained weights are for width 96 (got {width})", "leave model.width out"

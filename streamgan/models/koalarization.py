@@ -19,17 +19,20 @@ Shape suffixes: B batch, C the head's channels, E the embedding, H height, W wid
 | conv without ReLU, nearest x2 (and a sigmoid when bounded) | C, H, W |
 
 The published embedder is a frozen Inception-ResNet-v2, its 1001 class scores before the softmax. Ours is a
-ResNet-18 with 1000, trained jointly. Published: a tanh at the end, and no norm; ours is linear and starts at
-zero, the embedder has BatchNorm.
+ResNet-18 with 1000, trained jointly; `variant="inception_resnet_v2"` is the published one, with timm's 1000
+(inception_resnet.py). Published: a tanh at the end, and no norm; ours is linear and starts at zero, the
+embedder has BatchNorm.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_pretrained
 
 from .gray import GrayToImageNet
+from .inception_resnet import NAME, InceptionResNetScores
 from .layers import Norm, normalization, zero_init
 from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
@@ -50,6 +53,7 @@ class Embedder(ResNetFeatures):
 
     def __init__(self, *, width: int, norm: Norm, num_classes: int):
         super().__init__("resnet18", width=width, norm=norm)
+        self.num_classes = num_classes
         self.fc = nn.Linear(self.widths[-1], num_classes)
 
     def scores(self, image_B3HW: Tensor) -> Tensor:
@@ -59,13 +63,20 @@ class Embedder(ResNetFeatures):
 class Koalarization(nn.Module):
     """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
 
-    def __init__(self, out_channels: int, *, width: int, norm: Norm, embedder_norm: Norm, bounded: bool):
+    def __init__(
+        self,
+        out_channels: int,
+        *,
+        width: int,
+        norm: Norm,
+        embedder: Embedder | InceptionResNetScores,
+        bounded: bool,
+    ):
         super().__init__()
         half, w2, w4, w8 = max(1, width // 2), 2 * width, 4 * width, 8 * width
-        num_classes = max(1, _NUM_CLASSES * width // 64)
         self.bounded = bounded
         self.gray = GrayToImageNet()
-        self.embedder = Embedder(width=width, norm=embedder_norm, num_classes=num_classes)
+        self.embedder = embedder
         self.encoder = nn.Sequential(
             _conv(1, width, norm, stride=2),
             _conv(width, w2, norm),
@@ -76,7 +87,7 @@ class Koalarization(nn.Module):
             _conv(w8, w8, norm),
             _conv(w8, w4, norm),
         )
-        self.fusion = _conv(w4 + num_classes, w4, norm, kernel=1)
+        self.fusion = _conv(w4 + embedder.num_classes, w4, norm, kernel=1)
         self.decoder = nn.Sequential(
             _conv(w4, w2, norm),
             nn.Upsample(scale_factor=2),
@@ -90,7 +101,10 @@ class Koalarization(nn.Module):
     def forward(self, input_B1HW: Tensor) -> Tensor:
         padded = reflect_to_multiple(input_B1HW, 32)
         code = self.encoder(padded)
-        scores_BE = self.embedder.scores(self.gray(padded))
+        if isinstance(self.embedder, Embedder):
+            scores_BE = self.embedder.scores(self.gray(padded))
+        else:
+            scores_BE = self.embedder(input_B1HW)
         tiled = scores_BE[:, :, None, None].expand(-1, -1, *code.shape[-2:])
         x = self.last(self.decoder(self.fusion(torch.cat((code, tiled), 1))))
         x = crop_like(F.interpolate(x, scale_factor=2), input_B1HW)
@@ -106,18 +120,27 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> Koalarization:
     """Deep Koalarization: `width` (64) channels at half size, `norm` ("none", in the embedder "batch").
 
-    `pretrained` is about the embedder. `size` changes nothing.
+    `variant` is the embedder: None for ResNet-18, or "inception_resnet_v2", which has its own width and norm.
+    `pretrained` is about it. `size` changes nothing.
     """
     refuse("koalarization", depth=depth)
-    model = Koalarization(
+    width = at_least(1, 64 if width is None else width, "width")
+    if variant is None:
+        num_classes = max(1, _NUM_CLASSES * width // 64)
+        embedder = Embedder(width=width, norm=encoder_norm(norm, pretrained), num_classes=num_classes)
+        load_pretrained(embedder, "resnet18", pretrained, setting="model.pretrained")
+    elif variant == NAME:
+        embedder = InceptionResNetScores(pretrained=pretrained)
+    else:
+        raise ConfigError("model.variant", f"no embedder of this name (got {variant!r})", f"choose {NAME}")
+    return Koalarization(
         out_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
+        width=width,
         norm="none" if norm is None else norm,
-        embedder_norm=encoder_norm(norm, pretrained),
+        embedder=embedder,
         bounded=bounded,
     )
-    load_pretrained(model.embedder, "resnet18", pretrained, setting="model.pretrained")
-    return model

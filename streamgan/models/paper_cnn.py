@@ -119,13 +119,14 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> PaperGenerator:
     """The paper's generator: `width` (64) channels at half size, `depth` (8) blocks, `norm` ("batch").
 
     `bounded` is the published form: a sigmoid after an ordinarily initialised last layer. `size` changes
     nothing.
     """
-    refuse("paper_cnn", pretrained=pretrained)
+    refuse("paper_cnn", pretrained=pretrained, variant=variant)
     return PaperGenerator(
         out_channels,
         width=at_least(1, 64 if width is None else width, "width"),

@@ -83,12 +83,13 @@ def _build(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> ResNetUNet:
     """A ResNet U-Net: `width` (64) channels at half size, `norm` (batch in the encoder, group after it).
 
     The name fixes the depth; `size` changes nothing.
     """
-    refuse(f"{name}_unet", depth=depth)
+    refuse(f"{name}_unet", depth=depth, variant=variant)
     model = ResNetUNet(
         name,
         out_channels,

@@ -101,13 +101,14 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> UNet:
     """The U-Net: `width` (64) channels at half size, `depth` (8 at size 256, 6 at 64), `norm` ("instance").
 
     Instance norm is what the published BatchNorm is at its batch of 1, and does not depend on how a batch is
     split.
     """
-    refuse("unet", pretrained=pretrained)
+    refuse("unet", pretrained=pretrained, variant=variant)
     return UNet(
         out_channels,
         width=at_least(1, 64 if width is None else width, "width"),

@@ -118,12 +118,13 @@ def _build(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> VggUNet:
     """A VGG U-Net: `width` (64) channels in the first block, `norm` (batch in the encoder, group after it).
 
     The name fixes the depth; `size` changes nothing.
     """
-    refuse(f"{name}_unet", depth=depth)
+    refuse(f"{name}_unet", depth=depth, variant=variant)
     model = VggUNet(
         name,
         out_channels,

@@ -19,16 +19,18 @@ Shape suffixes: B batch, H height, W width, h w a quarter of the padded image, Q
 | conv1x1: logits | 1 | 261, H/4, W/4 |
 | annealed mean (T = 0.38), bilinear x4 | | 2, H, W |
 
-The published norm is BatchNorm, once a block, after its last ReLU; the published bins are 313.
+The published norm is BatchNorm, once a block, after its last ReLU; the published bins are 313, and a file of
+them is taken as `variant`.
 """
 
+from collections.abc import Mapping
 from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamgan.core.ab_bins import annealed_mean, bin_centres
+from streamgan.core.ab_bins import annealed_mean, bin_centres, read_bins
 from streamgan.core.errors import ConfigError
 
 from .layers import Norm, normalization, zero_init
@@ -63,7 +65,7 @@ class ZhangClassifier(nn.Module):
     centres_Q2: Tensor
     class_weights: Tensor
 
-    def __init__(self, *, width: int, norm: Norm):
+    def __init__(self, *, width: int, norm: Norm, centres_Q2: Tensor):
         super().__init__()
         w1, w2, w4, w8 = (width * factor for factor in (1, 2, 4, 8))
         self.blocks = nn.Sequential(
@@ -77,7 +79,6 @@ class ZhangClassifier(nn.Module):
         )
         self.up = nn.ConvTranspose2d(w8, w4, 4, stride=2, padding=1)
         self.refine = nn.ModuleList(nn.Conv2d(w4, w4, 3, padding=1) for _ in range(2))
-        centres_Q2 = bin_centres()
         self.logits = zero_init(nn.Conv2d(w4, len(centres_Q2), 1))
         with torch.no_grad():
             assert self.logits.bias is not None
@@ -85,6 +86,7 @@ class ZhangClassifier(nn.Module):
             self.logits.bias.copy_(torch.log(guess_Q + _START_FLOOR))
         self.register_buffer("centres_Q2", centres_Q2)
         self.register_buffer("class_weights", torch.ones(len(centres_Q2)))
+        self.register_load_state_dict_pre_hook(_take_over_bins)
 
     def set_class_weights(self, weights_Q: Tensor) -> None:
         """Take over the weights of the classes, (Q,)."""
@@ -106,6 +108,18 @@ class ZhangClassifier(nn.Module):
         return (ab_B2HW, logits_BQhw) if with_logits else ab_B2HW
 
 
+def _take_over_bins(module: nn.Module, given: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Before weights are loaded: as many bins as they have. The bins are part of the weights."""
+    assert isinstance(module, ZhangClassifier)
+    centres_Q2 = given.get(f"{prefix}centres_Q2")
+    if centres_Q2 is None or centres_Q2.shape == module.centres_Q2.shape:
+        return
+    conv, count = module.logits, len(centres_Q2)
+    module.logits = nn.Conv2d(conv.in_channels, count, 1).to(conv.weight.device)
+    module.centres_Q2 = centres_Q2.new_empty(count, 2, device=conv.weight.device)
+    module.class_weights = module.centres_Q2.new_empty(count)
+
+
 def build_generator(
     *,
     out_channels: int,
@@ -115,14 +129,18 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    variant: str | None = None,
 ) -> ZhangClassifier:
     """The classifier: `width` (64) channels in the first block, `norm` ("batch"); for the lab head alone.
 
-    `size` changes nothing.
+    `variant` is a .npy file of bins in Lab units, (Q, 2), instead of our own: the authors' `pts_in_hull.npy`.
+    They are kept with the weights. `size` changes nothing.
     """
     refuse("zhang", depth=depth, pretrained=pretrained)
     if bounded or out_channels != 2:
         raise ConfigError("model.head", "zhang predicts classes of Lab ab", "choose model.head=lab")
     return ZhangClassifier(
-        width=at_least(1, 64 if width is None else width, "width"), norm="batch" if norm is None else norm
+        width=at_least(1, 64 if width is None else width, "width"),
+        norm="batch" if norm is None else norm,
+        centres_Q2=bin_centres() if variant is None else read_bins(variant, setting="model.variant"),
     )

@@ -87,7 +87,7 @@ def check_models(config: TrainConfig) -> None:
 def _build_generator(config: TrainConfig) -> nn.Module:
     model, options = config.model, generator_spec(config)["options"]
     build = choose(GENERATORS, model.generator, "model.generator")
-    generator = build(**options, pretrained=model.pretrained)
+    generator = build(**{**options, "variant": model.variant}, pretrained=model.pretrained)
     by_class = isinstance(generator, ZhangClassifier)
     if by_class and model.head != generator.only_head:
         what = f"{model.generator} predicts classes of Lab ab (got {model.head!r})"
@@ -114,6 +114,8 @@ def generator_spec(config: TrainConfig) -> dict[str, Any]:
         "norm": model.norm,
         "bounded": HEADS[model.head].bounded,
     }
+    if model.variant and not model.variant.endswith(".npy"):  # bins are among the weights
+        options["variant"] = model.variant
     return {"generator": model.generator, "head": model.head, "size": config.data.size, "options": options}
 
 

@@ -4,6 +4,7 @@ All ranks evaluate disjoint samples; padding is masked; float32 without autocast
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ from streamgan.metrics import (
     median_ab,
 )
 
+from .perceptual import PerceptualNetworks, Way, score_perceptual
+
 Scores = dict[str, Any]  # floats, and lists of them as `sweep`
-
-
 MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline
 
 
@@ -63,8 +64,7 @@ def score_generator(
         made = head.decode(given, output)
         metrics.update(made, truth, valid)
         if more is not None:
-            lab = HEADS["lab"]
-            sweep_of = (given, output) if head is lab else (lab.to_input(made), lab.to_target(made))
+            sweep_of = (given, output) if head is HEADS["lab"] else _as_lab(made)
             more.update(*sweep_of, truth, valid, raw=output if head.channels == 3 else made)
         if valid.any():
             count = valid.sum()
@@ -133,36 +133,44 @@ def evaluate_weights(
     cache: str = DEFAULT_CACHE,
     cache_gb: float = DEFAULT_CACHE_GB,
     baselines: dict[str, Scores] | None = None,
+    networks: PerceptualNetworks | None = None,
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
     Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address.
     `baselines` of an earlier call for the same images are not measured again.
+    `networks`: FID, KID and LPIPS as far as they are there; `not_measured` says what is not, and why.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
     common |= {"cache": cache, "cache_gb": cache_gb}
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)
+    median_2 = measure_median_ab(
+        build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common), accelerator.device
+    )
+    generator = generator.to(accelerator.device)
+    extra = {"accelerator": accelerator, "show_progress": True}
     model = score_generator(
-        generator.to(accelerator.device),
-        head,
-        loader,
-        accelerator=accelerator,
-        reconstruction=RECONSTRUCTION["l1"],
-        in_full=True,
-        show_progress=True,
+        generator, head, loader, reconstruction=RECONSTRUCTION["l1"], in_full=True, **extra
     )
     if baselines is None:
-        train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
-        baselines = score_baselines(
-            loader,
-            accelerator=accelerator,
-            median_2=measure_median_ab(train, accelerator.device),
-            in_full=True,
-            show_progress=True,
-        )
+        baselines = score_baselines(loader, median_2=median_2, in_full=True, **extra)
+    rows = {"model": model, **baselines}
     protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
+    not_measured: dict[str, str] = {}
+    if networks is not None:
+        lab = HEADS["lab"]
+        ways: dict[str, Way] = {
+            "model": lambda color, gray: _colored(head, color, gray, generator),
+            "gray": lambda color, gray: _colored(lab, color, gray, gray_passthrough),
+            "median_ab": lambda color, gray: _colored(lab, color, gray, partial(constant_ab, ab_2=median_2)),
+        }
+        measured, not_measured = score_perceptual(ways, loader, size=size, networks=networks, **extra)
+        for name, scores in measured.items():
+            rows[name] |= scores
+        protocol += "".join(f"; {text}" for text in networks.protocols)
+    model = rows.pop("model")
     return {
         "num_images": loader.num_samples,
         "split": split,
@@ -170,7 +178,8 @@ def evaluate_weights(
         "protocol": protocol,
         "shards_digest": loader.digest,
         "model": model,
-        "baselines": baselines,
+        "baselines": rows,
+        "not_measured": not_measured,
     }
 
 
@@ -199,3 +208,17 @@ def _on_device(batch: Batch, head: Head, device: torch.device) -> tuple[Tensor, 
     """(network input, target, true sRGB in [0, 1], mask of real images)."""
     color, gray = _images(batch, device)
     return *head.encode(color, gray), unit_rgb(color), (batch.ids_B >= 0).to(device)
+
+
+def _as_lab(rgb_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """sRGB in [0, 1] -> input and target of the `lab` head."""
+    lab = HEADS["lab"]
+    return lab.to_input(rgb_B3HW), lab.to_target(rgb_B3HW)
+
+
+def _colored(
+    head: Head, color_B3HW: Tensor, gray_B1HW: Tensor | None, predict: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """uint8 colour and its gray twin (None: derive it) -> the prediction as sRGB in [0, 1]."""
+    given, _ = head.encode(color_B3HW, gray_B1HW)
+    return head.decode(given, predict(given))

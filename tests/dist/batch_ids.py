@@ -9,6 +9,7 @@ from streamgan.core.config import load_config
 from streamgan.data import Batch
 from streamgan.train.build import build_train_loader, start_accelerator
 
+
 def sample_hashes(batch: Batch) -> list[list[int | str]]:
     """[id, sha256 of the crop] of each sample."""
     images = (image.permute(1, 2, 0).contiguous().numpy().tobytes() for image in batch.color_B3HW)
