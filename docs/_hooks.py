@@ -65,7 +65,8 @@ def commands_page() -> str:
     lines = ["# Commands", "", COMMANDS]
 
     def add(command: click.Command, name: str, parent: click.Context | None) -> None:
-        context = click.Context(command, parent=parent, info_name=name.split()[-1], max_content_width=90)
+        settings = {**command.context_settings, "max_content_width": 90}
+        context = click.Context(command, parent=parent, info_name=name.split()[-1], **settings)
         lines.extend(["", f"## {name}", "", "```text", command.get_help(context), "```"])
         for word, inner in getattr(command, "commands", {}).items():
             add(inner, f"{name} {word}", context)

@@ -60,11 +60,12 @@ def check(words: list[str]) -> None:
         words = ["streamgan", "train", *words[words.index("launch/train.py") + 1 :]]
     if words[0] != "streamgan" or "..." in words:
         return
-    command, context, rest = streamgan, click.Context(streamgan), words[1:]
+    command, rest = streamgan, words[1:]
+    context = click.Context(streamgan, **streamgan.context_settings)
     while isinstance(command, click.Group):
         _, command, rest = command.resolve_command(context, rest)
         assert command is not None
-    parsed = command.make_context(command.name, list(rest))
+    parsed = command.make_context(command.name, list(rest), parent=context)
     if command.name == "train" and not parsed.params["settings"]:
         path = parsed.params["config"]
         load_config(None if path is None else ROOT / path, parsed.params["overrides"])

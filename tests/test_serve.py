@@ -44,10 +44,10 @@ def running(*words: object):
     """The address that a `streamgan` server announces; Ctrl-C ends it, with exit code 130."""
     port = free_port()
     command = [sys.executable, "-m", "streamgan.cli", *map(str, words), "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stderr is not None
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    assert process.stdout is not None
     said = []
-    for line in process.stderr:
+    for line in process.stdout:
         said.append(line)
         if found := re.match(r"(http://\S+)", line):
             break
@@ -57,7 +57,7 @@ def running(*words: object):
         yield found[1].rstrip("/")
     finally:
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=30)[1]
+        rest = process.communicate(timeout=30)[0]
     assert process.returncode == 130, rest
     assert "Traceback" not in rest
 

@@ -7,6 +7,8 @@ import click
 
 from streamgan.core.errors import CheckpointError, ConfigError
 
+from .output import emit
+
 
 @click.command(short_help="TensorBoard on runs.")
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
@@ -16,15 +18,14 @@ from streamgan.core.errors import CheckpointError, ConfigError
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=6006, show_default=True, help="Port to listen on."
 )
-def board(runs: tuple[Path, ...], host: str, port: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object.")
+def board(runs: tuple[Path, ...], host: str, port: int, as_json: bool) -> None:
     """Show losses, scores and sample grids of RUNS (run folders, or folders of runs; default: runs).
 
     \b
     streamgan board runs/a runs/b
     """
     from tensorboard import program
-
-    from streamgan.core.logs import say
 
     folders = runs or (Path("runs"),)
     for folder in folders:
@@ -49,6 +50,8 @@ def board(runs: tuple[Path, ...], host: str, port: int) -> None:
     except program.TensorBoardServerException as error:
         what = " ".join(str(error).split())
         raise ConfigError("--port", what, "choose another --port or --host") from error
-    say(f"{address} shows {', '.join(map(str, folders))}; Ctrl-C ends it")
+    names = [str(folder) for folder in folders]
+    text = f"{address} shows {', '.join(names)}; Ctrl-C ends it"
+    emit(text, {"address": address, "runs": names}, as_json=as_json)
     while True:  # the server is a thread that ends with this process
         time.sleep(3600)

@@ -9,6 +9,8 @@ import click
 
 from streamgan.core.errors import ConfigError
 
+from .output import emit
+
 
 @click.command(short_help="A page in the browser to try models on.")
 @click.option(
@@ -36,7 +38,10 @@ from streamgan.core.errors import ConfigError
     show_default=True,
     help="Largest file that may be uploaded.",
 )
-def serve(models: tuple[str, ...], host: str, port: int, device: str, size: int | None, max_mb: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object.")
+def serve(
+    models: tuple[str, ...], host: str, port: int, device: str, size: int | None, max_mb: int, as_json: bool
+) -> None:
     """Serve a page that colours photos, until Ctrl-C.
 
     It has no password: with another --host than the default, everybody who reaches the port can use it.
@@ -45,7 +50,6 @@ def serve(models: tuple[str, ...], host: str, port: int, device: str, size: int 
     streamgan serve --model runs/default
     streamgan serve --model soft=runs/a --model vivid=runs/b
     """
-    from streamgan.core.logs import say
     from streamgan.inference.colorizer import Colorizer
 
     try:
@@ -65,7 +69,7 @@ def serve(models: tuple[str, ...], host: str, port: int, device: str, size: int 
     from streamgan.inference.page import build_page, theme
 
     with tempfile.TemporaryDirectory(prefix="streamgan-serve-") as files:  # no photo outlives the server
-        os.environ["GRADIO_TEMP_DIR"] = files
+        os.environ.update(GRADIO_TEMP_DIR=files)
         page = build_page(colorizers, Path(files))
         try:
             page.launch(
@@ -76,7 +80,9 @@ def serve(models: tuple[str, ...], host: str, port: int, device: str, size: int 
         except OSError as error:
             what = f"cannot listen on {host}:{port} ({' '.join(str(error).split())})"
             raise ConfigError("--port", what, "choose another --port or --host") from error
-        say(f"http://{host}:{port} colours photos with {', '.join(colorizers)}; Ctrl-C ends it")
+        address = f"http://{host}:{port}"
+        text = f"{address} colours photos with {', '.join(colorizers)}; Ctrl-C ends it"
+        emit(text, {"address": address, "models": list(colorizers)}, as_json=as_json)
         try:
             while True:  # the server is a thread
                 time.sleep(3600)
