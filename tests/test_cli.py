@@ -75,7 +75,7 @@ CASES = [  # command line, error, what the message holds
     ("shard @empty --out @out", "DataError", "empty: holds no .parquet file"),
     ("shard @fake --out @out", "DataError", "a.parquet: "),
     ("shard @columns --out @out", "ConfigError", "a.parquet: no column image (got text, picture)"),
-    ("shard @columns --image-column pic --out @out", "ConfigError", "no column 'pic' (got text, picture)"),
+    ("shard @columns --columns image=pic --out @out", "ConfigError", "no column 'pic' (got text, picture)"),
     ("shard @columns --out @out --splits train", "ConfigError", ""),
     ("verify @nowhere", "DataError", "nowhere: no such folder"),
     ("verify @empty", "DataError", "manifest.json: no such file"),
@@ -98,6 +98,8 @@ CASES = [  # command line, error, what the message holds
 ]
 USAGE = [
     ("shard", "Missing option '--out'"),
+    ("shard @empty --out @out --columns photo=a", "'photo=a' is not image=NAME, gray=NAME or text=NAME"),
+    ("shard @empty --out @out --columns image=a,image=b", "'image=b' is not image=NAME"),
     ("shard @empty", "Missing option '--out'"),
     ("shard @empty --out @out --workers -1", "--workers"),
     ("verify", "Missing argument 'DIR'"),

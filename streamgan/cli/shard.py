@@ -77,13 +77,12 @@ def _cpus() -> int:
     help="Keep the gray twins, or drop them so that gray is derived from colour.",
 )
 @click.option("--keep-text", is_flag=True, show_default=True, help="Keep the caption in KEY.json.")
-@click.option("--image-column", show_default="image", help="Column of colour images.")
 @click.option(
-    "--gray-column",
-    show_default="conditioning_image or grayscale_image, if any",
-    help="Column of gray twins.",
+    "--columns",
+    metavar="image=NAME,gray=NAME,text=NAME",
+    show_default="image; conditioning_image or grayscale_image, if any; text or caption",
+    help="Columns of colour images, gray twins and captions; give those with other names.",
 )
-@click.option("--text-column", show_default="text or caption", help="Column of captions.")
 @click.option(
     "--max-samples",
     type=click.IntRange(min=1),
@@ -145,7 +144,20 @@ def _cpus() -> int:
     help="Of JPEG, where images are encoded.",
 )
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
-def shard(sources, out, workers, engine, address, shard_size, max_bad, part, only_finish, as_json, **options):
+def shard(
+    sources,
+    out,
+    workers,
+    engine,
+    address,
+    shard_size,
+    max_bad,
+    part,
+    only_finish,
+    columns,
+    as_json,
+    **options,
+):
     """Turn parquet files or folders of images into a set of WebDataset shards.
 
     SOURCE is a parquet file, a folder of them, a folder of images, or a glob, here or on s3://, gs:// or
@@ -172,7 +184,7 @@ def shard(sources, out, workers, engine, address, shard_size, max_bad, part, onl
         return _report(out, finish(out, max_bad=max_bad), as_json)
     shard_bytes = parse_size(shard_size) if shard_size else None
     how = {
-        "options": ShardOptions(**options),
+        "options": ShardOptions(**_named_columns(columns), **options),
         "shard_bytes": shard_bytes,
         "num_workers": workers if workers is not None or engine == "ray" else _cpus(),
         "engine": engine,
@@ -185,6 +197,18 @@ def shard(sources, out, workers, engine, address, shard_size, max_bad, part, onl
         else:
             result = make_set(sources, out, **how)
     return _report_part(out, result, as_json) if part else _report(out, result, as_json)
+
+
+def _named_columns(columns: str | None) -> dict[str, str]:
+    """`image=photo,gray=bw` as fields of ShardOptions."""
+    named: dict[str, str] = {}
+    for part in columns.split(",") if columns else []:
+        role, equals, name = (word.strip() for word in part.partition("="))
+        if role not in ("image", "gray", "text") or not equals or not name or f"{role}_column" in named:
+            message = f"{part!r} is not image=NAME, gray=NAME or text=NAME, each once"
+            raise click.BadParameter(message, param_hint="--columns")
+        named[f"{role}_column"] = name
+    return named
 
 
 def _refuse_nonsense(sources: tuple[str, ...], part: str | None, only_finish: bool) -> None:

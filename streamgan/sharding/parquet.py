@@ -91,20 +91,20 @@ def read_footers(
         path = shown(one.path)
         metadata, size, footer_sha256 = _read_footer(one.path, one.bytes)
         schema = metadata.schema.to_arrow_schema()
-        image = _find_column(path, schema, image_column, IMAGE_NAMES, "--image-column")
+        image = _find_column(path, schema, image_column, IMAGE_NAMES, "image")
         if image is None:
             raise ConfigError(
                 path,
                 f"no column {' or '.join(IMAGE_NAMES)} (got {', '.join(schema.names)})",
-                "name the colour image with --image-column",
+                "name the colour image with --columns image=NAME",
             )
-        gray = _find_column(path, schema, gray_column, GRAY_NAMES, "--gray-column") if keep_gray else None
-        text = _find_column(path, schema, text_column, TEXT_NAMES, "--text-column") if keep_text else None
+        gray = _find_column(path, schema, gray_column, GRAY_NAMES, "gray") if keep_gray else None
+        text = _find_column(path, schema, text_column, TEXT_NAMES, "text") if keep_text else None
         if keep_text and text is None:
             raise ConfigError(
                 path,
                 f"no column {' or '.join(TEXT_NAMES)} (got {', '.join(schema.names)})",
-                "name it with --text-column, or leave out --keep-text",
+                "name it with --columns text=NAME, or leave out --keep-text",
             )
         return ParquetFile(
             names[one.path],
@@ -160,10 +160,11 @@ def _metadata(path: str, size: int, footer_sha256: str) -> pq.FileMetaData:
 
 
 def _find_column(
-    path: str, schema: pa.Schema, wanted: str | None, names: tuple[str, ...], option: str
+    path: str, schema: pa.Schema, wanted: str | None, names: tuple[str, ...], role: str
 ) -> str | None:
     if wanted is not None and wanted not in schema.names:
-        raise ConfigError(path, f"no column {wanted!r} (got {', '.join(schema.names)})", f"change {option}")
+        what = f"no column {wanted!r} (got {', '.join(schema.names)})"
+        raise ConfigError(path, what, f"change --columns {role}={wanted}")
     return wanted or next((name for name in names if name in schema.names), None)
 
 
@@ -188,7 +189,7 @@ def _text_type(path: str, schema: pa.Schema, name: str) -> str:
     kind = schema.field(name).type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if not is_text and not _is_binary(kind):
-        raise ConfigError(path, f"column {name!r} holds {kind}, not text", "change --text-column")
+        raise ConfigError(path, f"column {name!r} holds {kind}, not text", "change --columns text=NAME")
     return name
 
 

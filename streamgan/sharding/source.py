@@ -53,8 +53,8 @@ def read_source(
             keep_gray=keep_gray,
             keep_text=keep_text,
         )
-    named = {"--image-column": image_column, "--gray-column": gray_column, "--text-column": text_column}
-    if useless := [option for option, value in named.items() if value] + ["--keep-text"] * keep_text:
+    named = any((image_column, gray_column, text_column))
+    if useless := ["--columns"] * named + ["--keep-text"] * keep_text:
         raise ConfigError(useless[0], "a folder of images has no columns", f"leave out {useless[0]}")
     return images.read_images(list(photos.values()), by_folder=split_folders)
 
