@@ -25,7 +25,7 @@ GRACE_S = 5.0  # for what has been told to end and is ending
 # Threads and processes that a library keeps for the life of the interpreter.
 LASTING_THREADS = {"TMonitor"}  # tqdm's
 # fsspec's loop and its helpers; those of a test's own server, which last as long as a client's connection
-LASTING_NAMES = ("fsspecIO", "asyncio_", "(process_request_thread)")
+LASTING_NAMES = ("fsspecIO", "asyncio_", "gcsfs-deferred-close", "(process_request_thread)")
 LASTING_PROCESSES = {"multiprocessing.resource_tracker"}  # of the `spawn` start method
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -1,5 +1,6 @@
 """Photos of every kind that people have: formats, modes, depths, profiles, EXIF; and broken ones."""
 
+import functools
 import io
 import struct
 import warnings
@@ -19,6 +20,7 @@ from streamgan.inference.deep import write_png16
 ORIENTATION, MAKE, EXIF_IFD, EXPOSURE = 0x0112, 0x010F, 0x8769, 0x829A
 
 
+@functools.cache  # a profile holds the second of its making
 def swapped_profile() -> bytes:
     """sRGB with red and blue exchanged: whoever overlooks it sees other colours."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())

@@ -24,8 +24,9 @@ def color_space(profile: bytes) -> str | None:
 
 @functools.cache
 def srgb() -> bytes:
-    """The profile of sRGB."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    """The profile of sRGB, without the time of its making: equal photos are to be equal files."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made[:24] + bytes(12) + made[36:]  # bytes 24 to 35 of a profile's header are its date
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
