@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## Create .venv with streamgan and everything for development
 
-test: install  ## Unit suite with two-process runs, under 90 s on two cores
+test: install  ## Unit suite with two-process runs, about two minutes on two cores
 	$(BIN)/pytest -n 2 -m 'not slow and not gpu'
 
 test-all: install  ## Every test, the slow ones too (GPU tests where there is a GPU)
