@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from streamgan.core.config import TrainConfig, load_config
+from streamgan.core.config import TrainConfig, load_config, read_yaml
 from streamgan.core.errors import ConfigError
 from streamgan.data.mixture import open_reader
 from streamgan.train.build import check_models
@@ -137,13 +136,7 @@ def _resolve(config: CompareConfig, row: RowSettings, folder: Path) -> Row:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(path, "no such file", "give --config launch/recipes/compare.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(path, f"not readable as YAML ({reason})", "correct the file") from error
+    tree = read_yaml(path, example="launch/recipes/compare.yaml")
     if not isinstance(tree, dict):
         raise ConfigError(path, f"holds a {type(tree).__name__}, not settings", "compare launch/recipes")
     return tree

@@ -223,17 +223,22 @@ class TrainConfig(_Section):
     run: RunConfig
 
 
+def read_yaml(path: str | Path, *, example: str) -> Any:
+    """What a YAML file holds; ConfigError if it cannot be read. `example`: what --config is for."""
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ConfigError(path, "no such file", f"give --config {example}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(path, f"not readable as YAML ({reason})", "correct the file") from error
+
+
 def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> TrainConfig:
     """A YAML file (None: defaults) with `section.key=value` overrides on top; ConfigError if it is wrong."""
     tree: dict[str, Any] = {}
     if path is not None:
-        try:
-            tree = yaml.safe_load(Path(path).read_text()) or {}
-        except FileNotFoundError:
-            raise ConfigError(path, "no such file", "give --config a recipe from launch/recipes") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(path, f"not readable as YAML ({reason})", "correct the file") from error
+        tree = read_yaml(path, example="a recipe from launch/recipes") or {}
         if not isinstance(tree, dict):
             raise ConfigError(path, f"holds a {type(tree).__name__}, not sections", "compare launch/recipes")
     for override in overrides:

@@ -68,7 +68,6 @@ class _Files:
         return shown(self.address(shard))
 
     def _read_range(self, shard: int, size: int, offset: int) -> bytes:
-        self.num_missed += 1
         try:
             return read_range(self.address(shard), offset, offset + size, beat=self.beat)
         except DataError as error:
@@ -158,6 +157,7 @@ class CachedFiles(_Files):
     def read(self, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptor(shard)
         if descriptor is None:
+            self.num_missed += 1
             return self._read_range(shard, size, offset)
         return os.pread(descriptor, size, offset)
 

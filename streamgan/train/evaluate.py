@@ -4,6 +4,7 @@ All ranks evaluate disjoint samples; padding is masked; float32 without autocast
 """
 
 from collections.abc import Callable
+from functools import cache as cache_once
 from functools import partial
 from typing import Any
 
@@ -146,16 +147,19 @@ def evaluate_weights(
     common |= {"cache": cache, "cache_gb": cache_gb}
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)
-    median_2 = measure_median_ab(
-        build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common), accelerator.device
-    )
+
+    @cache_once
+    def median_2() -> Tensor:
+        train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
+        return measure_median_ab(train, accelerator.device)
+
     generator = generator.to(accelerator.device)
     extra = {"accelerator": accelerator, "show_progress": True}
     model = score_generator(
         generator, head, loader, reconstruction=RECONSTRUCTION["l1"], in_full=True, **extra
     )
     if baselines is None:
-        baselines = score_baselines(loader, median_2=median_2, in_full=True, **extra)
+        baselines = score_baselines(loader, median_2=median_2(), in_full=True, **extra)
     rows = {"model": model, **baselines}
     protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
     not_measured: dict[str, str] = {}
@@ -164,7 +168,9 @@ def evaluate_weights(
         ways: dict[str, Way] = {
             "model": lambda color, gray: _colored(head, color, gray, generator),
             "gray": lambda color, gray: _colored(lab, color, gray, gray_passthrough),
-            "median_ab": lambda color, gray: _colored(lab, color, gray, partial(constant_ab, ab_2=median_2)),
+            "median_ab": lambda color, gray: _colored(
+                lab, color, gray, partial(constant_ab, ab_2=median_2())
+            ),
         }
         measured, not_measured = score_perceptual(ways, loader, size=size, networks=networks, **extra)
         for name, scores in measured.items():
