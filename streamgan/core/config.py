@@ -202,7 +202,7 @@ class RunConfig(_Section):
     compile: bool = False
     """torch.compile the generator: slow to start, faster steps on most GPUs."""
     channels_last: bool = True
-    """Keep activations in NHWC order, faster on most hardware."""
+    """Keep weights and activations in NHWC order on a GPU. A CPU picks its own order, mostly faster there."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "RunConfig":

@@ -24,6 +24,7 @@ from streamgan.models.zhang import ZhangClassifier
 
 from .ema import ema_copy
 from .prior import PRIOR_IMAGES, count_classes
+from .process import keep_freed_memory
 from .state import Networks
 from .step import Losses
 
@@ -48,6 +49,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(config.run.threads or max(1, cores // local_world))
+        keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     return accelerator
 
@@ -122,7 +124,8 @@ def generator_spec(config: TrainConfig) -> dict[str, Any]:
 def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks."""
     torch.manual_seed(torch_seed(config.run.seed, _INIT))
-    layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
+    on_gpu = accelerator.device.type != "cpu"  # oneDNN has layouts of its own, and copies weights to and fro
+    layout = torch.channels_last if config.run.channels_last and on_gpu else torch.contiguous_format
     generator = _build_generator(config)
     if config.loss.rec == "cross_entropy":
         assert isinstance(generator, ZhangClassifier)

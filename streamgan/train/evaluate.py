@@ -65,7 +65,7 @@ def score_generator(
         made = head.decode(given, output)
         metrics.update(made, truth, valid)
         if more is not None:
-            sweep_of = (given, output) if head is HEADS["lab"] else _as_lab(made)
+            sweep_of = (given, output) if head is HEADS["lab"] else HEADS["lab"].to_pair(made)
             more.update(*sweep_of, truth, valid, raw=output if head.channels == 3 else made)
         if valid.any():
             count = valid.sum()
@@ -214,12 +214,6 @@ def _on_device(batch: Batch, head: Head, device: torch.device) -> tuple[Tensor, 
     """(network input, target, true sRGB in [0, 1], mask of real images)."""
     color, gray = _images(batch, device)
     return *head.encode(color, gray), unit_rgb(color), (batch.ids_B >= 0).to(device)
-
-
-def _as_lab(rgb_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """sRGB in [0, 1] -> input and target of the `lab` head."""
-    lab = HEADS["lab"]
-    return lab.to_input(rgb_B3HW), lab.to_target(rgb_B3HW)
 
 
 def _colored(

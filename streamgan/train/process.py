@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SAME_S = 1.0
 _held: set[IO[str]] = set()  # open lock files
@@ -50,6 +51,18 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
             yield
         finally:
             _held.discard(file)
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what is freed, for the next step. Without glibc it does nothing.
+
+    Otherwise large tensors go back to the system and are zeroed again page by page, several times a step: 6%
+    of the time of a U-Net step on 2 cores.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)  # what is smaller comes from the heap
 
 
 def _let_go() -> None:
