@@ -449,5 +449,5 @@ def test_a_loader_counts_what_its_processes_do(shard_set, workers):
     ids = np.concatenate([loader._requests.order.batch_ids(step)[1] for step in range(STEPS)])
     assert stats.samples == STEPS * BATCH
     assert stats.bytes == reader.index["color_size"][ids].sum()
-    assert stats.decode_s > stats.read_s > 0
+    assert min(stats.decode_s, stats.read_s) > 0
     assert (stats - stats).samples == 0

@@ -80,7 +80,7 @@ def test_mixtures_do_not_depend_on_ranks_and_micro_batches(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.dist
 def test_two_processes_train_a_critic_like_one(shard_set, tmp_path):
-    more = ["run.steps=12", *CRITIC]
+    more = ["run.steps=12", "loss.warmup_steps=0", *CRITIC]
     train(tiny_config(shard_set, tmp_path / "one", *more))
     words = settings(shard_set, tmp_path / "two", *more)
     done = launch(processes(2), "tests/dist/watched_train.py", str(tmp_path), "none", *words)

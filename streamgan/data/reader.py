@@ -5,13 +5,13 @@ processes (each opens its own files); it keeps at most `MAX_OPEN` shards open.
 """
 
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from isal import isal_zlib
 
 from streamgan.core.errors import DataError
 from streamgan.core.remote import is_remote, pinned, shown
@@ -199,7 +199,7 @@ class ShardReader:
             except OSError as error:
                 what = f"cannot be read ({error.strerror})"
                 raise DataError(self.where(sample_id), what, "check the disk, restore the shard") from error
-            if len(data) == size and zlib.crc32(data) == int(row[f"{kind}_crc32"]):
+            if len(data) == size and isal_zlib.crc32(data) == int(row[f"{kind}_crc32"]):
                 return data
             if not self.files.retry(shard, attempt):
                 break

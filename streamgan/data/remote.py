@@ -13,7 +13,6 @@ import mmap
 import os
 import threading
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 
 from streamgan.core.download import read_range, read_whole, size_of
 from streamgan.core.errors import ConfigError, DataError, StreamganError
@@ -178,7 +178,7 @@ class CachedFiles(_Files):
         for row in rows[self._starts[shard] : self._starts[shard + 1]]:
             for kind in ("color", "gray"):
                 offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
-                if zlib.crc32(os.pread(descriptor, size, offset)) != int(row[f"{kind}_crc32"]):
+                if isal_zlib.crc32(os.pread(descriptor, size, offset)) != int(row[f"{kind}_crc32"]):
                     wrong.append((offset, offset + size))
         return wrong
 

@@ -7,7 +7,6 @@ set those of `SIZES_OF` samples, chosen by a hash, stand for all.
 import io
 import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from PIL import Image, ImageDraw
 
 from streamgan.core.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ def _read(root: Path, place: Place, offset: int, size: int, crc32: int) -> bytes
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
         raise DataError(path, what, "check the disk, restore the shard") from error
-    if len(data) != size or zlib.crc32(data) != crc32:
+    if len(data) != size or isal_zlib.crc32(data) != crc32:
         where = f"{path}, key {place.sample.key}"
         raise DataError(
             where, "is damaged (CRC)", "run `streamgan verify` on the set, then restore the shard"

@@ -5,12 +5,13 @@ A sample is a run of members whose names agree up to the first dot of the file n
 
 import re
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from isal import isal_zlib
 
 from streamgan.core.errors import DataError
 from streamgan.core.files import sha256_file
@@ -119,7 +120,7 @@ def _add(
                 raise BadRow("gray_not_plain" if role == "gray" else "not_plain", ", ".join(good.changes))
             sizes[role] = good.size
             name = f"{role}.{good.extension}"
-            listed.append(Member(name, member.offset_data, len(data), zlib.crc32(data)))
+            listed.append(Member(name, member.offset_data, len(data), isal_zlib.crc32(data)))
         if len(set(sizes.values())) > 1:
             raise BadRow(
                 "gray_size_differs", "{}x{} colour, {}x{} gray".format(*sizes["color"], *sizes["gray"])

@@ -8,12 +8,13 @@ a worker.
 import hashlib
 import secrets
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
+
+from isal import isal_zlib
 
 from streamgan.core.errors import DataError
 from streamgan.core.files import atomic_write, json_bytes
@@ -69,7 +70,7 @@ class _Shard:
         for suffix, data in members.items():
             header = before + tar.header(f"{key}.{suffix}", len(data))
             self._write(header)
-            crc32 = known[1] if data is known[0] else zlib.crc32(data)
+            crc32 = known[1] if data is known[0] else isal_zlib.crc32(data)
             listed.append(Member(suffix, self.size, len(data), crc32))
             self._write(data)
             before = tar.padding(len(data))
@@ -147,7 +148,7 @@ def make_unit(job: Job, unit: Unit, beat: Callable[[int, int, int], None] = _ign
                 changed.update(changes)
                 # the bytes of the source, not those of the member: the split must not depend on --size
                 source = row.color.data or b""
-                known = source, zlib.crc32(source)
+                known = source, isal_zlib.crc32(source)
                 if job.file_splits is not None:
                     split = job.file_splits[file_index]
                 else:
