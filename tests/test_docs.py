@@ -113,7 +113,7 @@ def desk(source_folder, whole_run, tmp_path_factory) -> Path:
     (desk / "launch").symlink_to(ROOT / "launch")
     shutil.copytree(source_folder, desk / "data")
     shutil.copytree(whole_run, desk / "runs" / "photos")
-    for folder, count in (("photos", 100), ("old", 3)):
+    for folder, count in (("photos", 100), ("old", 3), ("archive", 2)):
         (desk / folder).mkdir()
         for seed in range(count):
             make_photo(seed).save(desk / folder / f"{folder}-{seed:03d}.jpg")
@@ -145,7 +145,7 @@ def test_the_blocks_marked_run_work_in_the_order_of_the_pages(desk):
             assert done.returncode == 0, f"{page}:\n{script}\n{done.stdout}\n{done.stderr}"
             ran += 1
     assert ran >= 8
-    assert len(list((desk / "colored").iterdir())) == 100 + 3
+    assert len(list((desk / "colored").iterdir())) == 100 + 3 + 2
 
 
 def test_the_model_of_the_tutorial_trains_and_takes_odd_sizes(shard_set, tmp_path, monkeypatch):
