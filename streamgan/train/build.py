@@ -40,7 +40,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError(
             "launcher",
             f"{world} processes were started but this one trains alone",
-            "see launch/README.md for the command of this machine",
+            "on CPUs set ACCELERATE_USE_CPU=1; launch/README.md has the command of every machine",
         )
     if accelerator.device.type == "cpu":
         if accelerator.mixed_precision == "fp16":  # would train in fp32, silently
