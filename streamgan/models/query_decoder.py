@@ -93,7 +93,7 @@ class QueryDecoder(nn.Module):
             places_ND = sine_positions(height, width, self.model_dim, device=x_BCHW.device)
             values.append(values_BND)
             keys.append(values_BND + places_ND)
-        x_BQD = self.content.expand(len(maps_BCHW[0]), -1, -1)
+        x_BQD = self.content.expand(maps_BCHW[0].shape[0], -1, -1)  # len() would fix the batch of an export
         for index, layer in enumerate(self.layers):
             scale = index % len(keys)
             x_BQD = layer(x_BQD, self.places, keys[scale], values[scale])
