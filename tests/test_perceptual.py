@@ -76,6 +76,7 @@ def test_fid_and_kid_are_those_of_torch_fidelity(sets):
     assert min(ours.values()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_processes_score_like_one(tmp_path):
     done = launch(processes(2), "tests/dist/scores.py", str(tmp_path / "two.json"))
