@@ -6,6 +6,7 @@ import click
 
 from streamgan.core.errors import CheckFailed
 
+from .options import device_option
 from .output import emit
 
 _NAMED_FAILURES = 1000  # in the JSON report
@@ -37,13 +38,7 @@ _NAMED_FAILURES = 1000  # in the JSON report
     show_default=True,
     help="Photos of one shape in a forward pass.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute.",
-)
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def colorize(
     inputs: tuple[str, ...], model: str, out: Path, recursive: bool, skip_existing: bool, saturation: float,

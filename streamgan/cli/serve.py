@@ -9,6 +9,7 @@ import click
 
 from streamgan.core.errors import ConfigError
 
+from .options import device_option
 from .output import emit
 
 
@@ -23,13 +24,7 @@ from .output import emit
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on."
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute.",
-)
+@device_option
 @click.option("--size", type=click.IntRange(min=16), help="Short side of the chroma.  [as trained]")
 @click.option(
     "--max-mb",
