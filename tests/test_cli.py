@@ -36,6 +36,7 @@ def run(capfd, monkeypatch):
 
     def call(*arguments: object, command: click.Command = streamgan) -> Result:
         monkeypatch.setattr(sys, "argv", ["streamgan", *map(str, arguments)])
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # of `python -m pytest`
         with pytest.raises(SystemExit) as caught:
             run_command(command)
         return Result(caught.value.code, *capfd.readouterr())
