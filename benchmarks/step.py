@@ -31,7 +31,8 @@ from step_arms import ARMS, BARE, BATCH, LOG_EVERY, OURS, PLAIN, SAVING, SIZE, S
 
 from streamgan.sharding.run import ShardOptions, shard
 
-SAMPLES, INTERVAL = 240, 100  # more than the steps read: validation at the end of an epoch is not timed
+SAMPLES = 240  # more than the steps read: validation at the end of an epoch is not timed
+INTERVAL = 100  # steps between two checkpoints that the cost of one is set against
 PACKAGES = ("torch", "accelerate")
 
 
@@ -48,8 +49,7 @@ def ratios(speeds: dict[str, list[float]], over: str, under: str) -> list[float]
 
 
 def targets(speeds: dict[str, list[float]]) -> str:
-    # One is written in the timed steps.
-    lost = [
+    lost = [  # by the one checkpoint that is written in the timed steps
         STEPS * BATCH * (1 / saving - 1 / ours)
         for saving, ours in zip(speeds[SAVING], speeds[OURS], strict=True)
     ]
