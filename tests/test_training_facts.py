@@ -22,7 +22,7 @@ from streamgan.models import DISCRIMINATORS
 
 def pair() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
     models = [nn.Linear(2, 1), nn.Linear(2, 1)]
-    return (*models, *(torch.optim.SGD(model.parameters(), lr=1.0) for model in models))  # type: ignore
+    return (*models, *(torch.optim.SGD(model.parameters(), lr=1.0) for model in models))
 
 
 def small_critic() -> nn.Module:

@@ -234,7 +234,7 @@ def _refuse_engine(engine: str, address: str | None, workers: int | None) -> Non
 
 
 def _report_part(out: str, result: Any, as_json: bool) -> None:
-    units = f"{result.units} units"
+    units = f"{result.units} unit{'s' if result.units != 1 else ''}"
     text = f"{out}: part {result.part} is complete ({units}, {result.made} made by this run); "
     text += f"when all parts are: streamgan shard --out {out} --finish"
     summary = {"out": str(out), "part": str(result.part), "units": result.units, "made": result.made}

@@ -33,6 +33,7 @@ class Session:
     stem: str
     folder: Path
     chroma: dict[str, Chroma] = field(default_factory=dict)
+    gray: dict[str, Image.Image] = field(default_factory=dict)  # the left half of each comparison
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -68,7 +69,8 @@ class Page:
         session = Session(photo, Path(path).stem, Path(tempfile.mkdtemp(dir=self._folder)))
         with self._lock:
             for name, colorizer in self._colorizers.items():
-                session.chroma[name] = colorizer.predict([photo])[0]
+                chroma = session.chroma[name] = colorizer.predict([photo])[0]
+                session.gray[name] = _view(photo, colorizer.paint(photo, _without(chroma)))
         return session
 
     def show(self, session: Session | None, saturation: float) -> Iterator[Any]:
@@ -81,11 +83,10 @@ class Page:
             with self._lock:
                 colorizer.saturation = saturation
                 rgb_HW3 = colorizer.paint(session.photo, session.chroma[name])
-                gray_HW3 = colorizer.paint(session.photo, _without(session.chroma[name]))
             path = session.folder / f"{session.stem}-{name}.png"
             with open(path, "wb") as file:
                 save_photo(session.photo, rgb_HW3, file, "PNG")
-            yield _view(session.photo, gray_HW3), _view(session.photo, rgb_HW3)
+            yield session.gray[name], _view(session.photo, rgb_HW3)
             yield gr.DownloadButton(value=str(path), interactive=True)
 
 
