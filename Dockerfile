@@ -7,7 +7,7 @@
 #       launch --config_file /app/launch/accelerate/multi_gpu.yaml /app/launch/train.py \
 #       --config /app/launch/recipes/NAME.yaml data.shards=shards/photos run.dir=runs/photos
 #
-# --shm-size  loader processes hand their batches over in /dev/shm, of which a container has 64 MB by default.
+# --shm-size  NCCL joins the GPUs of a machine through /dev/shm, of which a container has 64 MB by default.
 # --init      forwards `docker stop` to training, which then finishes its step and saves (give it `--stop-timeout 120`).
 # /work       is the working folder and the one place that is written; shards, runs and downloaded weights live there.
 #             A folder of yours must be writable for uid 10001, or add --user "$(id -u):$(id -g)": any uid works.
