@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, gradient_penalty, mix, r1_penalty
-from streamgan.losses.reconstruction import SMOOTH_BETA
+from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, gradient_penalty, log_mse, mix, r1_penalty
+from streamgan.losses.reconstruction import LOG_MSE_FLOOR, SMOOTH_BETA
 from streamgan.models import DISCRIMINATORS
 
 
@@ -67,6 +67,18 @@ def test_reconstruction_losses_are_what_their_formulas_say():
     for name, value in expected.items():
         torch.testing.assert_close(RECONSTRUCTION[name](pred, zero), value)
         assert RECONSTRUCTION[name](pred.bfloat16(), zero).dtype == torch.float32
+
+
+def test_log_mse_is_the_mean_of_logarithms_and_hears_a_nearly_gray_image_as_well_as_a_colourful_one():
+    target = torch.zeros(2, 2, 4, 4)
+    target[0], target[1] = 1.0, 0.1  # left gray: MSE 1 and 0.01
+    pred = torch.zeros_like(target, requires_grad=True)
+    loss = log_mse(pred, target)
+    expected = (math.log(1 + LOG_MSE_FLOOR) + math.log(0.01 + LOG_MSE_FLOOR)) / 2
+    torch.testing.assert_close(loss, torch.tensor(expected))
+    (slope,) = torch.autograd.grad(loss, pred)
+    assert slope[1].norm() > 5 * slope[0].norm()  # the mean square's is a tenth
+    assert log_mse(pred.bfloat16(), target).dtype == torch.float32
 
 
 def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():

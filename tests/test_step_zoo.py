@@ -97,10 +97,10 @@ def meta_step(*words: str, **more) -> dict[str, torch.Tensor]:
     return scalars
 
 
-ALL = {"g_total", "g_rec", "g_adv", "g_perc", "g_cf", "d_total", "d_real", "d_fake", "r1", "gp"}
+ALL = {"g_total", "g_rec", "g_log_mse", "g_adv", "g_perc", "g_cf", "d_total", "d_real", "d_fake", "r1", "gp"}
 EVERY_LOSS = [
     "loss.gan=wgan", "loss.r1_weight=1", "loss.perceptual_weight=1", "loss.perceptual=vgg16",
-    "loss.colourfulness_weight=1",
+    "loss.colourfulness_weight=1", "loss.log_mse_weight=1",
 ]  # fmt: skip
 
 
@@ -157,16 +157,18 @@ def make(*words: str):
 
 
 def test_the_total_of_the_generator_is_the_weighted_sum_of_its_losses():
-    config, networks = make(*options("unet"), "loss.rec_weight=3", "loss.colourfulness_weight=0.5")
+    weights = ["loss.rec_weight=3", "loss.colourfulness_weight=0.5", "loss.log_mse_weight=0.2"]
+    config, networks = make(*options("unet"), *weights)
     torch.nn.init.normal_(networks.plain_generator.last.weight, 0, 0.1)
     chosen = build.build_losses(config)
     small = torch.nn.Conv2d(3, 2, 3).requires_grad_(False)
     distance = lambda made, real: (small(made) - small(real)).abs().mean()  # noqa: E731
     chosen = SimpleNamespace(**{**vars(chosen), "perceptual": distance, "perceptual_weight": 0.25})
     s = real_step(config, networks, chosen)
-    total = 3 * s["loss/g_rec"] + 0.25 * s["loss/g_perc"] + 0.5 * s["loss/g_cf"] + 0.1 * s["loss/g_adv"]
+    shares = {"g_rec": 3, "g_log_mse": 0.2, "g_perc": 0.25, "g_cf": 0.5, "g_adv": 0.1}
+    total = sum(weight * s[f"loss/{tag}"] for tag, weight in shares.items())
     torch.testing.assert_close(s["loss/g_total"], total)
-    assert min(s[f"loss/{tag}"].abs() for tag in ("g_rec", "g_perc", "g_cf", "g_adv")) > 1e-3
+    assert min(s[f"loss/{tag}"].abs() for tag in shares) > 1e-3
 
 
 def test_the_critic_of_wgan_pays_for_its_slope_every_step_with_the_same_mixtures():

@@ -107,6 +107,9 @@ class LossConfig(_Section):
     """Weight of the generator's adversarial loss; 0: no discriminator is trained."""
     rec_weight: NonNegativeFloat = 1.0
     """Weight of the reconstruction loss."""
+    log_mse_weight: NonNegativeFloat = 0.0
+    """Weight of the mean over images of log(MSE + 0.004), in which photos with little colour count as much as
+    others, as in a mean PSNR; 0: off."""
     r1_weight: NonNegativeFloat = 0.0
     """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
     r1_every: PositiveInt = 16

@@ -9,7 +9,7 @@ from streamgan.losses.classes import class_weights, rebalanced_cross_entropy
 from streamgan.losses.colourfulness import colourfulness_loss
 from streamgan.losses.penalties import gradient_penalty, mix, r1_penalty
 from streamgan.losses.perceptual import PerceptualLoss
-from streamgan.losses.reconstruction import RECONSTRUCTION
+from streamgan.losses.reconstruction import RECONSTRUCTION, log_mse
 
 __all__ = [
     "ADVERSARIAL",
@@ -19,6 +19,7 @@ __all__ = [
     "class_weights",
     "colourfulness_loss",
     "gradient_penalty",
+    "log_mse",
     "mix",
     "r1_penalty",
     "rebalanced_cross_entropy",

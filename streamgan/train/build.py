@@ -72,6 +72,7 @@ def build_losses(config: TrainConfig) -> Losses:
         perceptual_weight=loss.perceptual_weight,
         colourfulness_weight=loss.colourfulness_weight,
         rec_weight=loss.rec_weight,
+        log_mse_weight=loss.log_mse_weight,
         r1_weight=loss.r1_weight,
         r1_every=loss.r1_every,
     )

@@ -2,7 +2,8 @@
 
     fake = G(l)
     D: logits = D(cat[real, fake.detach()]), one forward -> loss_d (+ R1 every k-th step) -> clip -> step
-    G: D frozen; loss_g = rec(fake, target) + w * adv(D(fake)) + perceptual, colourfulness -> clip -> step
+    G: D frozen; loss_g = rec(fake, target) + w * adv(D(fake)) + log MSE, perceptual, colourfulness
+       -> clip -> step
 
 In the warm-up G steps alone; with `loss.n_critic` n, D does in all but every n-th step. With accumulation,
 D runs over all micro-batches first and then G, each with gradients summed over the micro-batches and
@@ -33,6 +34,7 @@ from streamgan.losses import (
     AdversarialLoss,
     colourfulness_loss,
     gradient_penalty,
+    log_mse,
     mix,
     r1_penalty,
     rebalanced_cross_entropy,
@@ -58,6 +60,7 @@ class Losses:
     r1_every: int
     gp_weight: float = 0.0
     by_class: bool = False
+    log_mse_weight: float = 0.0
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
     perceptual_weight: float = 0.0
     colourfulness_weight: float = 0.0
@@ -196,6 +199,10 @@ class GanStep:
                     fake = self._generate(micro, index, settings)
                 rec = self._reconstruction(fake, micro.target_BCHW)
                 loss = losses.rec_weight * rec + self._on_photos(fake, micro, share, scalars)
+                if losses.log_mse_weight > 0:
+                    by_image = log_mse(fake.output_BCHW, micro.target_BCHW)
+                    loss = loss + losses.log_mse_weight * by_image
+                    _add(scalars, share, {"loss/g_log_mse": by_image})
                 if judge is not None:
                     _power_iteration(judge, first=index == 0)
                     adversarial = losses.adversarial.g(
