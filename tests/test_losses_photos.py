@@ -111,20 +111,21 @@ def test_colourfulness_loss_has_a_finite_slope_at_gray_and_rewards_colour():
     assert colourfulness_loss(pale) < loss
 
 
-def test_class_weights_follow_the_formulas_of_the_paper():
+@pytest.mark.parametrize("share", [0.5, 0.9, 1])
+def test_class_weights_follow_the_formulas_of_the_paper(share):
     centres = bin_centres()
     counts = torch.zeros(261, dtype=torch.int64)
     middle = centres.tolist().index([0.0, 0.0])
     counts[middle] = 1000
-    weights = class_weights(counts, centres)
+    weights = class_weights(counts, centres, uniform_share=share)
     # Zhang et al., equation 4: 1 / ((1 - lambda) p + lambda / Q), with p smoothed over the plane
     distance = centres.norm(dim=1)
     p = torch.exp(-(distance**2) / 50)
     p = p / p.sum()  # all neighbours of the middle lie in the gamut, so it hands out exactly this
-    expected = 1 / (0.5 * p + 0.5 / 261)
+    expected = 1 / ((1 - share) * p + share / 261)
     expected = expected / (p * expected).sum()
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=0)
-    assert weights.argmin() == middle
+    assert weights[middle] == weights.min()
     assert weights.isfinite().all()
 
 

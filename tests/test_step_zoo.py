@@ -213,6 +213,9 @@ def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
     shard_set, tmp_path, monkeypatch, capsys
 ):
     words = [*options("zhang"), "model.depth=null", "loss.rec=cross_entropy", "loss.gan_weight=0"]
+    even = tmp_path / "even"
+    train(tiny_config(shard_set, even, *words, "run.steps=1", "loss.uniform_share=1"))
+    assert "class weights 1 to 1 from" in capsys.readouterr().err
     run = tmp_path / "run"
     train(tiny_config(shard_set, run, *words, "run.steps=12", "optim.lr_g=0.01"))
     assert read_losses(run)[1]["loss/g_rec"] > 3  # nats; the L1 of chroma is below 1

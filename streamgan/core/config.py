@@ -103,6 +103,8 @@ class LossConfig(_Section):
     rec: Literal["l1", "mse", "smooth_l1", "cross_entropy"] = "l1"
     """Reconstruction loss between predicted and true chroma (or RGB); cross_entropy: class-rebalanced, for
     generators that predict classes of colour."""
+    uniform_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a uniform prior in the class weights of cross_entropy (lambda); 1: equal weights."""
     gan_weight: NonNegativeFloat = 0.01
     """Weight of the generator's adversarial loss; 0: no discriminator is trained."""
     rec_weight: NonNegativeFloat = 1.0

@@ -12,19 +12,18 @@ from torch.nn import functional as F
 
 from streamgan.core.ab_bins import SIGMA, soft_encode
 
-UNIFORM_SHARE = 0.5  # lambda: how much of the prior is replaced by a uniform one
 
-
-def class_weights(counts_Q: Tensor, centres_Q2: Tensor) -> Tensor:
+def class_weights(counts_Q: Tensor, centres_Q2: Tensor, *, uniform_share: float = 0.5) -> Tensor:
     """Weights of the classes from how many pixels each has, float32 (Q,).
 
-    The shares are smoothed by a Gaussian of sigma 5 over the ab plane and mixed with a uniform share, so no
-    weight is infinite, not even that of an empty bin. The mean weight over the smoothed shares is 1.
+    The shares are smoothed by a Gaussian of sigma 5 over the ab plane and mixed with a uniform share (the
+    paper's lambda, in [0, 1]), so no weight is infinite, not even that of an empty bin; at 1 all weights are
+    1. The mean weight over the smoothed shares is 1.
     """
     prior_Q = counts_Q.double() / counts_Q.sum()
     kernel_QQ = torch.exp(-torch.cdist(centres_Q2.double(), centres_Q2.double()).square() / (2 * SIGMA**2))
     smooth_Q = (kernel_QQ / kernel_QQ.sum(0)) @ prior_Q  # every bin hands out all it has
-    weights_Q = 1 / ((1 - UNIFORM_SHARE) * smooth_Q + UNIFORM_SHARE / len(prior_Q))
+    weights_Q = 1 / ((1 - uniform_share) * smooth_Q + uniform_share / len(prior_Q))
     return (weights_Q / (weights_Q @ smooth_Q)).float()
 
 

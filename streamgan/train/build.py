@@ -170,7 +170,7 @@ def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
     )
     images = (batch.color_B3HW[batch.ids_B >= 0] for batch in loader)
     counts = count_classes(images, generator.centres_Q2)
-    weights = class_weights(counts, generator.centres_Q2)
+    weights = class_weights(counts, generator.centres_Q2, uniform_share=config.loss.uniform_share)
     generator.set_class_weights(weights)
     say(
         f"class weights {weights.min():.3g} to {weights.max():.3g} from {loader.num_samples} images; "
