@@ -63,7 +63,8 @@ def test_the_published_size_is_reached_at_full_width(name):
 
 @pytest.mark.parametrize("table", [GENERATORS, DISCRIMINATORS], ids=["G", "D"])
 def test_all_builders_of_a_table_take_the_same_keywords(table):
-    generators = {"out_channels", "size", "width", "depth", "norm", "pretrained", "bounded", "variant"}
+    generators = {"out_channels", "size", "width", "depth", "norm", "pretrained", "bounded"}
+    generators |= {"dropout", "variant"}
     wanted = generators if table is GENERATORS else {"in_channels", "width", "depth", "norm"}
     for build in table.values():
         parameters = inspect.signature(build).parameters
@@ -214,6 +215,19 @@ def test_the_unet_follows_the_image_down_to_one_pixel():
         deep, shallow = (GENERATORS["unet"](out_channels=2, size=size) for size in (256, 32))
     dropouts = [sum(isinstance(m, nn.Dropout) for m in model.modules()) for model in (deep, shallow)]
     assert dropouts == [3, 0]
+
+
+@pytest.mark.parametrize(("depth", "count"), [(2, 1), (4, 3), (8, 3)])
+def test_a_rate_of_dropout_reaches_the_innermost_up_steps_of_any_depth(depth, count):
+    model = GENERATORS["unet"](out_channels=2, width=2, depth=depth, dropout=0.3)
+    dropped = [[m.p for m in up if isinstance(m, nn.Dropout)] for up in model.ups]
+    assert dropped == [[0.3]] * count + [[]] * (depth - 1 - count)
+
+
+@pytest.mark.parametrize("name", sorted(GENERATORS.keys() - {"unet"}))
+def test_dropout_is_refused_where_there_is_none(name):
+    with torch.device("meta"), pytest.raises(ConfigError, match=r"^model\.dropout: "):
+        GENERATORS[name](out_channels=2, dropout=0.3)
 
 
 def test_the_patches_of_patchgan_have_70_pixels():

@@ -151,8 +151,9 @@ def test_clipping_bounds_the_gradient_of_each_network_apart():
     assert seen["d"] == pytest.approx(2e-3, rel=1e-3)
 
 
-def test_dropout_is_a_function_of_the_step():
-    config, accelerator, networks = make("data.size=64", "model.depth=6", "model.width=4")
+@pytest.mark.parametrize("dropped", [["model.depth=6"], ["model.depth=3", "model.dropout=0.3"]])
+def test_dropout_is_a_function_of_the_step(dropped):
+    config, accelerator, networks = make("data.size=64", *dropped, "model.width=4")
     start = copy.deepcopy(networks.generator.state_dict())
     values = []
     for number in (3, 3, 4):

@@ -87,11 +87,12 @@ class ModelConfig(_Section):
     d_width: PositiveInt | None = None
     """Channels of the first discriminator layer; None: as published."""
     norm: Literal["batch", "instance", "group", "none"] | None = None
-    """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks;
-    the dropout of a `unet` of depth 6 or more is not (depth 5 has none)."""
+    """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Rate of dropout in the three innermost up steps of a `unet`; None: as published (0.5; none at
+    depth 5 or less). Its noise, and so the loss curve, depends on the number of ranks."""
     pretrained: bool | str = False
     """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
-
     variant: str | None = None
     """Another form. koalarization: inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy
     file of ab bins, such as the authors' 313."""
@@ -110,8 +111,7 @@ class LossConfig(_Section):
     rec_weight: NonNegativeFloat = 1.0
     """Weight of the reconstruction loss."""
     log_mse_weight: NonNegativeFloat = 0.0
-    """Weight of the mean over images of log(MSE + 0.004), in which photos with little colour count as much as
-    others, as in a mean PSNR; 0: off."""
+    """Weight of the mean over images of log(MSE + 0.001), which hears pale photos as PSNR does; 0: off."""
     r1_weight: NonNegativeFloat = 0.0
     """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
     r1_every: PositiveInt = 16

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-LOG_MSE_FLOOR = 0.004  # 7 units of ab, squared; left gray, half of all photos have more than 0.013
+LOG_MSE_FLOOR = 0.001  # 3.5 units of ab, squared; left gray, half of all photos have more than 0.013
 SMOOTH_BETA = 0.1  # quadratic below: 11 units of ab. At torch's 1, ab_n would hardly leave that part
 
 

@@ -9,6 +9,7 @@ Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] 
     norm = None    "batch", "instance", "group" or "none"; None: the model's own
     pretrained = False   True: start from downloaded encoder weights; a string: from this file
     bounded = False      a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
+    dropout = None       rate of the model's dropout, in [0, 1); None: as published
     variant = None       another form of the model, by the name that its module gives it
 
 Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape

@@ -112,6 +112,7 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> DDColor:
     """DDColor: `width` (96) channels of the first stage, `depth` (9) layers of queries, `norm` ("group").
@@ -119,7 +120,7 @@ def build_generator(
     The norm is the pixel decoder's; ConvNeXt and the queries have LayerNorm. Below width 96 the encoder has
     5 blocks instead of 18. `size` changes nothing.
     """
-    refuse("ddcolor", variant=variant)
+    refuse("ddcolor", dropout=dropout, variant=variant)
     if pretrained is not False and width not in (None, 96):
         raise ConfigError(
             "model.width", f"pretrained weights are for width 96 (got {width})", "leave model.width out"

@@ -120,6 +120,7 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> Koalarization:
     """Deep Koalarization: `width` (64) channels at half size, `norm` ("none", in the embedder "batch").
@@ -127,7 +128,7 @@ def build_generator(
     `variant` is the embedder: None for ResNet-18, or "inception_resnet_v2", which has its own width and norm.
     `pretrained` is about it. `size` changes nothing.
     """
-    refuse("koalarization", depth=depth)
+    refuse("koalarization", depth=depth, dropout=dropout)
     width = at_least(1, 64 if width is None else width, "width")
     if variant is None:
         num_classes = max(1, _NUM_CLASSES * width // 64)

@@ -119,6 +119,7 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> PaperGenerator:
     """The paper's generator: `width` (64) channels at half size, `depth` (8) blocks, `norm` ("batch").
@@ -126,7 +127,7 @@ def build_generator(
     `bounded` is the published form: a sigmoid after an ordinarily initialised last layer. `size` changes
     nothing.
     """
-    refuse("paper_cnn", pretrained=pretrained, variant=variant)
+    refuse("paper_cnn", pretrained=pretrained, dropout=dropout, variant=variant)
     return PaperGenerator(
         out_channels,
         width=at_least(1, 64 if width is None else width, "width"),

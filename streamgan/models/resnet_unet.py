@@ -83,13 +83,14 @@ def _build(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> ResNetUNet:
     """A ResNet U-Net: `width` (64) channels at half size, `norm` (batch in the encoder, group after it).
 
     The name fixes the depth; `size` changes nothing.
     """
-    refuse(f"{name}_unet", depth=depth, variant=variant)
+    refuse(f"{name}_unet", depth=depth, dropout=dropout, variant=variant)
     model = ResNetUNet(
         name,
         out_channels,

@@ -19,8 +19,9 @@ depth 8, width 64; every conv is 4x4 with stride 2:
 
 LeakyReLU 0.2 going down, ReLU going up; each up step is joined with the down step of its size. Depth d ends
 at 1 / 2^d of the image; a shallower net drops the innermost 512 -> 512 levels first, and its dropout with
-them: none is left at depth 5 and below. Published: BatchNorm (with a batch of 1, thus instance norm) and a
-tanh; ours is linear and starts at zero.
+them: none is left at depth 5 and below. The option `dropout` puts another rate at the three innermost up
+steps of any depth, a brake on learning few photos by heart. Published: BatchNorm (with a batch of 1, thus
+instance norm) and a tanh; ours is linear and starts at zero.
 """
 
 import torch
@@ -52,9 +53,17 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, out_channels: int, *, width: int, depth: int, norm: Norm, bounded: bool, dropout: float = 0.5
+        self,
+        out_channels: int,
+        *,
+        width: int,
+        depth: int,
+        norm: Norm,
+        bounded: bool,
+        dropout: float | None = None,
     ):
         super().__init__()
+        outermost_dropped = max(5, depth - 3) if dropout is None else depth - 3
         widths = [width * min(2**level, 8) for level in range(depth)]
         bias = norm in ("none", "group")  # batch and instance norm subtract it again
         self.multiple = 2**depth
@@ -72,8 +81,8 @@ class UNet(nn.Module):
                 nn.ConvTranspose2d(num_in, widths[level - 1], 4, stride=2, padding=1, bias=bias),
                 normalization(norm, widths[level - 1]),
             ]
-            if level >= max(5, depth - 3):
-                up.append(nn.Dropout(dropout))
+            if level >= outermost_dropped:
+                up.append(nn.Dropout(0.5 if dropout is None else dropout))
             self.ups.append(nn.Sequential(*up))
         self.last = nn.ConvTranspose2d(2 * widths[0], out_channels, 4, stride=2, padding=1)
         if norm != "none":  # without a norm the small start would fade from layer to layer
@@ -101,12 +110,13 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> UNet:
     """The U-Net: `width` (64) channels at half size, `depth` (8 at size 256, 6 at 64), `norm` ("instance").
 
     Instance norm is what the published BatchNorm is at its batch of 1, and does not depend on how a batch is
-    split.
+    split. `dropout`: None, as published, or the rate of the three innermost up steps, in [0, 1).
     """
     refuse("unet", pretrained=pretrained, variant=variant)
     return UNet(
@@ -115,4 +125,5 @@ def build_generator(
         depth=at_least(2, default_depth(size) if depth is None else depth, "depth"),
         norm="instance" if norm is None else norm,
         bounded=bounded,
+        dropout=dropout,
     )

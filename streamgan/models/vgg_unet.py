@@ -118,13 +118,14 @@ def _build(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> VggUNet:
     """A VGG U-Net: `width` (64) channels in the first block, `norm` (batch in the encoder, group after it).
 
     The name fixes the depth; `size` changes nothing.
     """
-    refuse(f"{name}_unet", depth=depth, variant=variant)
+    refuse(f"{name}_unet", depth=depth, dropout=dropout, variant=variant)
     model = VggUNet(
         name,
         out_channels,

@@ -129,6 +129,7 @@ def build_generator(
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
+    dropout: float | None = None,
     variant: str | None = None,
 ) -> ZhangClassifier:
     """The classifier: `width` (64) channels in the first block, `norm` ("batch"); for the lab head alone.
@@ -136,7 +137,7 @@ def build_generator(
     `variant` is a .npy file of bins in Lab units, (Q, 2), instead of our own: the authors' `pts_in_hull.npy`.
     They are kept with the weights. `size` changes nothing.
     """
-    refuse("zhang", depth=depth, pretrained=pretrained)
+    refuse("zhang", depth=depth, pretrained=pretrained, dropout=dropout)
     if bounded or out_channels != 2:
         raise ConfigError("model.head", "zhang predicts classes of Lab ab", "choose model.head=lab")
     return ZhangClassifier(
