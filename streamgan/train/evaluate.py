@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
 from streamgan.data.loader import Loader, build_eval_loader
+from streamgan.data.mixture import split_size
 from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from streamgan.data.samples import Batch, GrayMode
 from streamgan.losses import RECONSTRUCTION
@@ -99,25 +100,32 @@ def score_baselines(
     loader: Loader,
     *,
     accelerator: Accelerator,
-    median_2: Tensor,
+    median_2: Tensor | None,
     in_full: bool = False,
     show_progress: bool = False,
 ) -> dict[str, Scores]:
-    """`{"gray": ..., "median_ab": ...}`: chroma zero, and the training set's median chroma everywhere."""
-    lab, names = HEADS["lab"], ("gray", "median_ab")
-    metrics = {name: ColorizationMetrics().to(accelerator.device) for name in names}
-    more = {name: _InFull(accelerator.device) for name in names if in_full}
+    """`{"gray": ..., "median_ab": ...}`: chroma zero, and the training set's median chroma everywhere.
+
+    Without a median, gray alone.
+    """
+    lab = HEADS["lab"]
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"gray": gray_passthrough}
+    if median_2 is not None:
+        ways["median_ab"] = partial(constant_ab, ab_2=median_2)
+    metrics = {name: ColorizationMetrics().to(accelerator.device) for name in ways}
+    more = {name: _InFull(accelerator.device) for name in ways if in_full}
     bar = progress(total=len(loader), unit="batch", label="baselines", hidden=not show_progress)
     for batch in loader:
         given, _, truth, valid = _on_device(batch, lab, accelerator.device)
-        for name, ab in zip(names, (gray_passthrough(given), constant_ab(given, median_2)), strict=True):
+        for name, way in ways.items():
+            ab = way(given)
             made = lab.decode(given, ab)
             metrics[name].update(made, truth, valid)
             if in_full:
                 more[name].update(given, ab, truth, valid, raw=made)
         bar.update()
     bar.close()
-    return {name: {**metrics[name].compute(), **(more[name].compute() if in_full else {})} for name in names}
+    return {name: {**metrics[name].compute(), **(more[name].compute() if in_full else {})} for name in ways}
 
 
 def evaluate_weights(
@@ -140,7 +148,8 @@ def evaluate_weights(
 
     Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address.
     `baselines` of an earlier call for the same images are not measured again.
-    `networks`: FID, KID and LPIPS as far as they are there; `not_measured` says what is not, and why.
+    `networks`: FID, KID and LPIPS as far as they are there. `not_measured` says what is not, and why: one of
+    them, or median_ab of a set without a training split.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
@@ -148,8 +157,14 @@ def evaluate_weights(
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)
 
+    not_measured: dict[str, str] = {}
+    if not split_size(shards, "train"):
+        not_measured["median_ab"] = f"{shards}: no split 'train' to take median_ab from; its row is left out"
+
     @cache_once
-    def median_2() -> Tensor:
+    def median_2() -> Tensor | None:
+        if "median_ab" in not_measured:
+            return None
         train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
         return measure_median_ab(train, accelerator.device)
 
@@ -162,17 +177,17 @@ def evaluate_weights(
         baselines = score_baselines(loader, median_2=median_2(), in_full=True, **extra)
     rows = {"model": model, **baselines}
     protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
-    not_measured: dict[str, str] = {}
     if networks is not None:
         lab = HEADS["lab"]
         ways: dict[str, Way] = {
             "model": lambda color, gray: _colored(head, color, gray, generator),
             "gray": lambda color, gray: _colored(lab, color, gray, gray_passthrough),
-            "median_ab": lambda color, gray: _colored(
-                lab, color, gray, partial(constant_ab, ab_2=median_2())
-            ),
         }
-        measured, not_measured = score_perceptual(ways, loader, size=size, networks=networks, **extra)
+        if (median := median_2()) is not None:
+            flat = partial(constant_ab, ab_2=median)
+            ways["median_ab"] = lambda color, gray: _colored(lab, color, gray, flat)
+        measured, absent = score_perceptual(ways, loader, size=size, networks=networks, **extra)
+        not_measured |= absent
         for name, scores in measured.items():
             rows[name] |= scores
         protocol += "".join(f"; {text}" for text in networks.protocols)
