@@ -249,13 +249,12 @@ def test_scores_are_a_table_or_one_object(run, shard_set, model):
 def test_a_set_without_a_training_split_is_scored_beside_gray_and_says_what_is_missing(
     run, source_folder, model, tmp_path
 ):
-    assert (
-        run("shard", source_folder, "--out", tmp_path / "set", "--workers", 0, "--splits", "test=1").code == 0
-    )
-    line = ("evaluate", model, "--shards", tmp_path / "set", "--workers", 0)
+    out = tmp_path / "set"
+    assert run("shard", source_folder, "--out", out, "--workers", 0, "--splits", "test=1").code == 0
+    line = ("evaluate", model, "--shards", out, "--workers", 0)
     text, told = run(*line), json.loads(run(*line, "--json").stdout)
     assert (text.code, told["ok"], list(told["baselines"])) == (0, True, ["gray"])
-    said = f"{tmp_path / 'set'}: no split 'train' to take median_ab from; its row is left out"
+    said = f"{out}: no split 'train' to take median_ab from; its row is left out"
     assert told["not_measured"] == {"median_ab": said}
     assert text.stdout.splitlines().count(said) == 1
     assert not any(row.startswith("median_ab") for row in text.stdout.splitlines())

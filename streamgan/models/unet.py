@@ -63,7 +63,9 @@ class UNet(nn.Module):
         dropout: float | None = None,
     ):
         super().__init__()
-        outermost_dropped = max(5, depth - 3) if dropout is None else depth - 3
+        outermost_dropped = depth - 3
+        if dropout is None:  # as published
+            dropout, outermost_dropped = 0.5, max(5, outermost_dropped)
         widths = [width * min(2**level, 8) for level in range(depth)]
         bias = norm in ("none", "group")  # batch and instance norm subtract it again
         self.multiple = 2**depth
@@ -82,7 +84,7 @@ class UNet(nn.Module):
                 normalization(norm, widths[level - 1]),
             ]
             if level >= outermost_dropped:
-                up.append(nn.Dropout(0.5 if dropout is None else dropout))
+                up.append(nn.Dropout(dropout))
             self.ups.append(nn.Sequential(*up))
         self.last = nn.ConvTranspose2d(2 * widths[0], out_channels, 4, stride=2, padding=1)
         if norm != "none":  # without a norm the small start would fade from layer to layer

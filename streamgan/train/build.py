@@ -116,9 +116,8 @@ def generator_spec(config: TrainConfig) -> dict[str, Any]:
         "depth": model.depth,
         "norm": model.norm,
         "bounded": HEADS[model.head].bounded,
+        "dropout": model.dropout,
     }
-    if model.dropout is not None:
-        options["dropout"] = model.dropout
     if model.variant and not model.variant.endswith(".npy"):  # bins are among the weights
         options["variant"] = model.variant
     return {"generator": model.generator, "head": model.head, "size": config.data.size, "options": options}

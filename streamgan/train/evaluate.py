@@ -4,7 +4,6 @@ All ranks evaluate disjoint samples; padding is masked; float32 without autocast
 """
 
 from collections.abc import Callable
-from functools import cache as cache_once
 from functools import partial
 from typing import Any
 
@@ -95,6 +94,14 @@ class _InFull:
         return {**self._sweep.compute(), "psnr_legacy": self._legacy.compute()}
 
 
+def _baselines(median_2: Tensor | None) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How each baseline makes Lab ab of L; without a median of the training set, gray alone."""
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"gray": gray_passthrough}
+    if median_2 is not None:
+        ways["median_ab"] = partial(constant_ab, ab_2=median_2)
+    return ways
+
+
 @torch.inference_mode()
 def score_baselines(
     loader: Loader,
@@ -108,10 +115,7 @@ def score_baselines(
 
     Without a median, gray alone.
     """
-    lab = HEADS["lab"]
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"gray": gray_passthrough}
-    if median_2 is not None:
-        ways["median_ab"] = partial(constant_ab, ab_2=median_2)
+    lab, ways = HEADS["lab"], _baselines(median_2)
     metrics = {name: ColorizationMetrics().to(accelerator.device) for name in ways}
     more = {name: _InFull(accelerator.device) for name in ways if in_full}
     bar = progress(total=len(loader), unit="batch", label="baselines", hidden=not show_progress)
@@ -157,35 +161,25 @@ def evaluate_weights(
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)
 
-    not_measured: dict[str, str] = {}
-    if not split_size(shards, "train"):
-        not_measured["median_ab"] = f"{shards}: no split 'train' to take median_ab from; its row is left out"
-
-    @cache_once
-    def median_2() -> Tensor | None:
-        if "median_ab" in not_measured:
-            return None
-        train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
-        return measure_median_ab(train, accelerator.device)
-
     generator = generator.to(accelerator.device)
     extra = {"accelerator": accelerator, "show_progress": True}
     model = score_generator(
         generator, head, loader, reconstruction=RECONSTRUCTION["l1"], in_full=True, **extra
     )
+    median_2, not_measured = None, {}
+    if not split_size(shards, "train"):
+        not_measured["median_ab"] = f"{shards}: no split 'train' to take median_ab from; its row is left out"
+    elif baselines is None or networks is not None:
+        train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
+        median_2 = measure_median_ab(train, accelerator.device)
     if baselines is None:
-        baselines = score_baselines(loader, median_2=median_2(), in_full=True, **extra)
+        baselines = score_baselines(loader, median_2=median_2, in_full=True, **extra)
     rows = {"model": model, **baselines}
     protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
     if networks is not None:
-        lab = HEADS["lab"]
-        ways: dict[str, Way] = {
-            "model": lambda color, gray: _colored(head, color, gray, generator),
-            "gray": lambda color, gray: _colored(lab, color, gray, gray_passthrough),
-        }
-        if (median := median_2()) is not None:
-            flat = partial(constant_ab, ab_2=median)
-            ways["median_ab"] = lambda color, gray: _colored(lab, color, gray, flat)
+        ways: dict[str, Way] = {"model": partial(_colored, head, predict=generator)}
+        for name, predict in _baselines(median_2).items():
+            ways[name] = partial(_colored, HEADS["lab"], predict=predict)
         measured, absent = score_perceptual(ways, loader, size=size, networks=networks, **extra)
         not_measured |= absent
         for name, scores in measured.items():
