@@ -48,6 +48,16 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return(tmp
     assert events == ["fsync", "replace", "fsync"]
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "\u5199" * 85, "x" * 65], ids=["ascii", "wide", "65"])
+def test_a_name_of_any_length_that_the_file_system_takes_can_be_written(tmp_path, name):
+    with atomic_write(tmp_path / name, token="0a1b2c3d") as file:
+        file.write(b"whole")
+        (temporary,) = tmp_path.iterdir()
+        assert len(temporary.name) < 64
+        assert temporary.suffix == ".tmp"
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [(name, b"whole")]
+
+
 def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "nowhere" / "a"):
         pass

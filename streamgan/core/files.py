@@ -15,6 +15,7 @@ from .objects import ObjectPath, Place
 
 TEMPORARY_SUFFIX = ".tmp"
 NUM_REQUESTS = 16  # to a bucket, at once
+_LONGEST_STEM = 64  # bytes of a name that a temporary one still shows
 
 
 @contextmanager
@@ -30,9 +31,7 @@ def atomic_write(path: Place, *, token: str = "") -> Iterator[BinaryIO]:
         with path.writing() as file:
             yield file
         return
-    temporary = path.with_name(
-        f"{path.name}.{token}{TEMPORARY_SUFFIX}" if token else path.name + TEMPORARY_SUFFIX
-    )
+    temporary = temporary_path(path, token=token)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -43,6 +42,16 @@ def atomic_write(path: Place, *, token: str = "") -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def temporary_path(path: Path, *, token: str = "") -> Path:
+    """The name beside `path` under which it is written: its own with a suffix, or of a long one a digest.
+
+    A name may have 255 bytes on most file systems, and then there is no room for a suffix.
+    """
+    name = os.fsencode(path.name)
+    stem = path.name if len(name) <= _LONGEST_STEM else hashlib.sha256(name).hexdigest()[:32]
+    return path.with_name(f"{stem}.{token}{TEMPORARY_SUFFIX}" if token else f"{stem}{TEMPORARY_SUFFIX}")
 
 
 def sync_directory(path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 import streamgan
 from streamgan.core.errors import CheckpointError, ConfigError, DataError
-from streamgan.core.files import json_bytes, sync_directory
+from streamgan.core.files import json_bytes, sync_directory, temporary_path
 from streamgan.core.hub import BUNDLED
 
 from .weights import Weights
@@ -77,7 +77,7 @@ def save_file(path: Path, content: bytes | Path) -> None:
 def write_bundle(weights: Weights, out: Path) -> None:
     """Write the bundle as a folder that is there whole or not at all; ConfigError if there is one already."""
     refuse_existing(out)
-    temporary = out.with_name(f"{out.name}.tmp")
+    temporary = temporary_path(out)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
