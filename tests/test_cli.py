@@ -1,5 +1,6 @@
 """What a user sees: one line for an error, the right exit code, one JSON object where it was asked for."""
 
+import errno
 import json
 import os
 import shutil
@@ -343,6 +344,36 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["streamgan"])
     with pytest.raises(ZeroDivisionError):
         run_command(command_that(lambda: 1 / 0))
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_an_error_of_the_file_system_is_one_line_with_the_advice_that_helps(run, extra, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(*extra, command=command_that(lambda: (tmp_path / "file" / "a").mkdir()))
+    assert result.code == 3
+    advice = "a file is in the way of a folder: move it, or choose another place"
+    line = f"{tmp_path}/file/a: Not a directory; {advice}"
+    assert result.stderr == f"error: {line}\n"
+    assert result.stdout == "" if not extra else json.loads(result.stdout)["error"]["message"] == line
+
+
+def test_an_error_of_the_network_that_nobody_expected_keeps_its_traceback(monkeypatch):
+    def refused():
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(sys, "argv", ["streamgan"])
+    with pytest.raises(ConnectionRefusedError):
+        run_command(command_that(refused))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_full_disk_behind_stdout_is_one_line(extra):
+    with open("/dev/full", "w") as full:
+        line = [sys.executable, "-m", "streamgan.cli", "train", "--settings", *extra]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    expected = "error: standard output: No space left on device; make room on that disk\n"
+    assert (done.returncode, done.stderr) == (3, expected)
 
 
 def test_other_ranks_say_who_they_are_and_leave_stdout_to_the_first(run, monkeypatch):

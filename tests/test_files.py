@@ -1,12 +1,22 @@
 """Files that appear whole or not at all."""
 
+import errno
 import hashlib
+import os
 import pickle
+import resource
 
 import pytest
 
 from streamgan.core import files
-from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError, DataError, StreamganError
+from streamgan.core.errors import (
+    CheckFailed,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    StreamganError,
+    file_error,
+)
 from streamgan.core.files import atomic_write, canonical_sha256, read_json, sha256_file, write_json
 
 
@@ -61,6 +71,78 @@ def test_a_name_of_any_length_that_the_file_system_takes_can_be_written(tmp_path
 def test_a_folder_that_is_not_there_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "nowhere" / "a"):
         pass
+
+
+FULL, PERMISSION, IN_THE_WAY = "make room", "change the permissions", "in the way"
+ADVICE = {
+    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EACCES: PERMISSION, errno.EPERM: PERMISSION,
+    errno.EROFS: "is read-only", errno.ENAMETOOLONG: "choose a shorter name", errno.EMFILE: "`ulimit -n ",
+    errno.ENFILE: "fs.file-max", errno.ENOTDIR: IN_THE_WAY, errno.EISDIR: IN_THE_WAY,
+    errno.EEXIST: IN_THE_WAY, errno.ENOENT: "folder is gone", errno.EIO: "the device mounted at /",
+    errno.EFBIG: "`ulimit -f`", errno.ELOOP: "links point", errno.ESTALE: "mount it again",
+    errno.EINVAL: "check the file system",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ADVICE, ids=errno.errorcode.get)
+def test_an_error_of_the_system_becomes_the_advice_that_helps_and_no_other(number, tmp_path):
+    error = file_error(
+        OSError(number, os.strerror(number), str(tmp_path)), what="cannot be written", then="go on"
+    )
+    assert type(error) is DataError
+    assert (error.where, error.what) == (str(tmp_path), f"cannot be written ({os.strerror(number)})")
+    assert ADVICE[number] in error.todo
+    assert error.todo.endswith(", then go on")
+    others = set(ADVICE.values()) - {ADVICE[number]}
+    assert not [words for words in others if words in error.todo]
+
+
+def test_the_advice_for_too_many_open_files_names_the_limit_and_a_better_one():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        error = file_error(OSError(errno.EMFILE, "Too many open files"), "a", kind=CheckpointError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert type(error) is CheckpointError
+    assert str(error) == (
+        f"a: Too many open files; raise the limit on open files: `ulimit -n 4096` (now 64, hard limit {hard})"
+    )
+
+
+def test_a_dangling_link_in_the_way_is_named_with_its_target(tmp_path):
+    (tmp_path / "link").symlink_to("/nowhere/at/all")
+    with pytest.raises(FileExistsError) as caught:
+        (tmp_path / "link").mkdir(exist_ok=True)
+    assert "it is a link to /nowhere/at/all, which is not there" in file_error(caught.value).todo
+
+
+def test_an_error_while_writing_names_the_file_and_not_its_temporary_name(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    places = {tmp_path / "no" / "a": errno.ENOENT, tmp_path / "file" / "a": errno.ENOTDIR}
+    places[tmp_path / "folder"] = errno.EISDIR
+    for path, number in places.items():
+        with pytest.raises(OSError, match=str(path)) as caught, atomic_write(path):
+            pass
+        assert (caught.value.errno, caught.value.filename, caught.value.filename2) == (
+            number,
+            str(path),
+            None,
+        )
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "b"):
+        pass
+    assert caught.value.filename == str(tmp_path / "b")
+
+
+def test_an_error_of_another_file_in_the_block_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a"):
+        open(tmp_path / "source")  # noqa: SIM115
+    assert caught.value.filename == str(tmp_path / "source")
 
 
 def test_json_comes_back_as_it_was_written(tmp_path):

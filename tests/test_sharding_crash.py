@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(source, wanted, 
         fsync(descriptor)
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(DataError, match=r"disk is full.*free some space and run the same command again"):
+    with pytest.raises(DataError, match=r"No space left on device\); make room.* run the same command again"):
         shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
     left = tree(tmp_path / "set")
     assert all(wanted[name] == data for name, data in left.items() if not name.startswith(".work"))

@@ -226,8 +226,8 @@ def test_a_disk_that_is_really_full_is_one_clear_error_and_the_run_continues(tmp
     failed = subprocess.run(command(source, out, "--workers", workers), capture_output=True, text=True)
     assert failed.returncode == 3, failed.stderr
     [error] = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    assert "the disk is full" in error
-    assert "free some space and run the same command again" in error
+    assert "cannot be written (No space left on device)" in error
+    assert "make room on that disk, then run the same command again" in error
     assert "Traceback" not in failed.stderr
     left = tree(out)
     assert any(name.endswith(".tar") for name in left)

@@ -4,18 +4,23 @@ import json
 import math
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
-from streamgan.core.errors import CheckFailed, StreamganError
+from streamgan.core.errors import CheckFailed, StreamganError, file_error, is_of_file_system
 from streamgan.core.logs import is_main_process
 
 
 def emit(text: str, value: dict[str, Any], *, as_json: bool) -> None:
     """The result of a command: `text` for people, or one JSON object with `ok` true; from rank 0 alone."""
     if is_main_process():
-        click.echo(json.dumps(_strict({"ok": True, **value})) if as_json else text)
+        try:
+            click.echo(json.dumps(_strict({"ok": True, **value})) if as_json else text)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
 
 
 def _strict(value: Any) -> Any:
@@ -53,14 +58,22 @@ def run_command(command: click.Command) -> NoReturn:
         hint = f" (see {context.command_path} --help)" if context else ""
         _fail(error.exit_code, "UsageError", f"{error.format_message()}{hint}", {}, arguments)
     except StreamganError as error:
-        parts = {"where": error.where, "what": error.what, "todo": error.todo}
-        report = error.report if isinstance(error, CheckFailed) else {}
-        _fail(error.exit_code, type(error).__name__, str(error), parts, arguments, report)
+        _fail_with(error, arguments)
     except (KeyboardInterrupt, click.Abort):
         _fail(130, "Interrupted", "interrupted; the same command continues", {}, arguments)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
+        _close_stdout()  # the reader left: nothing more to say
         sys.exit(1)
+    except OSError as error:
+        if not is_of_file_system(error):
+            raise
+        _fail_with(file_error(error), arguments)
+
+
+def _fail_with(error: StreamganError, arguments: list[str]) -> NoReturn:
+    parts = {"where": error.where, "what": error.what, "todo": error.todo}
+    report = error.report if isinstance(error, CheckFailed) else {}
+    _fail(error.exit_code, type(error).__name__, str(error), parts, arguments, report)
 
 
 def _fail(
@@ -73,8 +86,22 @@ def _fail(
 ) -> NoReturn:
     if "--json" in arguments and is_main_process():
         error = {"type": kind, "message": message, **parts}
-        click.echo(json.dumps(_strict({"ok": False, "error": error, "exit_code": code, **(report or {})})))
+        try:
+            click.echo(
+                json.dumps(_strict({"ok": False, "error": error, "exit_code": code, **(report or {})}))
+            )
+        except OSError:
+            _close_stdout()
     rank = os.environ.get("RANK", "0")
-    click.echo(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", err=True)
-    sys.stdout.flush()
+    with suppress(OSError):
+        click.echo(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _close_stdout()
     sys.exit(code)
+
+
+def _close_stdout() -> None:
+    """What is left for stdout goes nowhere, or the interpreter would fail on it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,7 +25,7 @@ def atomic_write(path: Place, *, token: str = "") -> Iterator[BinaryIO]:
     The bytes are flushed to the disk before the rename, and the rename itself before this returns: after a
     power loss the file is absent, old or new, never partial. `token` joins the temporary name: with one of
     their own, several processes may write the same path at once, and the last rename wins. Objects in a
-    bucket have all of this from the store.
+    bucket have all of this from the store. An OSError names `path`, for `errors.file_error`.
     """
     if isinstance(path, ObjectPath):
         with path.writing() as file:
@@ -38,8 +38,11 @@ def atomic_write(path: Place, *, token: str = "") -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and str(error.filename or temporary) == str(temporary):
+            error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
     sync_directory(path.parent)
 

@@ -4,7 +4,6 @@ An object appears whole or not at all: it is written to a temporary file here fi
 complete, in parts if it is large. There are no folders; a name with a slash is all there is.
 """
 
-import errno
 import io
 import shutil
 import tempfile
@@ -15,13 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import ConfigError, DataError
+from .errors import FULL, ConfigError, DataError
 from .remote import RangeFile, filesystem, patiently, shown, status_of
 
 SCHEMES = ("s3", "gs")
 PART_BYTES = 16 << 20  # of an upload; S3 takes 10,000 parts of at least 5 MiB
 _READ_BYTES = 8 << 20
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)

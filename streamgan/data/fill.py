@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from streamgan.core.download import download
-from streamgan.core.errors import DataError
+from streamgan.core.errors import DataError, file_error
 from streamgan.core.remote import shown
 
 from .cache import Blob
@@ -33,8 +33,8 @@ def fill(
                 written = os.pwrite(descriptor, data, offset)
                 data, offset = data[written:], offset + written
         except OSError as error:
-            todo = "free some space there, lower data.cache_gb or choose another data.cache"
-            raise DataError("data.cache", f"cannot be written ({error.strerror})", todo) from error
+            then = "lower data.cache_gb or choose another data.cache"
+            raise file_error(error, "data.cache", what="cannot be written", then=then) from error
 
     for attempt in range(1, MAX_DOWNLOADS + 1):
         if os.fstat(descriptor).st_size > blob.bytes:

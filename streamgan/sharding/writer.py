@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from isal import isal_zlib
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import file_error
 from streamgan.core.files import atomic_write, json_bytes
-from streamgan.core.objects import FULL, Place
+from streamgan.core.objects import Place
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 
 from . import tar
@@ -100,12 +100,8 @@ def disk_errors(root: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or root
-        if error.errno in FULL:
-            todo = "free some space and run the same command again: finished shards are kept"
-            raise DataError(where, "the disk is full (nothing unfinished has a final name)", todo) from error
-        todo = "repair the disk or its permissions, then run the same command again"
-        raise DataError(where, f"cannot be written ({error.strerror or error})", todo) from error
+        then = "run the same command again: finished shards are kept"
+        raise file_error(error, error.filename or root, what="cannot be written", then=then) from error
 
 
 def _ignore(file: int, rows: int, size: int) -> None:
