@@ -48,8 +48,9 @@ def colorize(
 
     Folders keep their tree. JPEG, PNG, TIFF and WebP stay what they are, with transparency, EXIF and colour
     profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. Films (.mp4, .mov, .mkv; extra
-    `video`) keep frames, times and sound. A file that cannot be read is
-    reported, the others are done, and the exit code is 1. stdout has the names of the results.
+    `video`) keep frames, times, sound, subtitles and chapters; a damaged one is coloured as far as it goes. A
+    file that cannot be read whole is reported, the others are done, and the exit code is 1. stdout has the
+    names of the results.
 
     \b
     streamgan colorize old/*.jpg --model runs/default --out colored
@@ -66,11 +67,11 @@ def colorize(
     failed: dict[str, str] = {}
     counts = {"colored": 0, "skipped": 0, "failed": 0}
 
-    def fail(path: Path, reason: str) -> None:
+    def fail(path: Path, reason: str, what: str = "not coloured") -> None:
         counts["failed"] += 1
         if len(failed) < _NAMED_FAILURES:
             failed[str(path)] = reason
-        say(f"{path}: not coloured ({reason})")
+        say(f"{path}: {what} ({reason})")
 
     total = Inputs(inputs, out, recursive=recursive).count()
     todo = Inputs(inputs, out, recursive=recursive, unreadable=fail)
@@ -82,13 +83,15 @@ def colorize(
         for outcome in color_files(colorizer, todo, skip_existing=skip_existing):
             if outcome.kind == "failed":
                 fail(outcome.target.source, outcome.text)
+            elif outcome.kind == "partial":
+                fail(outcome.target.source, outcome.text, "coloured in part")
             else:
                 counts[outcome.kind] += 1
                 if outcome.text:
                     say(f"{outcome.target.source}: {outcome.text}")
-                if outcome.kind == "colored" and not as_json:
-                    with bar.external_write_mode():
-                        click.echo(click.format_filename(outcome.target.path))
+            if outcome.kind in ("colored", "partial") and not as_json:
+                with bar.external_write_mode():
+                    click.echo(click.format_filename(outcome.target.path))
             bar.update()
     result = {"out": str(out), **{f"num_{kind}": number for kind, number in counts.items()}}
     if failed:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.errors import ConfigError, file_error
 from streamgan.core.files import atomic_write
 
 from .colorizer import Colorizer
@@ -23,13 +23,17 @@ from .video import color_video
 
 _PORTION_PIXELS = 64 << 20
 _MAX_THREADS = 8
+_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR)
 
 
 class Outcome(NamedTuple):
-    """What became of a file; `text` is the reason of a failure, or what else there is to say."""
+    """What became of a file; `text` is the reason of a failure, or what else there is to say.
+
+    `partial`: a film that is coloured as far as it could be read.
+    """
 
     target: Target
-    kind: Literal["colored", "skipped", "failed"]
+    kind: Literal["colored", "partial", "skipped", "failed"]
     text: str = ""
 
 
@@ -126,22 +130,31 @@ def _save(target: Target, photo: Photo, rgb_HW3: np.ndarray) -> Outcome:
             save_photo(photo, rgb_HW3, file, target.kind)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the encoder
-            todo = "make room, then run the same command with --skip-existing"
-            raise DataError(target.path, f"cannot be written ({error.strerror})", todo) from error
+            return _unwritten(error, target)
         return Outcome(target, "failed", _line(error))
     return Outcome(target, "colored", "; ".join(photo.notes))
 
 
 def _color_film(colorizer: Colorizer, target: Target) -> Outcome:
     try:
-        return Outcome(target, "colored", color_video(colorizer, target.source, target.path))
+        made = color_video(colorizer, target.source, target.path)
+        text = "; ".join(filter(None, made))
+        return Outcome(target, "partial" if made.missing else "colored", text)
     except ConfigError as error:
         return Outcome(target, "failed", f"{error.what}; {error.todo}")
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            todo = "make room, then run the same command with --skip-existing"
-            raise DataError(target.path, f"cannot be written ({error.strerror})", todo) from error
+    except OSError as error:
+        return _unwritten(error, target)
+    except ValueError as error:
         return Outcome(target, "failed", _line(error))
+
+
+def _unwritten(error: OSError, target: Target) -> Outcome:
+    """A failed outcome if the name of this file is to blame; DataError if the others would meet it too."""
+    if error.errno in _OF_ONE_NAME:
+        said = file_error(error, target.path, what="cannot be written")
+        return Outcome(target, "failed", f"{said.what}; {said.todo}")
+    then = "run the same command with --skip-existing"
+    raise file_error(error, target.path, what="cannot be written", then=then) from error
 
 
 def _line(error: Exception) -> str:

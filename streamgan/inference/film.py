@@ -1,0 +1,216 @@
+"""A film as it is read: which of its streams has the pictures, its packets, and what of it is missing.
+
+A cut or holed film is read as far as it goes. How much is missing follows from what the container says (the
+index of MP4 and MOV, the length in Matroska), from packets that give no frame, and from gaps between frames
+that come at a constant rate otherwise.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, BinaryIO
+
+import av
+from av import Packet
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from .photo import MAX_PIXELS
+
+# What a film is in, whatever it is called. Nothing that names other files or addresses (playlists).
+_CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg"
+_MOOV = "its index (moov) is missing: it was cut, or its recording never ended"
+_CONSTANT = 0.9  # share of equal steps from frame to frame in a film of constant rate
+BYTES = "surrogateescape"  # names and titles in another encoding than UTF-8 stay what they are
+_NAMED = 3  # gaps, by their times
+_TOLERANCE_S = 0.5  # of the length of a whole container, which is that of its longest stream
+_PAUSE = 4  # steps that MP4 and MOV may leave out on purpose: the index says how long a frame stays
+
+
+@contextmanager
+def open_film(path: Path) -> Iterator[Any]:
+    """The container of a film; ValueError if it cannot be read or is none."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        if not status.st_size:
+            raise ValueError("is empty")
+        file = open(path, "rb")  # noqa: SIM115 (below)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from error
+    with file:  # not by its name, which ffmpeg could take for an address
+        try:
+            options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": ""}
+            film = av.open(file, options=options, metadata_errors=BYTES)
+        except (FFmpegError, OSError) as error:
+            what = f"no film that can be read ({error.strerror})"
+            raise ValueError(_MOOV if _lacks_moov(file) else what) from error
+        with film:
+            yield film
+
+
+def _lacks_moov(file: BinaryIO) -> bool:
+    """Whether it is an MP4 or MOV without its index, which is written last."""
+    file.seek(0)
+    found, at = [], 0
+    while len(head := file.read(8)) == 8 and (length := int.from_bytes(head[:4], "big")) >= 8:
+        found.append(head[4:])
+        at += length
+        file.seek(at)
+    return found[:1] == [b"ftyp"] and b"moov" not in found
+
+
+def is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def picture_stream(film: Any) -> Any:
+    """The stream that a player would show, never a cover; ValueError if there is none, or it is too large."""
+    moving = [one for one in film.streams.video if not is_cover(one)]
+    if not moving:
+        what = "its only picture is a cover" if film.streams.video else "has no pictures"
+        raise ValueError(f"{what}: an audio file")
+    best = film.streams.best("video")
+    stream = best if best in moving else moving[0]
+    if stream.codec_context is None:
+        raise ValueError("its pictures are in a format that nobody here can decode")
+    if stream.width * stream.height > MAX_PIXELS:
+        raise ValueError(f"{stream.width} x {stream.height} pixels, over the cap of {MAX_PIXELS}")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.thread_type = "SLICE"  # threads of frames lose those that come out beside an error
+    return stream
+
+
+def first_frame(path: Path) -> Any:
+    """The first frame that can be decoded: it says how the film is turned; ValueError if there is none."""
+    with open_film(path) as film:
+        stream = picture_stream(film)
+        reading = Reading(film, stream)
+        for packet in reading.packets([stream]):
+            for frame in reading.frames(packet):
+                return frame
+    raise ValueError("not one of its frames can be decoded")
+
+
+class Reading:
+    """One pass over a film, and what was missing in it."""
+
+    def __init__(self, film: Any, stream: Any):
+        self._film, self._stream = film, stream
+        self._num_packets = 0
+        self._due: set[int] = set()  # times of packets with pictures; of frames
+        self._had: set[int] = set()
+        self._damaged: set[int] = set()
+        self._end = self._picture_end = 0.0  # of all streams, of the pictures; in seconds
+        self._stopped = ""  # why it could not be read to its end
+
+    def packets(self, streams: Sequence[Any]) -> Iterator[Any]:
+        """Packets of the streams in their order, at the end an empty one for each; none raises an error."""
+        try:
+            for packet in self._film.demux(*streams):
+                if packet.size:
+                    self._count(packet)
+                yield packet
+        except (FFmpegError, OSError) as error:
+            self._stopped = error.strerror or str(error)
+            last = Packet()
+            last.stream = self._stream
+            yield last
+
+    def _count(self, packet: Any) -> None:
+        end = float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+        self._end = max(self._end, end)
+        if packet.stream is self._stream:
+            self._picture_end = max(self._picture_end, end)
+            self._num_packets += 1
+            if packet.pts is not None and not packet.is_discard:
+                self._due.add(packet.pts)
+                if packet.is_corrupt:
+                    self._damaged.add(packet.pts)
+
+    def frames(self, packet: Any) -> Iterator[Any]:
+        """Frames of a packet, each later than the one before; what cannot be decoded is missing."""
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            return
+        for frame in frames:
+            if frame.pts is None or (self._had and frame.pts <= self._last):
+                continue
+            self._last = frame.pts
+            self._had.add(frame.pts)
+            if frame.is_corrupt:
+                self._damaged.add(frame.pts)
+            yield frame
+
+    def missing(self) -> str:
+        """How much of the film is not there, and how much of the rest is damaged; "" if all is well."""
+        times = sorted(self._due | self._had)
+        steps = [after - before for before, after in pairwise(times)]
+        step = median(steps) if steps else 0
+        holes, tail = self._holes(times, steps, step), self._tail(step)
+        undecoded, in_holes = len(self._due - self._had), sum(number for _, number in holes)
+        parts = []
+        if tail:
+            parts.append(f"{tail} at its end" + (f" ({self._stopped})" if self._stopped else ""))
+        if holes:
+            places = [_clock(before * self._stream.time_base) for before, _ in holes]
+            more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+            parts.append(f"{in_holes} after {', '.join(places[:_NAMED])}{more}")
+        if undecoded:
+            parts.append(f"{undecoded} that cannot be decoded")
+        said = []
+        if number := tail + in_holes + undecoded:
+            total = number + len(self._had)
+            seconds = float(number * step * self._stream.time_base)
+            said.append(f"{number} of {total} frames ({seconds:.2f} s) are missing: {', '.join(parts)}")
+        elif self._stopped:
+            said.append(f"its end cannot be read ({self._stopped})")
+        if damaged := len(self._damaged & self._had):
+            said.append(f"{damaged} of {len(self._had)} frames are damaged")
+        return "; ".join(said)
+
+    def _holes(self, times: list[int], steps: list[int], step: float) -> list[tuple[int, int]]:
+        """(time before, frames missing) of every gap; in a film of variable rate they say nothing."""
+        if sum(abs(one - step) <= 1 for one in steps) < _CONSTANT * len(steps):
+            return []
+        least = _PAUSE if self._is_mov else 2
+        long = (
+            (before, one) for before, one in zip(times, steps, strict=False) if one > (least - 0.5) * step
+        )
+        return [(before, round(one / step) - 1) for before, one in long]
+
+    def _tail(self, step: float) -> int:
+        """Frames that are missing at the end."""
+        if self._is_mov:
+            return max(0, len(self._stream.index_entries) - self._num_packets)
+        step_s = float(step * self._stream.time_base) or 1 / float(self._stream.average_rate or 24)
+        if length := _seconds(self._stream.metadata.get("DURATION", "")):  # as Matroska says it of a stream
+            missing_s = length - self._picture_end
+            return round(missing_s / step_s) if missing_s > 1.5 * step_s else 0
+        missing_s = (self._film.duration or 0) / av.time_base - self._end  # of whatever is longest
+        return round(missing_s / step_s) if missing_s > _TOLERANCE_S else 0
+
+    @property
+    def _is_mov(self) -> bool:
+        return "mov" in self._film.format.name.split(",")
+
+
+def _seconds(clock: str) -> float:
+    """ "00:01:02.5" in seconds; 0 if it is none."""
+    try:
+        hours, minutes, seconds = clock.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _clock(seconds: Fraction) -> str:
+    minutes, rest = divmod(float(seconds), 60)
+    return f"{int(minutes)}:{rest:05.2f}"
