@@ -52,8 +52,10 @@ def write_tars(folder, *, twins=True, count=6):
 def test_the_tars_of_webdataset_are_read_like_a_set(tmp_path):
     folder = write_tars(tmp_path / "tars")
     before = tree(folder)
-    manifest, known = index(folder, gray=("edge.png",))
-    assert not known
+    result = index(folder, gray=("edge.png",))
+    manifest = result.manifest
+    assert not result.nothing_to_do
+    assert result.passed_over == {".txt": 18}
     assert manifest.source["kind"] == "foreign"
     assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 12, "test": 6}
     assert {name: data for name, data in tree(folder).items() if name.endswith(".tar")} == before
@@ -81,8 +83,7 @@ def test_tars_of_gnu_tar_with_long_names_and_folders(tmp_path):
         path = tmp_path / style / "a.tar"
         command = ["tar", f"--format={style}", "--sort=name", "-cf", path, "-C", tmp_path / "in", "."]
         subprocess.run(command, check=True)
-        manifest, _ = index(path.parent)
-        assert manifest.splits["train"].samples == 3
+        assert index(path.parent).manifest.splits["train"].samples == 3
         reader = ShardReader(path.parent, "train")
         assert [reader.read(i).color for i in range(3)] == [encode(picture(i), "PNG") for i in range(3)]
         reader.close()
@@ -101,15 +102,15 @@ def test_out_holds_links_and_indexes_and_leaves_the_folder_alone(tmp_path):
 
 def test_a_second_run_finds_nothing_new_and_a_new_tar_is_taken_in(tmp_path):
     folder = write_tars(tmp_path / "tars")
-    first, _ = index(folder)
+    first = index(folder).manifest
     before = tree(folder)
-    again, known = index(folder)
-    assert (again.digest, known) == (first.digest, True)
+    again = index(folder)
+    assert (again.manifest.digest, again.nothing_to_do) == (first.digest, True)
     assert tree(folder) == before
     write_tar(folder / "set-train-2.tar", {"9.jpg": color(9)})
-    more, known = index(folder)
-    assert not known
-    assert more.splits["train"].samples == 13
+    more = index(folder)
+    assert not more.nothing_to_do
+    assert more.manifest.splits["train"].samples == 13
     assert verify(folder, full=True).findings == []
 
 
@@ -174,7 +175,7 @@ def test_bad_samples_are_listed_and_left_out(tmp_path):
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(DataError, match=r"5 of 6 samples are bad.*--max-bad 0\.5"):
         index(tmp_path, max_bad=0.5)
-    manifest, _ = index(tmp_path, max_bad=0.9)
+    manifest = index(tmp_path, max_bad=0.9).manifest
     rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").open()]
     reasons = {row["name"]: row["reason"] for row in rows}
     assert reasons == {
@@ -192,14 +193,14 @@ def test_no_image_under_the_known_names_names_the_ones_there_are(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.photo.jpg": color(1), "1.cls": b"3"})
     with pytest.raises(ConfigError, match=r"no colour image .*\.photo\.jpg.*--color"):
         index(tmp_path)
-    assert index(tmp_path, color=("photo.jpg",))[0].splits["train"].samples == 1
+    assert index(tmp_path, color=("photo.jpg",)).manifest.splits["train"].samples == 1
 
 
 def test_splits_come_from_names_or_from_the_option(tmp_path):
     for name in ("x-validation-000.tar", "train_1.tar"):
         write_tar(tmp_path / name, {"1.jpg": color(1)})
-    assert list(index(tmp_path)[0].splits) == ["train", "val"]
-    assert list(index(tmp_path, split="test")[0].splits) == ["test"]
+    assert list(index(tmp_path).manifest.splits) == ["train", "val"]
+    assert list(index(tmp_path, split="test").manifest.splits) == ["test"]
     write_tar(tmp_path / "extra.tar", {"1.jpg": color(1)})
     with pytest.raises(ConfigError, match=r"extra\.tar: its name does not say its split"):
         index(tmp_path)

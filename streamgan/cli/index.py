@@ -42,18 +42,22 @@ from .output import emit
 def index(folder, out, color, gray, split, max_bad, as_json):
     """Index the WebDataset tars in DIR, made by other programs, so that they are read like a shard set.
 
-    Every tar is read once and none is changed. A damaged tar is an error that names the place. Run it again
-    after tars were added.
+    Every tar is read once and none is changed. A damaged, compressed or nested tar is an error that names it.
+    What is not used is counted. Run it again after tars were added or removed.
 
     \b
     Example:
       streamgan index data/tars --color jpg --out shards/foreign
     """
+    from streamgan.core.errors import ConfigError
+    from streamgan.core.remote import shown
     from streamgan.sharding.foreign import index as make_index
 
     color, gray = (tuple(name.lower().lstrip(".") for name in names) for names in (color, gray))
-    manifest, known = make_index(folder, out=out, color=color, gray=gray, split=split, max_bad=max_bad)
-    where = str(out or folder)
+    if "://" in (out or ""):
+        raise ConfigError("--out", f"is an address (got {shown(out)})", "name a folder, then copy it there")
+    result = make_index(folder, out=out, color=color, gray=gray, split=split, max_bad=max_bad)
+    manifest, where = result.manifest, str(out or folder)
     splits = {
         name: {"samples": one.samples, "shards": len(one.shards)} for name, one in manifest.splits.items()
     }
@@ -62,9 +66,18 @@ def index(folder, out, color, gray, split, max_bad, as_json):
         "digest": manifest.digest,
         "splits": splits,
         "quarantine": manifest.quarantine["reasons"],
-        "nothing_to_do": known,
+        "passed_over": result.passed_over,
+        "empty_tars": result.empty_tars,
+        "repeated_keys": result.repeated_keys,
+        "nothing_to_do": result.nothing_to_do,
     }
-    lines = [f"{where}: as before"] if known else []
+    lines = [f"{where}: nothing to do, all is as before"] if result.nothing_to_do else []
     lines += [f"{name:5} {one['samples']:9} samples {one['shards']:5} shards" for name, one in splits.items()]
     lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
+    lines += [f"other {count:9} {what} (not used)" for what, count in result.passed_over.items()]
+    lines += [f"empty {name}" for name in result.empty_tars]
+    if result.repeated_keys:
+        lines.append(
+            f"note: {result.repeated_keys} keys are in more than one tar; all of their samples are kept"
+        )
     emit("\n".join([*lines, f"digest {manifest.digest}"]), summary, as_json=as_json)

@@ -123,7 +123,7 @@ def _stray_files(
     """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
     for name in sorted(set(list_names(root)) - set(listed) - {MANIFEST}):
         path = root / name
-        if foreign and not name.endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
+        if foreign and not name.lower().endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
             continue  # others may keep their files beside tars of their own
         if name == WORK or name.endswith(TEMPORARY_SUFFIX):
             yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
@@ -209,10 +209,12 @@ def _walk(
                     shard.name, key, f"cut at byte {size}: this and all later samples are lost ({lost})"
                 )
                 return
-            file.seek(at)
-            between = file.read(member.offset - at)
-            if not foreign and (what := _bad_header(between, f"{key}.{member.suffix}", member.size)):
-                yield Finding(shard.name, key, f"bytes {at}-{member.offset - 1}: {what}")
+            if not foreign:
+                file.seek(at)
+                between = file.read(max(0, member.offset - at))
+                if what := _bad_header(between, f"{key}.{member.suffix}", member.size):
+                    yield Finding(shard.name, key, f"bytes {at}-{member.offset - 1}: {what}")
+            file.seek(member.offset)
             if isal_zlib.crc32(file.read(member.size)) != member.crc32:
                 yield Finding(
                     shard.name, key, f"{member.suffix} is damaged (CRC-32, bytes {member.offset}-{end - 1})"
