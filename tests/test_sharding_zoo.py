@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_fixtures import TURNED, bomb, chunk, gray_png, tiff, twelve_bits, with_chunks
 from parquet_fixtures import encode, hub, pair, picture, tree, write_rows, write_source
 from PIL import Image, ImageOps
 
@@ -49,6 +50,7 @@ UPPER_RGB = Image.fromarray((DEEP_RGB >> 8).astype(np.uint8))
 DEEP_GRAY = np.asarray(picture(1, mode="L"), np.uint16)[:, :, None] * 257 - 3
 
 UPPER_GRAY = Image.fromarray((DEEP_GRAY[:, :, 0] >> 8).astype(np.uint8))
+SIZE = (24, 16)
 UPRIGHT = picture(1).transpose(Image.Transpose.ROTATE_270)
 
 # bytes of the source, names of the changes, the pixels that must come out
@@ -67,7 +69,23 @@ PLAIN = {
     "turned webp": (turned("WEBP", lossless=True), ("orientation",), UPRIGHT),
     "turned tiff": (turned("TIFF"), ("tiff", "orientation"), UPRIGHT),
     "mirrored": (turned("PNG", 2), ("orientation",), ImageOps.mirror(picture(1))),
-}
+    "16-bit tiff": (
+        tiff(DEEP_RGB.astype("<u2").tobytes(), SIZE, bits=(16, 16, 16), photometric=2),
+        ("tiff", "16_bit"),
+        UPPER_RGB,
+    ),
+    "white is zero": (
+        tiff((65535 - DEEP_GRAY).astype("<u2").tobytes(), SIZE, bits=(16,), photometric=0),
+        ("tiff", "16_bit"),
+        UPPER_GRAY,
+    ),
+    "12-bit": (
+        tiff(twelve_bits(DEEP_GRAY >> 4), SIZE, bits=(12,), photometric=1), ("tiff", "16_bit"), UPPER_GRAY
+    ),
+    "opaque key": (
+        gray_png(DEEP_GRAY[:, :, 0] >> 8, 8, chunk(b"tRNS", b"\0\0")), ("alpha",), UPPER_GRAY
+    ),
+}  # fmt: skip
 
 
 def make(folder, rows, *, max_bad=1.0, **options):
@@ -112,6 +130,47 @@ def test_an_image_that_readers_see_differently_is_made_plain_without_loss(tmp_pa
     decode(found[0]["color.png"], "RGB", size=16, crop=CENTER)
 
 
+@pytest.mark.parametrize("name", TURNED)
+def test_an_image_is_turned_whatever_else_its_metadata_holds(tmp_path, name):
+    _, found, bad = make(tmp_path, [{"image": hub(TURNED[name])}])
+    assert not bad
+    plain = pixels(found[0]["color.png"])
+    assert plain.size == (16, 24)
+    upright = pixels(TURNED[name]).convert("RGB")
+    if name != "TIFF":  # which Pillow turns by itself
+        upright = upright.transpose(Image.Transpose.ROTATE_270)
+    assert plain.tobytes() == upright.tobytes()
+
+
+def keyed_gray(depth: int) -> bytes:
+    levels = DEEP_GRAY[:, :, 0] >> 16 - depth
+    return gray_png(levels, depth, chunk(b"tRNS", struct.pack(">H", int(levels[2, 2]))))
+
+
+KEYED = {
+    **{f"{depth} bits": keyed_gray(depth) for depth in (1, 2, 4, 8, 16)},
+    "RGB": encode(picture(1), "PNG", transparency=picture(1).getpixel((2, 2))),
+    "palette": encode(picture(1, mode="P"), "PNG", transparency=picture(1, mode="P").getpixel((2, 2))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_a_transparent_colour_is_transparency(tmp_path, name):
+    _, _, bad = make(tmp_path, [{"image": hub(KEYED[name])}, {"image": hub(encode(picture(2)))}])
+    assert [(line["row"], line["reason"]) for line in bad] == [(0, "transparent")]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_metadata_that_readers_refuse_is_left_out_and_counted(tmp_path, behind):
+    png = encode(picture(1), "PNG")
+    data = with_chunks(png, bomb(), behind=behind)
+    manifest, found, bad = make(tmp_path, [{"image": hub(data)}, {"image": hub(png)}])
+    assert not bad
+    assert found[0]["color.png"] == png
+    assert json.loads(found[0]["json"])["changed"] == ["metadata"]
+    assert manifest.quarantine["changed"] == {"metadata": 1}
+
+
 def test_a_twin_is_made_plain_too(tmp_path):
     row = {"image": hub(encode(picture(1))), "conditioning_image": hub(encode(picture(1, mode="L"), "TIFF"))}
     manifest, found, bad = make(tmp_path, [row])
@@ -139,6 +198,11 @@ PAIRS = [
     (encode(picture(1)), encode(picture(1, mode="L").convert("RGB"), "PNG"), None),
     (encode(picture(1)), encode(TINTED, "PNG"), None),
     (turned("JPEG", 3), GRAY, "gray_orientation_differs"),
+    (turned("JPEG", 3), encode(picture(1, mode="L").rotate(180)), None),
+    (turned("JPEG"), encode(UPRIGHT.convert("L"), "PNG"), None),
+    (turned("JPEG"), encode(UPRIGHT.rotate(180).convert("L"), "PNG"), "gray_orientation_differs"),
+    (encode(UPRIGHT), turned("JPEG"), "gray_is_color"),
+    (TURNED["XMP"], encode(UPRIGHT.convert("L")), None),
     (turned("JPEG"), GRAY, "gray_size_differs"),
     (turned("JPEG"), turned("JPEG"), "gray_is_color"),
 ]
@@ -287,8 +351,8 @@ def test_the_command_counts_what_it_changed(tmp_path):
     source = write_rows(tmp_path / "a.parquet", rows)
     arguments = [str(source), "--workers", "0", "--size", "32", "--encode", "png", "--splits", "train=1"]
     text = CliRunner().invoke(shard_command, [*arguments, "--out", str(tmp_path / "a")]).stdout
-    assert "new           1 orientation" in text
-    assert "1 resized" in text
+    assert "changed       1 turned upright, as its EXIF or XMP says (orientation)\n" in text
+    assert "changed       1 made smaller (resized)\n" in text
     value = json.loads(
         CliRunner().invoke(shard_command, [*arguments, "--out", str(tmp_path / "b"), "--json"]).stdout
     )

@@ -13,6 +13,18 @@ from .output import emit
 _PIXEL_LIMIT = (
     178_956_970  # PIL opens nothing larger; equals sharding.check.PIXEL_LIMIT, which is slow to import
 )
+_CHANGES = {
+    "16_bit": "cut from 16 bits a channel to 8",
+    "alpha": "freed of transparency that hid nothing",
+    "bilevel": "made gray from black and white",
+    "cmyk": "made RGB from CMYK",
+    "metadata": "freed of metadata that readers refuse",
+    "orientation": "turned upright, as its EXIF or XMP says",
+    "palette": "made RGB from a palette",
+    "resized": "made smaller",
+    "tiff": "made PNG or JPEG from TIFF",
+    "ycbcr": "made RGB from YCbCr",
+}
 
 
 def _cpus() -> int:
@@ -264,8 +276,13 @@ def _report(out: str, result: Any, as_json: bool) -> None:
         lines.append(f"{name:5} {split['samples']:9} samples {size}")
     lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
     changed = manifest.quarantine.get("changed", {})
-    lines += [f"new   {count:9} {what}" for what, count in changed.items()]
+    lines += [f"changed {count:7} {_in_words(change)} ({change})" for change, count in changed.items()]
     lines.append(f"digest {manifest.digest}")
     if not result.nothing_to_do:
         lines.append(f"{result.seconds:.1f} s, {speed:.0f} MB/s")
     emit("\n".join(lines), summary, as_json=as_json)
+
+
+def _in_words(change: str) -> str:
+    name = change.removeprefix("gray_")
+    return ("gray twin " if name != change else "") + _CHANGES.get(name, name)

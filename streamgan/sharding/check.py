@@ -6,13 +6,17 @@ in shards/README.md. Details never quote a library's message: those may hold add
 releases, and the list of bad rows is part of the set's digest.
 """
 
+import io
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image
 
+from streamgan.core.images import bits, orientation
+from streamgan.core.png import readable_png
+
 from .jpeg import plain_size
-from .pixels import Unusable, change_of_mode, normalise, open_image, shows_color
+from .pixels import Unusable, changes_of_mode, look_alike, normalise, open_image, shows_color
 from .rows import Cell
 
 Check = Literal["decode", "header", "none"]
@@ -28,7 +32,7 @@ _OTHER_IMAGES = {
 }
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
-_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+_TURNING = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # in a PNG, behind its pixels too
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone (ITU-T T.81, B.1.1.3)
 
 
@@ -74,11 +78,27 @@ def check_pair(color: Checked, gray: Checked, *, look: bool) -> None:
     if color.size and gray.size and color.size != gray.size:
         sizes = "{}x{} colour, {}x{} gray".format(*color.size, *gray.size)
         raise BadRow("gray_size_differs", sizes)
-    # a twin that was made from unturned pixels without its EXIF tag: only one of them would be turned
-    if color.orientation != gray.orientation:
+    # a twin that was made from unturned pixels without its EXIF tag: only one of them would be turned. One of
+    # turned pixels needs no tag
+    if color.orientation != gray.orientation and not look_alike(
+        _pixels(color, "color"), _pixels(gray, "gray")
+    ):
         raise BadRow("gray_orientation_differs", f"{color.orientation} colour, {gray.orientation} gray")
     if look and _is_color(gray):
         raise BadRow("gray_is_color")
+
+
+def _pixels(checked: Checked, role: Role) -> Image.Image:
+    """Upright; BadRow if they are damaged."""
+    if checked.pixels:
+        return checked.pixels
+    try:
+        with open_image(checked.data, checked.extension) as image:
+            return normalise(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise BadRow("gray_damaged" if role == "gray" else "damaged", type(error).__name__) from error
 
 
 def _is_color(gray: Checked) -> bool:
@@ -137,6 +157,10 @@ def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Chec
         if width * height > max_pixels:
             raise BadRow("too_many_pixels", f"{width}x{height}")
         return Checked(data, extension, (width, height))
+    unread: tuple[str, ...] = ()
+    if extension == "png":
+        file, unread = readable_png(io.BytesIO(data))
+        data = file.read() if unread else data
     try:
         image = open_image(data, extension)
     except Image.DecompressionBombError:
@@ -153,15 +177,12 @@ def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Chec
             if getattr(image, "is_animated", False) and extension != "jpg":
                 raise BadRow("animated")
             # the same for both roles: a gray twin may be stored as RGB, a photo may be gray
-            deep = extension == "png" and data[24] == 16  # PIL takes the upper bytes and calls it RGB
-            change = change_of_mode(image, deep=deep)
-            # of a PNG, PIL would decode all pixels to see whether EXIF data comes behind them
-            has_exif = extension != "png" or b"eXIf" in data
-            orientation = (image.getexif().get(_ORIENTATION, 1) if has_exif else 1) or 1
-            turned = orientation in range(2, 9)
-            names = ("tiff" if extension == "tif" else None, change, "orientation" if turned else None)
+            modes = changes_of_mode(image, deep=bits(image) > 8)
+            turn = _orientation(image, data)
+            names = ("tiff" if extension == "tif" else None, *modes, "orientation" if turn > 1 else None)
             changes = tuple(name for name in names if name)
-            found = Checked(data, extension, image.size, orientation if turned else 1, changes)
+            dropped = ("metadata",) if unread else ()
+            found = Checked(data, extension, image.size, turn, (*changes, *dropped))
             if changes:
                 pixels = normalise(image)
                 return replace(found, size=pixels.size, pixels=pixels)
@@ -174,6 +195,14 @@ def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Chec
             raise
         except Exception as error:
             raise BadRow("damaged", type(error).__name__) from error
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format != "PNG" or not any(name in data for name in _TURNING):
+        return orientation(image)
+    with open_image(data, "png") as whole:  # another one: `image` is not to be loaded unless it must be
+        whole.load()
+        return orientation(whole)
 
 
 def _is_cut(data: bytes, extension: str) -> bool:

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from streamgan.core.images import UnknownRange, plain
 
 PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF"}
 PLAIN_MODES = ("RGB", "L")
 DEFAULT_QUALITY = 95
-_ALPHA_MODES = {"PA": "RGBA", "RGBA": "RGBA", "LA": "LA"}
 # modes that have another meaning of their numbers than RGB and gray: a colour profile is lost with them
 _CONVERTED = {"CMYK": "cmyk", "YCbCr": "ycbcr", "I;16": "16_bit", "I;16B": "16_bit", "I;16L": "16_bit"}
 _CHANGES = {**_CONVERTED, "P": "palette", "PA": "palette", "RGBA": "alpha", "LA": "alpha", "1": "bilevel"}
 _THUMBNAIL = (64, 64)
+_ALIKE = 0.9  # correlation of two small gray pictures, from -1 to 1
 _SPREAD = 24  # between the channels of a pixel, out of 255: more than JPEG makes of gray
 _SHARE = 0.02  # of the pixels of a thumbnail
 
@@ -44,35 +46,39 @@ def open_image(data: bytes, extension: str) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=[PIL_FORMATS[extension]])
 
 
-def change_of_mode(image: Image.Image, *, deep: bool) -> str | None:
-    """Why `image` cannot be used as it is, in a word, or None; Unusable if nothing can be done."""
-    if image.mode in PLAIN_MODES:
-        return "16_bit" if deep else None
-    if image.mode not in _CHANGES:
+def changes_of_mode(image: Image.Image, *, deep: bool) -> tuple[str, ...]:
+    """Why `image` cannot be used as it is, in words; Unusable if nothing can be done."""
+    if image.mode not in (*PLAIN_MODES, *_CHANGES):
         raise Unusable("unsupported_mode", image.mode)
-    return _CHANGES[image.mode]
+    keyed = image.mode in PLAIN_MODES and "transparency" in image.info
+    change = "alpha" if keyed else _CHANGES.get(image.mode)
+    return tuple(dict.fromkeys(filter(None, (change, "16_bit" if deep else None))))
 
 
 def normalise(image: Image.Image) -> Image.Image:
     """The pixels of an opened image, upright, as RGB or L; Unusable if some of them are transparent."""
     profile = None if image.mode in _CONVERTED else image.info.get("icc_profile")
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
+    try:
+        image, alpha = plain(image)
+    except UnknownRange as error:
+        raise Unusable("unsupported_mode", error.kind) from error
+    if alpha and alpha.getextrema() != (255, 255):
+        raise Unusable("transparent", "")
+    if image.mode == "I;16":
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode == "1":
-        image = image.convert("L")
-    if image.mode in _ALPHA_MODES:
-        image = image.convert(_ALPHA_MODES[image.mode])
-        lowest, _ = image.getchannel("A").getextrema()
-        if lowest != 255:
-            raise Unusable("transparent", "")
-        image = image.convert("L" if image.mode == "LA" else "RGB")
     image = image if image.mode in PLAIN_MODES else image.convert("RGB")
     image.info = {"icc_profile": profile} if profile else {}
     return image
+
+
+def look_alike(first: Image.Image, second: Image.Image) -> bool:
+    """Whether two images of one size show one picture, the same way up. They may differ in colour."""
+    small = [
+        np.asarray(one.convert("L").resize((32, 32), Image.Resampling.BOX), float) for one in (first, second)
+    ]
+    off_HW = [levels - levels.mean() for levels in small]
+    scale = np.sqrt((off_HW[0] ** 2).sum() * (off_HW[1] ** 2).sum())
+    return bool(scale) and float((off_HW[0] * off_HW[1]).sum() / scale) > _ALIKE
 
 
 def shows_color(image: Image.Image) -> bool:

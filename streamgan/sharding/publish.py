@@ -77,9 +77,9 @@ def publish(root: Place, identity: dict[str, Any], records: Records) -> Manifest
     """Write what speaks for the whole set, the manifest last. `records` holds every unit of the plan."""
     units = [records.units[number] for number in sorted(records.units)]
     splits = {name: _write_split(root, name, units) for name in split_names(identity)}
+    write_quarantine(root, identity, records)
     if not any(split.samples for split in splits.values()):
         raise DataError(root, "not one row is usable", f"read {QUARANTINE} and repair the source")
-    write_quarantine(root, identity, records)
     quarantine = {
         "rows": records.rejected.total(),
         "reasons": dict(sorted(records.rejected.items())),
