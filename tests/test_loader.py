@@ -373,10 +373,11 @@ def test_a_loader_that_is_left_early_ends_its_workers(shard_set):
     assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
-def test_a_program_may_end_with_a_loader_left_open(shard_set):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_program_may_end_with_a_loader_left_open(shard_set, workers):
     program = (
         "from streamgan.data import build_loader\n"
-        f"batches = iter(build_loader({str(shard_set)!r}, batch=4, size=16, workers=2))\n"
+        f"batches = iter(build_loader({str(shard_set)!r}, batch=4, size=16, workers={workers}))\n"
         "print(len(next(batches).ids_B))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)

@@ -6,7 +6,7 @@ loader already knows its rank; `Accelerator.prepare` has nothing to do with it a
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from .ring import Ring
 from .samples import Batch, Fetched, GrayMode, Request, Samples
 from .supply import Supply, list_supply, training_supply
-from .workers import begin, read
+from .workers import Forked, begin, close_at_exit, read
 
 STALL_S = 8.0
 PREFETCH = 4  # batches that each worker is ahead
@@ -61,7 +61,10 @@ class Loader:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
+        return close_at_exit(self._batches())
+
+    def _batches(self) -> Generator[Batch, None, None]:
         self.replaced = 0
         where = self._samples.reader.where
         with ExitStack() as stack:
@@ -89,8 +92,7 @@ class Loader:
             num_workers=workers,
             worker_init_fn=begin,
             pin_memory=self._pin_memory,
-            # Forked workers share the index's pages and start in milliseconds; they never touch CUDA.
-            multiprocessing_context="fork" if workers else None,
+            multiprocessing_context=Forked() if workers else None,
             prefetch_factor=PREFETCH if workers else None,
         )
 

@@ -14,8 +14,11 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
@@ -26,8 +29,25 @@ from .board import Board
 TICK_S = 0.5
 NAMING_S = 1.0  # how long to look up the name of a sample, perhaps on the disk that hangs
 
+_T = TypeVar("_T")
+
 _waiting = False  # whether the main thread waits for a batch
 _open: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
+_begun: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
+
+
+class _Worker(ForkProcess):
+    """Known from before it runs, so that nothing which interrupts the start of workers leaves one."""
+
+    def start(self) -> None:
+        _begun.add(self)
+        super().start()
+
+
+class Forked(ForkContext):
+    """Forked workers share the pages of the index and start in milliseconds; they never touch CUDA."""
+
+    Process = _Worker
 
 
 def read(
@@ -38,7 +58,21 @@ def read(
     DataError if a worker dies, or gets on with nothing for `stall_s` seconds; `where` says to a sample's id
     what its shard and key are.
     """
-    batches = _read(iter(loader), board, stall_s, where)
+    before = set(_begun)
+    try:
+        iterator = iter(loader)
+    except BaseException:  # Ctrl-C, or no process can be started: PyTorch would wait five seconds for each
+        _kill(set(_begun) - before)
+        raise
+    return _read(iterator, board, stall_s, where)
+
+
+def close_at_exit(batches: Generator[_T, None, None]) -> Generator[_T, None, None]:
+    """`batches`, to be closed before Python stops threads, if the program ends with it left open.
+
+    Left to the interpreter, a generator is closed when daemon threads do not run any more: it would wait for
+    its own, and Python for the workers, for ever.
+    """
     _open.add(batches)
     return batches
 
@@ -79,20 +113,30 @@ def _read(
         if workers:  # otherwise they would live as long as the traceback of an error
             if watchdog and watchdog.verdict:  # PyTorch would wait for each stuck one, five seconds long
                 _kill(workers)
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-            _kill(workers)  # they do not hear PyTorch's SIGTERM
+            try:
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
+            finally:
+                _kill(workers)  # they do not hear PyTorch's SIGTERM
 
 
-def _kill(workers: list[Any]) -> None:
+def _kill(workers: Iterable[BaseProcess]) -> None:
     for worker in workers:
-        worker.kill()
+        if worker.pid:  # it was started
+            worker.kill()
 
 
 @atexit.register
 def _close_all() -> None:
-    """For a program that ends with a loader left open: Python would send SIGTERM and wait for ever."""
-    for batches in list(_open):
-        batches.close()
+    try:
+        for batches in list(_open):
+            # A daemon thread is in the middle of it, and ends with Python; or PyTorch needs a thread to stop
+            # the one that pins memory, and Python 3.12.0 and 3.12.1 start none any more.
+            with suppress(ValueError, RuntimeError):
+                batches.close()
+    finally:
+        # Python would send the SIGTERM that workers do not hear, and wait for ever for one that is left.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _kill(set(_begun))
 
 
 def begin(worker: int) -> None:
