@@ -1,16 +1,23 @@
 # `make test` and `make demo` each set everything up: a virtual environment in .venv, then the command.
-PYTHON ?= python3
+# PYTHON=python3.13 chooses the Python; an environment of another version is then made anew.
 VENV := .venv
 BIN := $(VENV)/bin
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+FOUND := $(call version,$(BIN)/python)
+PYTHON ?= $(if $(FOUND),$(BIN)/python,python3)
+STALE := $(if $(filter $(FOUND),$(call version,$(PYTHON))),,--clear)
 
 .PHONY: help install test test-all lint format types docs demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+ifneq ($(STALE),)
+.PHONY: $(VENV)/.installed
+endif
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamgan needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(STALE) $(VENV)
 	$(BIN)/pip install --editable '.[dev]'
 	touch $@
 
