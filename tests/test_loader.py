@@ -380,7 +380,7 @@ def test_a_program_may_end_with_a_loader_left_open(shard_set, workers):
         f"batches = iter(build_loader({str(shard_set)!r}, batch=4, size=16, workers={workers}))\n"
         "print(len(next(batches).ids_B))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "4\n", "")
 
 
