@@ -163,6 +163,6 @@ def test_a_model_that_is_nowhere_is_one_line(monkeypatch):
         raise OfflineModeIsEnabled("the Hub is switched off")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(CheckpointError, match="not to be had from the Hub") as caught:
+    with pytest.raises(CheckpointError, match="no run or file here, and the Hub") as caught:
         find_weights("org/no-such-model")
     assert "\n" not in str(caught.value)

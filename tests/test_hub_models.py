@@ -130,7 +130,10 @@ def test_a_model_is_pushed_and_colours_under_its_name_on_the_hub(photo, tmp_path
         command = [sys.executable, "-c", SCRIPT, str(model), str(tmp_path / "gray.png")]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.match("org/none: no checkpoint here, and not to be had from the Hub", done.stdout)
+    assert re.match(
+        "org/none: no run or file here, and the Hub has no such model, or it is private .HTTP 404.; check",
+        done.stdout,
+    )
     assert files["model.safetensors"] == model.read_bytes()
     assert {"README.md", "LICENSE", "config.json"} <= set(files)
     assert f"# {REPO.split('/')[1]}" in files["README.md"].decode()

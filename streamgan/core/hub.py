@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: `ORG/NAME`, perhaps with `@REVISION`, as a local folder."""
+"""The Hugging Face Hub: models (`ORG/NAME`, perhaps with `@REVISION`) as local folders, errors in words."""
 
 import os
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .remote import status_of
 
 BUNDLED = "model.safetensors"  # what colours, in a bundle (inference/bundle.py)
 _MODEL = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
@@ -33,6 +34,33 @@ def download_model(name: str, **options: Any) -> Path:
             snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_FILES, **options)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        what = f"no checkpoint here, and not to be had from the Hub ({type(error).__name__}: {reason})"
-        raise CheckpointError(name, what, "give a run folder, or ORG/NAME and `hf auth login`") from error
+        what, todo = hub_error(error, "model")
+        raise CheckpointError(name, f"no run or file here, and {what}", todo) from error
+
+
+def hub_error(error: BaseException, kind: str) -> tuple[str, str]:
+    """(what is wrong, what to do) when the Hub did not give a `kind`: a model, a data set."""
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RevisionNotFoundError
+
+    one: BaseException | None = error
+    while one is not None:
+        if isinstance(one, OfflineModeIsEnabled):
+            return (
+                "the Hub is switched off (HF_HUB_OFFLINE)",
+                "unset HF_HUB_OFFLINE, or download it elsewhere",
+            )
+        if isinstance(one, GatedRepoError):
+            return (
+                f"the Hub gives this {kind} to those who accept its terms",
+                "do so there, then `hf auth login`",
+            )
+        if isinstance(one, RevisionNotFoundError):
+            return f"the Hub has no such revision of this {kind}", "check what follows the @"
+        if status := status_of(one):
+            if status in (401, 403, 404):
+                what = f"the Hub has no such {kind}, or it is private (HTTP {status})"
+                return what, "check the name, or `hf auth login` with an account that may read it"
+            return f"the Hub answers with an error (HTTP {status})", "try again later"
+        one = one.__cause__
+    what = f"the Hub cannot be reached: no network? ({type(error).__name__})"
+    return what, "check the name and the connection, then run the same command again"

@@ -253,7 +253,11 @@ class RangeFile(io.RawIOBase):
 
         def fetch() -> bytes:
             self.file.seek(begin)
-            data = self.file.read(end - begin)
+            try:
+                data = self.file.read(end - begin)
+            except ValueError as error:  # so fsspec speaks of a server that sends the whole file
+                what = "the server does not answer requests for a part of a file (ranges)"
+                raise DataError(shown(self.path), what, "download the file and name it here") from error
             if len(data) != end - begin:
                 raise ShortBody(f"{len(data)} of {end - begin} bytes at {begin}")
             return data
