@@ -185,6 +185,7 @@ def test_a_source_without_one_good_row_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"not one row is usable; read quarantine\.jsonl"):
         shard([str(tmp_path / "a.parquet")], tmp_path / "set", num_workers=0, max_bad=1)
     assert len((tmp_path / "set" / "quarantine.jsonl").read_text().splitlines()) == 6
+    assert not (tmp_path / "set" / "manifest.json").exists()
 
 
 def test_a_decoded_image_equals_the_source(tmp_path):

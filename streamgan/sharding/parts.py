@@ -38,10 +38,10 @@ class Part:
 
 def parse_part(spec: str) -> Part:
     """`2/8` -> Part(2, 8)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", spec.strip())
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", spec.strip(), re.ASCII)
     part = Part(int(match[1]), int(match[2])) if match else None
     if part is None or not 1 <= part.number <= part.count:
-        raise ConfigError("--part", f"not one of N parts (got {spec})", "write for example 1/8 to 8/8")
+        raise ConfigError("--part", f"not one of N parts (got {spec[:40]})", "write for example 1/8 to 8/8")
     return part
 
 

@@ -17,6 +17,7 @@ from streamgan.core.seeding import permutation
 from streamgan.data.format import SPLITS
 
 HASH_RANGE = 1 << 32
+_WEIGHT = re.compile(r"[+-]?\d{0,30}(\.\d{0,30}|/\d{1,30})?", re.ASCII)
 _FILE_SPLIT = re.compile(r"(train|validation|val|test)(?![A-Za-z0-9])")
 
 
@@ -102,8 +103,8 @@ def parse_splits(spec: str) -> dict[str, int]:
         if name not in SPLITS or name in weights:
             what = f"the same split twice ({name})" if name in weights else f"unknown split {name!r}"
             raise ConfigError("--splits", f"{what} (got {spec})", todo)
-        try:
-            weights[name] = Fraction(value)
+        try:  # digits alone: the fraction 1e999999999 would take hours to write out
+            weights[name] = Fraction(value if _WEIGHT.fullmatch(value) else "")
         except (ValueError, ZeroDivisionError):
             raise ConfigError("--splits", f"{name} has no number (got {spec})", todo) from None
         if weights[name] <= 0:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,12 @@ def refuse_too_many_bad(
 ) -> None:
     """DataError if more than the fraction `max_bad` of all rows is rejected already; lists them."""
     bad = records.rejected.total()
-    if bad > max_bad * total:
+    if bad > Fraction(repr(float(max_bad))) * total:  # exactly: 0.29 * 100 is less than 29
         write_quarantine(root, identity, records, token=token)
         reasons = ", ".join(f"{reason} {count}" for reason, count in records.rejected.most_common())
         raise DataError(
             root,
-            f"{bad} of {total} rows are bad, more than --max-bad {max_bad:g} allows: {reasons}",
+            f"{bad} of {total} rows are bad, more than --max-bad {max_bad} allows: {reasons}",
             f"read {QUARANTINE}, repair the source or raise --max-bad, and run the command again",
         )
 
@@ -76,10 +77,10 @@ def write_quarantine(root: Place, identity: dict[str, Any], records: Records, *,
 def publish(root: Place, identity: dict[str, Any], records: Records) -> Manifest:
     """Write what speaks for the whole set, the manifest last. `records` holds every unit of the plan."""
     units = [records.units[number] for number in sorted(records.units)]
-    splits = {name: _write_split(root, name, units) for name in split_names(identity)}
     write_quarantine(root, identity, records)
-    if not any(split.samples for split in splits.values()):
+    if not any(unit["shards"] for unit in units):
         raise DataError(root, "not one row is usable", f"read {QUARANTINE} and repair the source")
+    splits = {name: _write_split(root, name, units) for name in split_names(identity)}
     quarantine = {
         "rows": records.rejected.total(),
         "reasons": dict(sorted(records.rejected.items())),

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from itertools import pairwise
 
 from streamgan.core.errors import ConfigError
@@ -15,10 +16,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 2
 
 def parse_size(spec: str) -> int:
     """`256MB`, `0.5 GiB` -> bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", spec.strip().upper())
-    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]I?)?B?", spec.strip().upper(), re.ASCII)
+    size = int(Fraction(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if size < 1:
-        raise ConfigError("--shard-size", f"not a size (got {spec})", "write for example 256MB or 1GiB")
+        raise ConfigError("--shard-size", f"not a size (got {spec[:40]})", "write for example 256MB or 1GiB")
     return size
 
 
