@@ -1,5 +1,6 @@
 """Servers on this machine that stand for object stores and websites, with faults on demand."""
 
+import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ class Website:
                     self.send_error(404)
                     return
                 data = path.read_bytes()
+                tag = hashlib.sha256(data).hexdigest()
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
                 if wanted and site.ranges:
                     begin, end = int(wanted[1]), min(int(wanted[2] or len(data)) + 1, len(data))
@@ -49,6 +51,7 @@ class Website:
                     self.send_response(200)
                 if site.ranges:
                     self.send_header("Accept-Ranges", "bytes")
+                self.send_header("ETag", f'"{tag}"')
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 if body:

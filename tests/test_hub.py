@@ -3,17 +3,27 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from parquet_fixtures import pair, tree, write_rows, write_source
 
 from streamgan.core.errors import ConfigError
+from streamgan.core.hub import hub_error
 from streamgan.sharding.hub import find, is_hub, recorded
 from streamgan.sharding.run import ShardOptions, shard
 
@@ -77,13 +87,17 @@ class Hub:
         return known.get(revision)
 
     def shard(self, *arguments) -> subprocess.CompletedProcess:
-        """The command in a process of its own: the library reads the address of the Hub on import."""
-        settings = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}", "HF_TOKEN": "hf_secret"}
-        settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
-        command = [sys.executable, "-m", "streamgan.cli", "shard", *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **settings}, check=False
-        )
+        return run_shard(f"http://127.0.0.1:{self.server.server_port}", *arguments)
+
+
+def run_shard(address, *arguments) -> subprocess.CompletedProcess:
+    """The command in a process of its own: the library reads the address of the Hub on import."""
+    settings = {"HF_ENDPOINT": address, "HF_TOKEN": "hf_secret"}
+    settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "streamgan.cli", "shard", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **settings}, check=False
+    )
 
 
 @contextmanager
@@ -140,9 +154,37 @@ def test_what_the_hub_does_not_hold_is_one_line(commits, tmp_path):
     with serving(Hub(commits)) as hub:
         done = hub.shard("org/none", "--out", tmp_path / "set", "--workers", "0")
     assert done.returncode == 3
-    assert re.search(r"^error: org/none: no such folder here, and on the Hub: .*404", done.stderr, re.M)
+    assert re.search(
+        r"^error: org/none: no such folder here, and the Hub has no such data set.*404", done.stderr, re.M
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "set").exists()
+
+
+def test_no_network_is_said_in_words(tmp_path):
+    with socket.socket() as nobody:  # bound, so that nobody else listens there, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        done = run_shard(address, "org/none", "--out", tmp_path / "set", "--workers", "0")
+    assert done.returncode == 3
+    assert "error: org/none: no such folder here, and the Hub cannot be reached: no network?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GatedRepoError, "gives this model to those who accept its terms"),
+        (RevisionNotFoundError, "has no such revision of this model"),
+        (RepositoryNotFoundError, r"has no such model, or it is private \(HTTP 401\)"),
+        (HfHubHTTPError, r"has no such model, or it is private \(HTTP 401\)"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_words(error, words):
+    response = SimpleNamespace(status_code=401, headers={}, request=None)
+    what, todo = hub_error(error("no", response=response), "model")
+    assert re.search(words, what)
+    assert todo
 
 
 @pytest.mark.parametrize(
@@ -175,4 +217,4 @@ def test_the_commit_of_a_set_is_read_from_its_records(tmp_path):
 
 def test_an_address_that_is_no_data_set_is_refused():
     with pytest.raises(ConfigError, match="not the address of a data set"):
-        find("hf://models/org", (".parquet",), {})
+        find("hf://models/org", (".parquet",), {}, Counter())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -145,6 +146,22 @@ def test_a_rerun_says_that_there_is_nothing_to_do(source, finished):
     assert result.exit_code == 0
     assert "nothing to do" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["train-000000.tar", "val-000001.idx", "test.index", "quarantine.jsonl"])
+@pytest.mark.parametrize("damage", [os.remove, lambda path: os.truncate(path, path.stat().st_size // 2)])
+def test_a_finished_set_that_lacks_a_listed_file_is_not_called_finished(tmp_path, name, damage):
+    write_rows(tmp_path / "a.parquet", [pair(i) for i in range(40)] + [{**pair(0), "image": hub(None)}])
+    out = tmp_path / "set"
+    options = ShardOptions(samples_per_shard=20)
+    shard([str(tmp_path / "a.parquet")], out, options=options, num_workers=0, max_bad=1)
+    damage(out / name)
+    for run_again in (
+        lambda: shard([str(tmp_path / "a.parquet")], out, options=options, num_workers=0, max_bad=1),
+        lambda: run.finish(out, max_bad=1),
+    ):
+        with pytest.raises(DataError, match=rf"{re.escape(name)}: missing, cut or changed in a finished set"):
+            run_again()
 
 
 def test_json_is_one_object_on_stdout(source, tmp_path):

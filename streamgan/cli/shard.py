@@ -1,30 +1,29 @@
 """`streamgan shard`: parquet or images -> WebDataset shards."""
 
 import io
+import math
 import os
 from contextlib import redirect_stdout
-from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from .output import emit
+from .shard_report import report, report_part
 
+_LARGEST = 2**63 - 1  # what other readers of a manifest can hold
 _PIXEL_LIMIT = (
     178_956_970  # PIL opens nothing larger; equals sharding.check.PIXEL_LIMIT, which is slow to import
 )
-_CHANGES = {
-    "16_bit": "cut from 16 bits a channel to 8",
-    "alpha": "freed of transparency that hid nothing",
-    "bilevel": "made gray from black and white",
-    "cmyk": "made RGB from CMYK",
-    "metadata": "freed of metadata that readers refuse",
-    "orientation": "turned upright, as its EXIF or XMP says",
-    "palette": "made RGB from a palette",
-    "resized": "made smaller",
-    "tiff": "made PNG or JPEG from TIFF",
-    "ycbcr": "made RGB from YCbCr",
-}
+
+
+class _FractionRange(click.FloatRange):
+    """0 to 1; nan lies beyond no bound, and so would switch off what it limits."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range 0<=x<=1.", param, ctx)
+        return number
 
 
 def _cpus() -> int:
@@ -41,7 +40,7 @@ def _cpus() -> int:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 4096),
     default=None,
     show_default="number of CPUs",
     help="Processes; 0 works in this one. The bytes do not depend on it.",
@@ -62,7 +61,7 @@ def _cpus() -> int:
 )
 @click.option(
     "--samples-per-shard",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _LARGEST),
     default=1000,
     show_default=True,
     help="Rows a unit of work; each unit writes one shard a split.",
@@ -74,7 +73,13 @@ def _cpus() -> int:
     show_default="by --samples-per-shard",
     help="Choose the rows so that shards of the largest split have about this size (256MB, 1GiB).",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the order of row groups.")
+@click.option(
+    "--seed",
+    type=click.IntRange(-_LARGEST - 1, _LARGEST),
+    default=0,
+    show_default=True,
+    help="Seed of the order of row groups.",
+)
 @click.option(
     "--splits",
     default="train=70,val=20,test=10",
@@ -97,14 +102,14 @@ def _cpus() -> int:
 )
 @click.option(
     "--max-samples",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _LARGEST),
     default=None,
     show_default="all",
     help="Take this many rows, the same ones for the same seed.",
 )
 @click.option(
     "--max-bad",
-    type=click.FloatRange(0, 1),
+    type=_FractionRange(0, 1),
     default=0.01,
     show_default=True,
     help="Fraction of bad rows beyond which the run fails.",
@@ -139,7 +144,7 @@ def _cpus() -> int:
 )
 @click.option(
     "--size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _PIXEL_LIMIT),
     show_default="as they are",
     help="Make images smaller: the short side at most this many pixels. Never larger.",
 )
@@ -193,8 +198,8 @@ def shard(
     from streamgan.sharding.sizes import parse_size
 
     if only_finish:
-        return _report(out, finish(out, max_bad=max_bad), as_json)
-    shard_bytes = parse_size(shard_size) if shard_size else None
+        return report(out, finish(out, max_bad=max_bad), as_json)
+    shard_bytes = parse_size(shard_size) if shard_size is not None else None
     how = {
         "options": ShardOptions(**_named_columns(columns), **options),
         "shard_bytes": shard_bytes,
@@ -208,7 +213,7 @@ def shard(
             result = shard_part(sources, out, part=parse_part(part), **how)
         else:
             result = make_set(sources, out, **how)
-    return _report_part(out, result, as_json) if part else _report(out, result, as_json)
+    return report_part(out, result, as_json) if part else report(out, result, as_json)
 
 
 def _named_columns(columns: str | None) -> dict[str, str]:
@@ -243,46 +248,3 @@ def _refuse_engine(engine: str, address: str | None, workers: int | None) -> Non
         raise click.UsageError("--address is that of a cluster; give --engine ray too, or leave it out")
     if engine == "ray" and workers == 0:
         raise click.UsageError("--engine ray does not work in this process; give --workers 1 or more")
-
-
-def _report_part(out: str, result: Any, as_json: bool) -> None:
-    units = f"{result.units} unit{'s' if result.units != 1 else ''}"
-    text = f"{out}: part {result.part} is complete ({units}, {result.made} made by this run); "
-    text += f"when all parts are: streamgan shard --out {out} --finish"
-    summary = {"out": str(out), "part": str(result.part), "units": result.units, "made": result.made}
-    emit(text, {**summary, "seconds": round(result.seconds, 3)}, as_json=as_json)
-
-
-def _report(out: str, result: Any, as_json: bool) -> None:
-    manifest = result.manifest
-    speed = result.written_bytes / 1e6 / result.seconds if result.seconds else 0.0
-    splits = {
-        name: {"samples": split.samples, "shards": len(split.shards), "bytes": split.bytes}
-        for name, split in manifest.splits.items()
-    }
-    summary = {
-        "out": str(out),
-        "digest": manifest.digest,
-        "splits": splits,
-        "quarantine": manifest.quarantine["reasons"],
-        "changed": manifest.quarantine.get("changed", {}),
-        "nothing_to_do": result.nothing_to_do,
-        "seconds": round(result.seconds, 3),
-        "mb_per_s": round(speed, 1),
-    }
-    lines = [f"{out}: finished already, nothing to do"] if result.nothing_to_do else []
-    for name, split in splits.items():
-        size = f"{split['shards']:5} shards {split['bytes'] / 1e6:10.1f} MB"
-        lines.append(f"{name:5} {split['samples']:9} samples {size}")
-    lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
-    changed = manifest.quarantine.get("changed", {})
-    lines += [f"changed {count:7} {_in_words(change)} ({change})" for change, count in changed.items()]
-    lines.append(f"digest {manifest.digest}")
-    if not result.nothing_to_do:
-        lines.append(f"{result.seconds:.1f} s, {speed:.0f} MB/s")
-    emit("\n".join(lines), summary, as_json=as_json)
-
-
-def _in_words(change: str) -> str:
-    name = change.removeprefix("gray_")
-    return ("gray twin " if name != change else "") + _CHANGES.get(name, name)

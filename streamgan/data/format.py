@@ -218,6 +218,14 @@ def index_bytes(rows: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def index_size(samples: int) -> int:
+    """Bytes of `index_bytes` of so many rows."""
+    head = io.BytesIO()
+    about = {"descr": INDEX_DTYPE.descr, "fortran_order": False, "shape": (samples,)}
+    np.lib.format.write_array_header_1_0(head, about)
+    return head.tell() + samples * INDEX_DTYPE.itemsize
+
+
 def write_index(path: Place, rows: np.ndarray) -> None:
     """Write `index_bytes`, atomically."""
     with atomic_write(path) as file:

@@ -44,6 +44,11 @@ Results = Generator[dict[str, Any], None, None]
 ORPHANS_TIMEOUT_S = 10.0
 PULSE_S = 0.5
 
+
+class WorkerDied(DataError):
+    """A worker process ended by itself, before its unit did."""
+
+
 _task: Task | None = None  # these three are set once in each worker process
 _worker_lock: Any = None  # held open for the life of the worker
 _slot: "_Slot | None" = None
@@ -94,7 +99,7 @@ def run_local(
                 try:
                     result = future.result()
                 except BrokenProcessPool as error:
-                    raise DataError(
+                    raise WorkerDied(
                         "sharding",
                         f"a worker process died at or after unit {min(pending.values())} "
                         "(killed, or out of memory?)",

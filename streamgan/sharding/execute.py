@@ -12,7 +12,7 @@ from streamgan.core.logs import say
 
 from .cluster import run_ray
 from .display import Display
-from .engines import Pulse, Results, run_here, run_local, workers_lock
+from .engines import Pulse, Results, WorkerDied, run_here, run_local, workers_lock
 from .folder import read_records, remove_temporary
 from .parts import Part
 from .plan import Unit
@@ -72,12 +72,17 @@ class Execution:
             watch=watch,
         )
         written = 0
-        with display.bar, closing(results):
-            for record in results:
-                size = self.records.add(record)
-                display.done(record["rows"], size)
-                written += size
-                self._refuse_too_many_bad()
+        try:
+            with display.bar, closing(results):
+                for record in results:
+                    size = self.records.add(record)
+                    display.done(record["rows"], size)
+                    written += size
+                    self._refuse_too_many_bad()
+        except WorkerDied:
+            for file in self.job.files:
+                file.confirm(())  # a file that shrinks while it is mapped kills the process that reads it
+            raise
         return written
 
     def _refuse_too_many_bad(self) -> None:

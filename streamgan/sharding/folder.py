@@ -9,6 +9,7 @@ uploads that are not complete.
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -32,11 +33,21 @@ from streamgan.core.files import (
 )
 from streamgan.core.logs import say
 from streamgan.core.objects import ObjectPath, Place
-from streamgan.data.format import FORMAT, MANIFEST, QUARANTINE, SPLITS, VERSION, Manifest, read_manifest
+from streamgan.data.format import (
+    FORMAT,
+    MANIFEST,
+    QUARANTINE,
+    SPLITS,
+    VERSION,
+    Manifest,
+    idx_name,
+    index_size,
+    read_manifest,
+)
 
 from .lease import WHOLE, is_lease, leased
 from .parts import Part, forget_count
-from .writer import WORK, record_path
+from .writer import WORK, disk_errors, record_path
 
 PLAN = "plan.json"
 LOCK = "lock"
@@ -82,16 +93,49 @@ def _refuse_difference(root: Place, was: dict[str, Any], now: dict[str, Any]) ->
         )
 
 
+def is_published(root: Place) -> bool:
+    """Whether the folder holds a finished set and nothing of a run."""
+    names = list_names(root)
+    return MANIFEST in names and WORK not in names
+
+
+def make_work(root: Place) -> None:
+    """The folder of the records; a bucket needs none."""
+    work = root / WORK
+    if not isinstance(work, ObjectPath):
+        with disk_errors(root):
+            work.mkdir(parents=True, exist_ok=True)
+
+
 def finished_manifest(root: Place, identity: dict[str, Any]) -> Manifest:
-    """The manifest of a finished set, if it is the one that is asked for and its shards are there."""
-    manifest = read_manifest(root)
+    """As `whole_manifest`, of the set that is asked for; ConfigError naming the difference otherwise."""
+    manifest = whole_manifest(root)
     _refuse_difference(root, {"source": manifest.source, "options": manifest.options}, identity)
+    return manifest
+
+
+def whole_manifest(root: Place) -> Manifest:
+    """The manifest of a finished set; DataError naming a file of it that is missing or cut.
+
+    Tars and packed indexes are told by their size, the other files, which are small, by their sha256.
+    """
+    manifest = read_manifest(root)
     sizes = file_sizes(root)
-    for split in manifest.splits.values():
-        for entry in split.shards:
-            if sizes.get(entry.name) != entry.bytes:
-                todo = "restore it, or empty the folder and run the same command again"
-                raise DataError(root / entry.name, "missing or cut in a finished set", todo)
+    sealed = {QUARANTINE: manifest.quarantine["sha256"]} if "sha256" in manifest.quarantine else {}
+    wanted = {}
+    for split, entry in manifest.splits.items():
+        wanted[f"{split}.index"] = index_size(entry.samples)
+        wanted |= {shard.name: shard.bytes for shard in entry.shards}
+        sealed |= {idx_name(shard.name): shard.idx_sha256 for shard in entry.shards}
+    bad = [name for name, size in wanted.items() if sizes.get(name) != size]
+    bad += sealed.keys() - sizes.keys()
+    if not bad:
+        read = read_many([root / name for name in sealed])
+        pairs = zip(sealed.items(), read, strict=True)
+        bad = [name for (name, sha256), data in pairs if hashlib.sha256(data).hexdigest() != sha256]
+    if bad:
+        todo = "restore it, or empty the folder and run the same command again"
+        raise DataError(root / min(bad), "missing, cut or changed in a finished set", todo)
     return manifest
 
 

@@ -7,16 +7,18 @@ a revision gets that commit again. The token is where `hf auth login` left it.
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.hub import hub_error
 from streamgan.core.objects import Place
 from streamgan.core.remote import patiently
 
-from .storage import Found
+from .storage import Found, reason_to_pass
 
 _PREFIX = "hf://datasets/"
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+?)"
@@ -46,7 +48,9 @@ def recorded(records: Iterable[Place]) -> dict[str, str]:
     return commits
 
 
-def find(source: str, suffixes: tuple[str, ...], commits: Mapping[str, str]) -> list[Found]:
+def find(
+    source: str, suffixes: tuple[str, ...], commits: Mapping[str, str], passed: Counter[str]
+) -> list[Found]:
     """Files of the data set that end in `suffixes`, pinned; `commits` stand in for revisions not named."""
     match = _ADDRESS.fullmatch(source) or _PLAIN.fullmatch(source)
     if not match:
@@ -73,16 +77,21 @@ def find(source: str, suffixes: tuple[str, ...], commits: Mapping[str, str]) -> 
     try:
         commit, files = patiently(source, listing)
     except DataError as error:
-        if source.startswith(_PREFIX):
+        if error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled):
             raise
-        raise DataError(source, f"no such folder here, and on the Hub: {error.what}", error.todo) from error
+        what, todo = hub_error(error.__cause__, "data set")
+        here = "" if source.startswith(_PREFIX) else "no such folder here, and "
+        raise DataError(source, here + what, todo) from error
     origin = f"{_PREFIX}{repo}@{commit}"
-    within = [file for file in files if _is_within(file.path, inside)]
-    found = [
-        Found(f"{origin}/{file.path}", f"{origin}/{inside}".rstrip("/"), file.size, origin)
-        for file in within
-        if file.path.lower().endswith(suffixes) and not file.path.rpartition("/")[2].startswith(".")
-    ]
+    base, found = f"{origin}/{inside}".rstrip("/"), []
+    for file in files:
+        if not _is_within(file.path, inside):
+            continue
+        name = file.path.removeprefix(f"{inside}/")
+        if file.path != inside and (reason := reason_to_pass(name, suffixes)):
+            passed[reason] += 1
+        else:  # a commit never changes, so there is no identity to watch
+            found.append(Found(f"{origin}/{file.path}", base, file.size, origin=origin))
     if not found:
         what = f"holds no .parquet file and no image at {commit[:12]}" + (
             f" under {inside}" if inside else ""

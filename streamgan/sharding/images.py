@@ -5,34 +5,44 @@ position of its name in the sorted list, and its KEY.json holds the name.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.remote import filesystem, patiently, shown
 
 from .plan import split_of_file
 from .rows import Cell, Row
-from .storage import Found, relative_names
+from .storage import Found, identity_of, refuse_changed, relative_names, source_error
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 NAME = "images"
+NUM_REQUESTS = 16  # questions to a store at a time whether an image is still the same
+
+
+class ImageFile(NamedTuple):
+    """One image of a folder, by its name in it."""
+
+    name: str
+    path: str
+    bytes: int
+    identity: str | None
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Image files as one file of the source: (name, path, bytes) each, sorted by name."""
+    """Image files as one file of the source, sorted by name."""
 
     name: str
-    images: tuple[tuple[str, str, int], ...]
+    images: tuple[ImageFile, ...]
     text: None = None
     origin: str | None = None
 
     @property
     def path(self) -> str:
-        return shown(self.images[0][1]).rpartition("/")[0]
+        return shown(self.images[0].path).rpartition("/")[0]
 
     @property
     def group_rows(self) -> tuple[int, ...]:
@@ -40,12 +50,12 @@ class ImageFolder:
 
     @property
     def bytes(self) -> int:
-        return sum(size for _, _, size in self.images)
+        return sum(image.bytes for image in self.images)
 
     def fingerprint(self) -> dict[str, Any]:
         listing = hashlib.sha256()
-        for name, _, size in self.images:
-            listing.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+        for image in self.images:
+            listing.update(f"{image.name}\0{image.bytes}\n".encode())
         print_ = {"name": self.name, "bytes": self.bytes, "rows": len(self.images)}
         return {
             **print_,
@@ -54,54 +64,66 @@ class ImageFolder:
         }
 
     def read(self, *, row_group: int, start: int, stop: int) -> Iterator[Row]:
-        """The one image of a group; DataError if it is not the size that was listed."""
-        name, path, size = self.images[row_group]
+        """The one image of a group; DataError if it is not what was listed."""
+        image = self.images[row_group]
         if start < stop:
-            data = _read(path)
-            if len(data) != size:
-                what = f"{len(data)} bytes (listed with {size}): the source has changed"
-                raise DataError(shown(path), what, "restore it, or start again in an empty folder")
-            yield Row(row_group, Cell(data), None, None, name)
+            data = _read(image)
+            if len(data) != image.bytes:
+                what = f"{len(data)} bytes (listed with {image.bytes}): the source has changed"
+                raise DataError(shown(image.path), what, "restore it, or start again in an empty folder")
+            yield Row(row_group, Cell(data), None, None, image.name)
+
+    def confirm(self, row_groups: Iterable[int]) -> None:
+        """DataError if an image of these groups is not what was listed any more."""
+        images = [self.images[group] for group in row_groups]
+        with ThreadPoolExecutor(NUM_REQUESTS if "://" in self.images[0].path else 1) as pool:
+            list(pool.map(_confirm, images))
+
+    def for_any_machine(self) -> Self:
+        """Without what this machine alone knows of local files."""
+        if "://" in self.images[0].path:
+            return self
+        return replace(self, images=tuple(image._replace(identity=None) for image in self.images))
 
 
-def _read(path: str) -> bytes:
-    if "://" in path:
-        return patiently(path, lambda: filesystem(path).cat_file(path))
+def _read(image: ImageFile) -> bytes:
+    if "://" in image.path:
+        return patiently(image.path, lambda: filesystem(image.path).cat_file(image.path))
     try:
-        return Path(path).read_bytes()
+        with open(image.path, "rb") as file:
+            refuse_changed(image.path, image.identity, identity_of(file.fileno()))
+            return file.read()
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror})", "check the source") from error
+        raise source_error(error, image.path) from error
+
+
+def _confirm(image: ImageFile) -> None:
+    if image.identity is None:
+        return
+    try:
+        now = identity_of(image.path)
+    except OSError:
+        now = "gone"
+    refuse_changed(image.path, image.identity, now)
 
 
 def read_images(found: Sequence[Found], *, by_folder: bool) -> list[ImageFolder]:
     """Image files as one file of the source or, `by_folder`, as one for each top folder train, val, test."""
     names = relative_names((one.base, one.path) for one in found)
-    images = sorted({(names[one.path], one.path, _size(one)) for one in found})
-    for name, path, _ in images:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise DataError(path.encode("utf-8", "replace").decode(), "its name is not UTF-8", "rename it")
+    images = sorted(ImageFile(names[one.path], one.path, one.bytes, one.identity) for one in found)
     origin = found[0].origin
     if not by_folder:
         return [ImageFolder(NAME, tuple(images), origin=origin)]
-    folders: dict[str, list[tuple[str, str, int]]] = {}
+    folders: dict[str, list[ImageFile]] = {}
     for image in images:
-        top, slash, _ = image[0].partition("/")
+        top, slash, _ = image.name.partition("/")
         try:
             split_of_file(top if slash else "")
         except ConfigError:
             raise ConfigError(
-                shown(image[1]),
+                shown(image.path),
                 "lies in no folder train, validation, val or test, where --splits source looks for it",
                 "move it, or split by content with --splits train=70,val=20,test=10",
             ) from None
         folders.setdefault(top, []).append(image)
     return [ImageFolder(top, tuple(inside), origin=origin) for top, inside in sorted(folders.items())]
-
-
-def _size(found: Found) -> int:
-    if found.bytes is not None:
-        return found.bytes
-    try:
-        return Path(found.path).stat().st_size
-    except OSError as error:
-        raise DataError(found.path, f"cannot be read ({error.strerror})", "check the source") from error

@@ -1,8 +1,8 @@
 """What a source gives, whatever it is made of: files that can be listed, and rows of encoded images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,12 @@ class SourceFile(Protocol):
 
     def read(self, *, row_group: int, start: int, stop: int) -> Iterator[Row]:
         """Rows [start, stop) of a group in their order, a few in memory at a time."""
+        ...
+
+    def confirm(self, row_groups: Iterable[int]) -> None:
+        """DataError if what these groups are read from is not what was listed any more."""
+        ...
+
+    def for_any_machine(self) -> Self:
+        """Without what this machine alone knows of the file: other nodes may have copies of their own."""
         ...

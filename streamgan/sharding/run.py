@@ -5,16 +5,16 @@ are complete, `manifest.json` that everything is; the same command reads them an
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.files import list_names
-from streamgan.core.objects import ObjectPath, Place, place
-from streamgan.data.format import MANIFEST, Manifest, read_manifest
+from streamgan.core.objects import Place, place
+from streamgan.data.format import MANIFEST, Manifest
 
 from .check import Check
 from .cluster import AUTO
@@ -24,12 +24,15 @@ from .folder import (
     PLAN,
     claim,
     finished_manifest,
+    is_published,
     locked,
+    make_work,
     read_plan,
     read_records,
     refuse_foreign_files,
     remove_temporary,
     remove_work,
+    whole_manifest,
 )
 from .hub import recorded
 from .parts import Part, claim_count, counts, refuse_missing
@@ -70,12 +73,16 @@ class ShardOptions:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a run leaves. `written_bytes` counts the shards that this run made, in `seconds`."""
+    """What a run leaves. `written_bytes` counts the shards that this run made, in `seconds`.
+
+    `passed` counts the files that the source holds and the set does not, by ending or reason.
+    """
 
     manifest: Manifest
     nothing_to_do: bool
     written_bytes: int = 0
     seconds: float = 0.0
+    passed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class PartResult:
     made: int
     written_bytes: int
     seconds: float
+    passed: Mapping[str, int] = field(default_factory=dict)
 
 
 def shard(
@@ -108,17 +116,20 @@ def shard(
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
-    began, root = time.monotonic(), _root(out, engine)
-    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
+    began, root, passed = time.monotonic(), _root(out, engine), Counter[str]()
+    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes, engine, passed)
+    job = (
+        job if engine == "local" else replace(job, files=tuple(file.for_any_machine() for file in job.files))
+    )
     refuse_foreign_files(root)
-    if _is_published(root):
-        return ShardResult(finished_manifest(root, identity), nothing_to_do=True)
-    _make_work(root)
+    if is_published(root):
+        return ShardResult(finished_manifest(root, identity), nothing_to_do=True, passed=passed)
+    make_work(root)
     with locked(root / WORK) as check:
         wait_for_orphans(root / WORK)
         remove_temporary(root)
         if (root / MANIFEST).exists():
-            return _tidy_up(root, identity)
+            return replace(_tidy_up(root, identity), passed=passed)
         with disk_errors(root):
             claim(root, identity, len(plan))
         how = _engine(engine, address)
@@ -128,7 +139,7 @@ def shard(
         with disk_errors(root):
             manifest = publish(root, identity, execution.records)
             remove_work(root)
-    return ShardResult(manifest, False, written, time.monotonic() - began)
+    return ShardResult(manifest, False, written, time.monotonic() - began, passed)
 
 
 def shard_part(
@@ -147,14 +158,17 @@ def shard_part(
 
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
-    began, root = time.monotonic(), _root(out, engine)
-    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes)
+    began, root, passed = time.monotonic(), _root(out, engine), Counter[str]()
+    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes, engine, passed)
+    job = (
+        job if engine == "local" else replace(job, files=tuple(file.for_any_machine() for file in job.files))
+    )
     share = part.share(plan)
     refuse_foreign_files(root)
-    if _is_published(root):
+    if is_published(root):
         finished_manifest(root, identity)
-        return PartResult(part, len(share), 0, 0, 0.0)
-    _make_work(root)
+        return PartResult(part, len(share), 0, 0, 0.0, passed)
+    make_work(root)
     with locked(root / WORK, part) as check:
         wait_for_orphans(root / WORK, part.label)
         remove_temporary(root, {unit.number for unit in share})
@@ -164,7 +178,7 @@ def shard_part(
         how = _engine(engine, address)
         execution = Execution(job, identity, share, _num_rows(plan), max_bad, check, how, part)
         written, made = execution.run(num_workers)
-    return PartResult(part, len(share), made, written, time.monotonic() - began)
+    return PartResult(part, len(share), made, written, time.monotonic() - began, passed)
 
 
 def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
@@ -174,8 +188,8 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
     """
     began, root = time.monotonic(), place(out)
     refuse_foreign_files(root)
-    if _is_published(root):
-        return ShardResult(read_manifest(root), nothing_to_do=True)
+    if is_published(root):
+        return ShardResult(whole_manifest(root), nothing_to_do=True)
     identity = read_plan(root)
     num_units = identity.pop("units")
     counted = counts(root / WORK)
@@ -208,7 +222,12 @@ def _engine(name: Engine, address: str) -> Callable[..., Results]:
 
 
 def _prepare(
-    sources: Sequence[str], root: Place, options: ShardOptions, shard_bytes: int | None
+    sources: Sequence[str],
+    root: Place,
+    options: ShardOptions,
+    shard_bytes: int | None,
+    engine: Engine,
+    passed: Counter[str],
 ) -> tuple[Job, dict[str, Any], tuple[Unit, ...]]:
     """Read the footers: what all units need, what makes the set this one, and the units."""
     files = read_source(
@@ -220,9 +239,12 @@ def _prepare(
         keep_text=options.keep_text,
         split_folders=options.splits == "source",
         commits=recorded((root / MANIFEST, root / WORK / PLAN)),
+        passed=passed,
     )
     if not any(sum(file.group_rows) for file in files):
         raise DataError(files[0].path, "the source has no rows", "check the files")
+    if engine == "ray":
+        files = [file.for_any_machine() for file in files]
     job = _make_job(root, files, options)
     if shard_bytes:
         share = largest_share(files, job.split_ends, job.file_splits)
@@ -239,18 +261,6 @@ def _prepare(
 
 def _num_rows(plan: Sequence[Unit]) -> int:
     return sum(unit.num_rows for unit in plan)
-
-
-def _is_published(root: Place) -> bool:
-    names = list_names(root)
-    return MANIFEST in names and WORK not in names
-
-
-def _make_work(root: Place) -> None:
-    work = root / WORK
-    if not isinstance(work, ObjectPath):
-        with disk_errors(root):
-            work.mkdir(parents=True, exist_ok=True)
 
 
 def _tidy_up(root: Place, identity: dict[str, Any]) -> ShardResult:

@@ -169,6 +169,8 @@ def _unit_rows(job: Job, unit: Unit, opening: Callable[[int], None]) -> Iterator
         file = job.files[piece.file]
         for row in read_rows(file, row_group=piece.row_group, start=piece.start, stop=piece.stop):
             yield piece.file, row
+    for number in {piece.file for piece in unit.pieces}:
+        job.files[number].confirm(piece.row_group for piece in unit.pieces if piece.file == number)
 
 
 def _commit(root: Place, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:

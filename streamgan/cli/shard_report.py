@@ -1,0 +1,72 @@
+"""What `streamgan shard` says at its end: samples, bad rows, changes, what was passed over."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .output import emit
+
+_CHANGES = {
+    "16_bit": "cut from 16 bits a channel to 8",
+    "alpha": "freed of transparency that hid nothing",
+    "bilevel": "made gray from black and white",
+    "cmyk": "made RGB from CMYK",
+    "metadata": "freed of metadata that readers refuse",
+    "orientation": "turned upright, as its EXIF or XMP says",
+    "palette": "made RGB from a palette",
+    "resized": "made smaller",
+    "tiff": "made PNG or JPEG from TIFF",
+    "ycbcr": "made RGB from YCbCr",
+}
+
+
+def report_part(out: str, result: Any, as_json: bool) -> None:
+    units = f"{result.units} unit{'s' if result.units != 1 else ''}"
+    text = f"{out}: part {result.part} is complete ({units}, {result.made} made by this run); "
+    text += f"when all parts are: streamgan shard --out {out} --finish"
+    summary = {"out": str(out), "part": str(result.part), "units": result.units, "made": result.made}
+    summary |= {"passed_over": dict(result.passed), "seconds": round(result.seconds, 3)}
+    emit("\n".join([text, *_passed_over(result.passed)]), summary, as_json=as_json)
+
+
+def _passed_over(passed: Mapping[str, int]) -> list[str]:
+    from streamgan.sharding.source import counted
+
+    number = sum(passed.values())
+    return [f"{number} file{'s' * (number != 1)} passed over: {counted(passed)}"] if passed else []
+
+
+def report(out: str, result: Any, as_json: bool) -> None:
+    manifest = result.manifest
+    speed = result.written_bytes / 1e6 / result.seconds if result.seconds else 0.0
+    splits = {
+        name: {"samples": split.samples, "shards": len(split.shards), "bytes": split.bytes}
+        for name, split in manifest.splits.items()
+    }
+    summary = {
+        "out": str(out),
+        "digest": manifest.digest,
+        "splits": splits,
+        "quarantine": manifest.quarantine["reasons"],
+        "changed": manifest.quarantine.get("changed", {}),
+        "passed_over": dict(result.passed),
+        "nothing_to_do": result.nothing_to_do,
+        "seconds": round(result.seconds, 3),
+        "mb_per_s": round(speed, 1),
+    }
+    lines = [f"{out}: finished already, nothing to do"] if result.nothing_to_do else []
+    for name, split in splits.items():
+        size = f"{split['shards']:5} shards {split['bytes'] / 1e6:10.1f} MB"
+        lines.append(f"{name:5} {split['samples']:9} samples {size}")
+    lines += [f"bad   {count:9} {reason}" for reason, count in manifest.quarantine["reasons"].items()]
+    changed = manifest.quarantine.get("changed", {})
+    lines += [f"changed {count:7} {_in_words(change)} ({change})" for change, count in changed.items()]
+    lines += _passed_over(result.passed)
+    lines.append(f"digest {manifest.digest}")
+    if not result.nothing_to_do:
+        lines.append(f"{result.seconds:.1f} s, {speed:.0f} MB/s")
+    emit("\n".join(lines), summary, as_json=as_json)
+
+
+def _in_words(change: str) -> str:
+    name = change.removeprefix("gray_")
+    return ("gray twin " if name != change else "") + _CHANGES.get(name, name)
