@@ -1,5 +1,6 @@
 """A source is walked to its last file; what is passed over is counted, what would be lost is refused."""
 
+import errno
 import json
 import os
 from collections import Counter
@@ -49,8 +50,29 @@ def test_a_folder_that_cannot_be_listed_is_an_error(photos, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"in/a: cannot be listed \(Permission denied\)"):
+    with pytest.raises(
+        DataError, match=r"in/a: cannot be read \(Permission denied\); change the permissions"
+    ):
         names(photos)
+
+
+def test_too_many_open_files_name_the_limit_wherever_they_are_met(photos, tmp_path, monkeypatch):
+    table = write_rows(tmp_path / "a.parquet", [pair(0)])
+    files = [*read_source([str(photos)]), *read_source([str(table)])]
+
+    def refuse(path, *_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        for file in files:
+            with pytest.raises(DataError, match=r"Too many open files\); raise the limit on open files"):
+                list(file.read(row_group=0, start=0, stop=1))
+        with pytest.raises(DataError, match="raise the limit on open files"):
+            read_source([str(table)])
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="raise the limit on open files"):
+        read_source([str(photos)])
 
 
 @pytest.mark.parametrize("pattern", ["*/*.jpg", "**/*.jpg", "a/**"])

@@ -21,7 +21,7 @@ _SPECIAL = {
 
 
 class Walked(NamedTuple):
-    """What lies at `path`; `detail` says why it is passed over.
+    """What lies at `path`; `detail` says why it is passed over, `error` what the system said.
 
     file: a file, perhaps through links. hidden: a name with a dot before it. folder: one that is not entered
     without `recursive`. again: a linked folder that is walked elsewhere, or holds the link itself. special:
@@ -31,6 +31,7 @@ class Walked(NamedTuple):
     path: str
     kind: Kind
     detail: str = ""
+    error: OSError | None = None
 
 
 def walk(
@@ -54,7 +55,7 @@ def walk(
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            yield Walked(folder, "broken", f"cannot be listed ({error.strerror})")
+            yield Walked(folder, "broken", f"cannot be listed ({error.strerror})", error)
             continue
         if here[1]:  # some file systems have no numbers
             seen.add(here)
@@ -84,7 +85,7 @@ def look(path: "str | os.PathLike[str] | os.DirEntry[str]") -> Walked:
             if os.path.islink(where)
             else f"cannot be read ({error.strerror})"
         )
-        return Walked(where, "broken", what)
+        return Walked(where, "broken", what, error)
     if stat.S_ISREG(mode):
         return Walked(where, "file")
     if stat.S_ISDIR(mode):

@@ -16,7 +16,7 @@ from typing import Any
 from streamgan.core.errors import ConfigError, DataError, StreamganError, file_error
 from streamgan.core.logs import say
 from streamgan.core.remote import filesystem, is_remote, patiently, shown
-from streamgan.core.walk import ending, look, walk
+from streamgan.core.walk import Walked, ending, look, walk
 
 HIDDEN, PRIVATE, AGAIN = "hidden", "under a name with _", "the same file again"
 _VERSIONS = ("ETag", "generation", "etag", "Last-Modified", "LastModified")  # of stores and servers
@@ -42,10 +42,10 @@ def find(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -> list[F
     return (_find_remote if is_remote(source) else _find_local)(source, suffixes, passed)
 
 
-def identity_of(path: str | int) -> str | None:
+def identity_of(path: str | int) -> str:
     """What becomes another one when the file at a path, address or descriptor is replaced or written to.
 
-    Here device, inode, size and time; elsewhere the version that the store gives, None if it gives none.
+    Here device, inode, size and time; elsewhere size and the version that the store gives, if it gives one.
     """
     if isinstance(path, str) and "://" in path:
         return _version(patiently(path, lambda: filesystem(path).info(path)))
@@ -67,8 +67,8 @@ def source_error(error: OSError, path: str, what: str = "cannot be read") -> Str
     return file_error(error, shown(path), what=what)
 
 
-def _version(info: dict[str, Any]) -> str | None:
-    return next((str(info[name]) for name in _VERSIONS if info.get(name)), None)
+def _version(info: dict[str, Any]) -> str:
+    return f"{next((info[name] for name in _VERSIONS if info.get(name)), '')} {info['size']}"
 
 
 def reason_to_pass(name: str, suffixes: tuple[str, ...]) -> str | None:
@@ -104,7 +104,7 @@ def _find_local(source: str, suffixes: tuple[str, ...], passed: Counter[str]) ->
         elif not by_name and (reason := reason_to_pass(os.path.basename(match), suffixes)):
             passed[reason] += 1
         elif one.kind != "file":
-            raise DataError(match, one.detail, _REPAIR)
+            raise _broken(one)
         else:
             found.append(_local(match, os.path.dirname(match)))
     return found
@@ -118,11 +118,17 @@ def _walked(root: str, suffixes: tuple[str, ...], passed: Counter[str]) -> Itera
             say(f"{one.path}: passed over: {one.detail}")
             passed["linked folders walked already"] += 1
         elif one.kind == "broken" or (one.kind == "special" and not reason):
-            raise DataError(one.path, one.detail, _REPAIR)
+            raise _broken(one)
         elif reason:
             passed[reason] += 1
         else:
             yield _local(one.path, root)
+
+
+def _broken(one: Walked) -> StreamganError:
+    if one.error is None or isinstance(one.error, FileNotFoundError) or os.path.islink(one.path):
+        return DataError(one.path, one.detail, _REPAIR)
+    return file_error(one.error, one.path, what="cannot be read")
 
 
 def _local(path: str, base: str) -> Found:
