@@ -376,6 +376,71 @@ def test_a_full_disk_behind_stdout_is_one_line(extra):
     assert (done.returncode, done.stderr) == (3, expected)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--config", "a", "--config", "b"],
+        ["train", "-c", "a", "--config", "b"],
+        ["compare", "--config", "a", "--out", "x", "--config", "b"],
+        ["evaluate", "run", "--shards", "a", "--shards", "b"],
+        ["bench", "loader", "set", "--batch", "4", "--batch", "8"],
+    ],
+)
+def test_an_option_given_twice_is_refused(run, words):
+    result = run(*words)
+    assert result.code == 2
+    assert "is given twice" in result.stderr
+
+
+def test_a_setting_given_twice_is_refused(run):
+    for again in (["run.steps=6"], ["run.epochs=6"]):
+        result = run("train", "run.steps=5", *again)
+        assert (result.code, result.stderr.count("\n")) == (2, 1)
+        assert "says again what run.steps=5 said" in result.stderr
+    result = run("train", "--init-from", "a", "run.init_from=b", "run.steps=1")
+    assert "says again what run.init_from=b said" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "loader", "set", "--seconds", "nan"],
+        ["bench", "loader", "set", "--step-ms", "inf"],
+        ["bench", "loader", "set", "--batch", "9" * 400],
+        ["bench", "loader", "set", "--cache-gb", "nan"],
+        ["bench", "loader", "set", "--workers", "1,99999999999"],
+        ["bench", "loader", "set", "--workers", "9" * 5000],
+        ["demo", "--steps", "9" * 400],
+        ["demo", "--steps", "9" * 5000],
+        ["demo", "--out", "s3://bucket/demo"],
+        ["compare", "--config", "c", "--out", "s3://bucket/out"],
+        ["evaluate", "run", "--shards", "s", "--cache-gb", "nan"],
+        ["evaluate", "run", "--shards", "s", "--size", "9" * 400],
+        ["evaluate", "run", "--shards", "s", "--workers", "-1"],
+        ["serve", "--model", "m", "--port", "99999"],
+        ["colorize", "a.jpg", "--model", "m", "--out", "o", "--saturation", "nan"],
+        ["shard", "a", "--out", "o", "--max-bad", "nan"],
+    ],
+)
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_absurd_numbers_and_places_are_one_line(run, words, extra):
+    result = run(*words, *extra)
+    assert (result.code, result.stderr.count("\n")) == (2, 1)
+    assert len(result.stderr) < 6000
+    if extra:
+        assert json.loads(result.stdout)["exit_code"] == 2
+
+
+def test_the_home_folder_is_found_behind_an_option_and_a_name(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"{tmp_path}/no.yaml: no such file" in run("train", "--config=~/no.yaml", "run.steps=1").stderr
+    assert f"{tmp_path}/nowhere" in run("evaluate", "~/nowhere", "--shards=~/set").stderr
+    (tmp_path / "recipe.yaml").write_text("run: {steps: 3, dir: ~/runs/a}")
+    result = run("train", "--config", "~/recipe.yaml", "data.shards=~/set", "--dry-run", "--json")
+    config = json.loads(result.stdout)["config"]
+    assert (config["run"]["dir"], config["data"]["shards"]) == (f"{tmp_path}/runs/a", f"{tmp_path}/set")
+
+
 def test_other_ranks_say_who_they_are_and_leave_stdout_to_the_first(run, monkeypatch):
     monkeypatch.setenv("RANK", "3")
     result = run("--json", command=command_that(failing))

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training import TINY, losses
+from training import TINY, last_words, losses
 
 from streamgan.compare import run as compare_run
 from streamgan.compare.grid import GAP, draw_grid
@@ -25,7 +25,7 @@ from streamgan.metrics import LegacyPsnr
 from streamgan.train.checkpoint import list_checkpoints
 
 RECIPE = {"run": {"steps": 10, "dir": "runs/recipe"}}
-SHORT = [*TINY, "run.validate_images=4", "run.log_every=2"]
+SHORT = last_words([*TINY, "run.validate_images=4", "run.log_every=2"])
 
 
 @pytest.fixture
@@ -175,9 +175,18 @@ def test_several_processes_are_refused(finished, monkeypatch):
         ({"budget": {"steps": 4, "minutes": 1}}, ConfigError, "exactly one of steps and minutes"),
         ({"budgte": 1}, ConfigError, "unknown setting budgte"),
         ({"rows": []}, ConfigError, "rows: "),
-        ({"rows": [{"name": "truth", "recipe": "recipe.yaml"}]}, ConfigError, "truth is not a model's name"),
+        ({"rows": [{"name": "truth", "recipe": "recipe.yaml"}]}, ConfigError, "truth is a name"),
         ({"rows": [{"name": "../x", "recipe": "recipe.yaml"}]}, ConfigError, "(got '../x')"),
         ({"rows": [{"name": "a", "recipe": "recipe.yaml"}] * 2}, ConfigError, "two are called a"),
+        ({"rows": [{"name": "comparison.md", "recipe": "recipe.yaml"}]}, ConfigError, "own"),
+        ({"rows": [{"name": "a", "recipe": "no.yaml"}]}, ConfigError, "/no.yaml: no such file"),
+        ({"budget": {"minutes": 0}}, ConfigError, "budget.minutes: out of range, above 0, at most 10000000"),
+        ({"budget": {"steps": 10**400}}, ConfigError, "budget.steps: out of range, at least 1"),
+        ({"budget": {"minutes": "nan"}}, ConfigError, "budget.minutes: must be a finite number"),
+        ({"out": "s3://bucket/x"}, ConfigError, "out: must be a folder of this machine"),
+        ({"settings": ["data.batch=4", "data.batch=8"]}, ConfigError, "says again what data.batch=4 said"),
+        ({"settings": ["run.keep=4"]}, ConfigError, "settings: run.keep=4: is decided by the comparison"),
+        ({"settings": "data.batch=4"}, ConfigError, "settings: must be a list"),
     ],
 )  # fmt: skip
 def test_a_wrong_comparison_is_refused_before_anything_is_written(write_comparison, change, error, told):

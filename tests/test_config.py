@@ -13,9 +13,11 @@ from streamgan.core.config import (
     TrainConfig,
     dump_yaml,
     load_config,
+    refuse_twice,
     setting_names,
 )
 from streamgan.core.errors import ConfigError
+from streamgan.core.setting_types import ShardSet
 
 
 def message(*overrides: str, path=None) -> str:
@@ -165,23 +167,155 @@ def test_a_value_out_of_range_is_refused_with_what_was_given(override):
     assert "got" in text
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.depth=400", "model.depth: out of range, at least 1, at most 100 (got 400)"),
+        ("model.width=1000000", "model.width: out of range, at least 1, at most 8192 (got 1000000)"),
+        (f"data.size={10**400}", "data.size: out of range, at least 16, at most 4096 (got '1"),
+        (f"run.seed={10**400}", "run.seed: out of range, at least 0, below 9223372036854775808 (got '1"),
+        (f"run.seed={'9' * 5000}", "run.seed: must be a whole number, at least 0"),
+        ("data.cache_gb=nan", "data.cache_gb: must be a finite number, above 0, at most 1e+09 (got nan)"),
+        ("data.cache_gb=inf", "data.cache_gb: must be a finite number"),
+        ("data.stall_s=1e30", "data.stall_s: out of range, above 0, at most 1000000 (got 1e30)"),
+        ("optim.lr_g=inf", "optim.lr_g: must be a finite number, above 0"),
+        ("loss.gan_weight=nan", "loss.gan_weight: must be a finite number, at least 0"),
+        ("data.batch=true", "data.batch: must be a whole number, at least 1, at most 1000000 (got 'true')"),
+        ("optim.lr_g=yes", "optim.lr_g: must be a number, above 0 (got 'yes')"),
+        ("run.log_every=1.5", "run.log_every: must be a whole number, at least 1"),
+        ("optim.betas=0.5", "optim.betas: must be a list (got 0.5)"),
+        ("data.shards=[{path: a, weigth: 1}]", "unknown setting data.shards.0.weigth"),
+        ("data.shards=[{weight: -1}]", "data.shards.0.path is missing, data.shards.0.weight: out of range"),
+        ("data.shards=[]", "data.shards: must name at least one shard set"),
+        ("run.dir=s3://bucket/run", "run.dir: must be a folder of this machine, not an address"),
+        ("data.cache=s3://bucket/run", "data.cache: must be a folder of this machine, not an address"),
+        ('run.dir="a\\0b"', "run.dir: must not hold a NUL character"),
+        ("run.dir=\udcff", "run.dir: must be a valid string"),
+        ("run.compile=maybe", "run.compile: must be true or false"),
+        ("lr_g=1", "lr_g=1: is not SECTION.KEY=VALUE (did you mean optim.lr_g?)"),
+        ("optim.lrg", "optim.lrg: is not SECTION.KEY=VALUE (did you mean optim.lr_g?)"),
+    ],
+)
+def test_nonsense_is_one_line_with_the_setting_and_its_range(override, told):
+    text = message("run.steps=1", override)
+    assert told in text
+    assert len(text) < 250
+    for internal in ("tuple[", "Input", "constrained", "function-", "pydantic", "ShardSet"):
+        assert internal not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("run: {steps: 1}\nrun: {seed: 2}", "line 2: run is there twice"),
+        ("run:\n  steps: 1\n  seed: 2\n  steps: 3", "line 4: steps is there twice"),
+        ("run: {<<: {seed: 1, seed: 2}, steps: 1}", "line 1: seed is there twice"),
+        ("run:\n\tsteps: 1", "line 2: while scanning for the next token found character '\\t'"),
+        ("run: {steps: 1}\n\0", "line 2: special characters are not allowed"),
+        (b"run:\n  steps: 1\n  dir: caf\xe9", "line 3: "),
+        ("run: {steps: 1}\n---\nrun: {steps: 2}", "line 2: expected a single document"),
+        ("run: {steps: !!python/object:os.system 1}", "line 1: could not determine a constructor"),
+        ("[" * 5000, "nested too deep"),
+        ("run: {steps: 1:30}", "run.steps: must be a whole number, at least 1"),
+        ("run: {steps: 1, seed: 2024-01-01}", "run.seed: must be a whole number"),
+        ("run: &r {steps: *r}", "run.steps: must be a whole number"),
+        ("", "give exactly one of run.steps and run.epochs"),
+    ],
+)
+def test_yaml_that_cannot_mean_a_configuration_is_refused_by_line_or_name(tmp_path, text, told):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert told in message(path=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "value"),
+    [
+        ("run: {steps: 0100}", "run.steps", 100),
+        ("run: {steps: 1, dir: 0100}", "run.dir", "0100"),
+        ("run: {steps: 1, dir: 2024}", "run.dir", "2024"),
+        ("run: {steps: 1, dir: 2024.10}", "run.dir", "2024.10"),
+        ("run: {steps: 1, dir: 2024-01-01}", "run.dir", "2024-01-01"),
+        ("run: {steps: 1, dir: 1:30}", "run.dir", "1:30"),
+        ("run: {steps: 1, dir: no}", "run.dir", "no"),
+        ("run: {steps: 1, dir: 'null'}", "run.dir", "null"),
+        ("run: {steps: 1, compile: yes}", "run.compile", True),
+        ("run: {steps: 1, channels_last: off}", "run.channels_last", False),
+        ("run: {steps: 1}\nmodel: {pretrained: yes}", "model.pretrained", True),
+        ("run: {steps: 1}\noptim: {lr_g: 1e-4}", "optim.lr_g", 1e-4),
+        ("run: {steps: 1}\noptim:\n", "optim.lr_g", 2e-4),
+        ("run: {<<: {steps: 7, seed: 3}, seed: 4}", "run.seed", 4),
+        ("run: {steps: 1}\noptim: {lr_g: &rate 3e-4, lr_d: *rate}", "optim.lr_d", 3e-4),
+        ("\ufeffrun: {steps: 3}", "run.steps", 3),
+        ("run: {steps: 1, dir: ~/runs/a}", "run.dir", "/home/me/runs/a"),
+        ("run: {steps: 1}\ndata: {shards: [{path: ~/a}]}", "data.shards", (ShardSet(path="/home/me/a"),)),
+    ],
+)
+def test_yaml_means_what_is_written(tmp_path, monkeypatch, text, setting, value):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    section, name = setting.split(".")
+    assert getattr(getattr(load_config(path), section), name) == value
+
+
+def test_a_file_of_windows_in_utf_16_is_read(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("run: {steps: 3}\n", encoding="utf-16")
+    assert load_config(path).run.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("run.dir=2024", "2024"),
+        ("run.dir=my runs #3", "my runs #3"),
+        ("run.dir=a: b", "a: b"),
+        ("run.dir='null'", "null"),
+        ("run.dir=~/a", "/home/me/a"),
+        ("run.init_from=~/a", "/home/me/a"),
+        ("run.init_from=null", None),
+        ("model.pretrained=~/w.pth", "/home/me/w.pth"),
+        ("model.pretrained=false", False),
+        ("loss.perceptual_file=~/w.pth", "/home/me/w.pth"),
+        ("data.shards=~/a", "/home/me/a"),
+        ("data.shards=hf://datasets/~a", "hf://datasets/~a"),
+    ],
+)
+def test_a_value_on_the_command_line_is_what_was_typed(monkeypatch, override, value):
+    monkeypatch.setenv("HOME", "/home/me")
+    section, name = override.partition("=")[0].split(".")
+    assert getattr(getattr(load_config(None, ["run.steps=1", override]), section), name) == value
+
+
+@pytest.mark.parametrize("again", ["optim.lr_g=2", "run.epochs=3", "run.steps=1"])
+def test_a_setting_that_is_said_twice_is_refused(again):
+    with pytest.raises(ConfigError, match="says again what"):
+        refuse_twice(["run.steps=1", "optim.lr_g=1", again])
+
+
 def test_a_configuration_cannot_be_changed():
     config = load_config(None, ["run.steps=1"])
     with pytest.raises(ValidationError, match="frozen"):
         config.data.batch = 3
 
 
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 CONFIGS = st.builds(
     TrainConfig,
     data=st.builds(
         DataConfig,
-        shards=st.text(min_size=1, max_size=20),
+        shards=TEXT,
         batch=st.integers(1, 4096),
         lanes=st.none() | st.integers(1, 24),
         max_samples=st.none() | st.integers(1, 10**9),
     ),
     run=st.builds(
-        RunConfig, steps=st.integers(1, 10**9), epochs=st.none(), dir=st.text(min_size=1), seed=st.integers(0)
+        RunConfig,
+        steps=st.integers(1, 10**9),
+        epochs=st.none(),
+        dir=TEXT.filter(lambda text: "://" not in text),
+        seed=st.integers(0, 2**63 - 1),
     ),
 )
 

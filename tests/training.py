@@ -23,7 +23,12 @@ TINY = [
 
 def settings(shards: Path, run: Path, *more: str) -> list[str]:
     """The KEY=VALUE words of a tiny run; the later word on a key wins."""
-    return [f"data.shards={shards}", f"run.dir={run}", *TINY, *more]
+    return last_words([f"data.shards={shards}", f"run.dir={run}", *TINY, *more])
+
+
+def last_words(words: list[str]) -> list[str]:
+    """KEY=VALUE words, of each key the last; a command would refuse two."""
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def tiny_config(shards: Path, run: Path, *more: str) -> TrainConfig:

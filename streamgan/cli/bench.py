@@ -2,6 +2,7 @@
 
 import click
 
+from .options import Command, Count, Number, cache_gb_option, cache_option
 from .output import emit, table
 
 
@@ -10,24 +11,24 @@ def bench() -> None:
     """Measure what this machine can do, on your own data."""
 
 
-@bench.command(short_help="Images a second by number of loader processes.")
+@bench.command(cls=Command, short_help="Images a second by number of loader processes.")
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--split", default="train", show_default=True, help="Split to read.")
-@click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Images a batch.")
+@click.option("--batch", type=Count(1, 1_000_000), default=64, show_default=True, help="Images a batch.")
 @click.option("--size", type=click.IntRange(16, 4096), default=256, show_default=True, help="Pixels a side.")
 @click.option("--workers", default="0,1,2", show_default=True, help="Numbers of processes, with commas.")
-@click.option(
-    "--step-ms", type=click.FloatRange(0, min_open=True), help="Time of your GPU's step on a batch."
-)
+@click.option("--step-ms", type=Number(0, 1e9, min_open=True), help="Time of your GPU's step on a batch.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1),
+    type=Number(0.1, 86_400),
     default=5.0,
     show_default=True,
     help="Length of each measurement.",
 )
+@cache_option
+@cache_gb_option
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
-def loader(folder, split, batch, size, workers, step_ms, seconds, as_json):
+def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_gb, as_json):
     """Show the images a second that the shard set in DIR gives to training, by number of loader processes.
 
     The ceiling is the decoder alone on one core, with the bytes in memory. With --step-ms, says how many
@@ -45,15 +46,19 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, as_json):
 
     try:
         counts = sorted({int(word) for word in workers.split(",")})
-        if counts[0] < 0:
+        if not 0 <= counts[0] <= counts[-1] <= 1024:
             raise ValueError
     except ValueError:
-        raise ConfigError("--workers", f"not numbers of processes (got {workers})", "write 0,1,2,4") from None
-    ceiling = decode_ceiling(folder, split, size=size, seconds=seconds)
+        raise ConfigError(
+            "--workers", f"not numbers of processes, 0 to 1024 (got {workers[:60]})", "write 0,1,2,4"
+        ) from None
+    where = {"cache": cache, "cache_gb": cache_gb}
+    ceiling = decode_ceiling(folder, split, size=size, seconds=seconds, **where)
     rates = []
     for count in counts:
         say(f"{count} workers, {seconds:g} s")
-        rates.append(loader_rate(folder, split, size=size, batch=batch, workers=count, seconds=seconds))
+        options = {"size": size, "batch": batch, "workers": count, "seconds": seconds}
+        rates.append(loader_rate(folder, split, **options, **where))
     value = {
         "ceiling_images_per_s": ceiling,
         "batch": batch,

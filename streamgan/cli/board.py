@@ -7,10 +7,11 @@ import click
 
 from streamgan.core.errors import CheckpointError, ConfigError
 
+from .options import Command
 from .output import emit
 
 
-@click.command(short_help="TensorBoard on runs.")
+@click.command(cls=Command, short_help="TensorBoard on runs.")
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: the whole network."

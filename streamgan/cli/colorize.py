@@ -6,13 +6,13 @@ import click
 
 from streamgan.core.errors import CheckFailed
 
-from .options import device_option
+from .options import Command, Count, Number, device_option
 from .output import emit
 
 _NAMED_FAILURES = 1000  # in the JSON report
 
 
-@click.command(short_help="Colour photos at their own resolution and luminance.")
+@click.command(cls=Command, short_help="Colour photos at their own resolution and luminance.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--model", required=True, type=click.Path(), help="Run folder, checkpoint folder or weights file."
@@ -22,7 +22,7 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @click.option("--skip-existing", is_flag=True, help="Leave out what --out has already.")
 @click.option(
     "--saturation",
-    type=click.FloatRange(min=0, max=10),
+    type=Number(min=0, max=10),
     default=1.0,
     show_default=True,
     help="Factor on the chroma; 0 is gray.",
@@ -30,10 +30,10 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @click.option(
     "--checkpoint", default="best", show_default=True, help="best, last, or a step number (of a run)."
 )
-@click.option("--size", type=click.IntRange(min=16), help="Short side of the chroma.  [as trained]")
+@click.option("--size", type=click.IntRange(16, 4096), help="Short side of the chroma.  [as trained]")
 @click.option(
     "--batch",
-    type=click.IntRange(min=1),
+    type=Count(),
     default=8,
     show_default=True,
     help="Photos of one shape in a forward pass.",

@@ -4,10 +4,11 @@ import click
 
 from streamgan.core.errors import CheckFailed
 
+from .options import Command, LocalPath
 from .output import emit, table
 
 
-@click.command(short_help="Train recipes under one budget and put them in one table.")
+@click.command(cls=Command, short_help="Train recipes under one budget and put them in one table.")
 @click.option(
     "--config",
     "-c",
@@ -16,7 +17,7 @@ from .output import emit, table
     help="YAML file that names the recipes; launch/recipes/compare.yaml is one.",
 )
 @click.option("--shards", help="Folder or address of the shard set.  [default: as in the file]")
-@click.option("--out", type=click.Path(), help="Folder for runs, table and grid.  [default: as in the file]")
+@click.option("--out", type=LocalPath(), help="Folder for runs, table and grid.  [default: as in the file]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def compare(config: str, shards: str | None, out: str | None, as_json: bool) -> None:
     """Train every recipe of a list under the same budget, score all of them and the trivial baselines on the

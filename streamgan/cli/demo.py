@@ -11,6 +11,7 @@ import click
 
 from streamgan.core.errors import CheckFailed
 
+from .options import Command, Count, LocalPath
 from .output import emit, table
 
 TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
@@ -24,10 +25,10 @@ TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
 ]  # fmt: skip
 
 
-@click.command(short_help="The whole journey on real photographs, in minutes, on a CPU.")
+@click.command(cls=Command, short_help="The whole journey on real photographs, in minutes, on a CPU.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     default=Path("demo"),
     show_default=True,
     help="Folder for everything that the demo makes.",
@@ -37,7 +38,7 @@ TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of your own colour photos, three or more.  [default: packaged photos]",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="Training steps.")
+@click.option("--steps", type=Count(1, 10**9), default=300, show_default=True, help="Training steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def demo(out: Path, images: Path | None, steps: int, as_json: bool) -> None:
     """Photos -> parquet -> shards -> a GAN trained by `accelerate launch` -> scores -> coloured photos.

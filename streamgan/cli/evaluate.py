@@ -5,23 +5,22 @@ from typing import Any
 
 import click
 
+from .options import Command, Count, Number
 from .output import emit, table
 
 COLUMNS = ("psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
 PERCEPTUAL = ("fid", "kid", "lpips")
 
 
-@click.command(short_help="Score a model beside the trivial baselines.")
+@click.command(cls=Command, short_help="Score a model beside the trivial baselines.")
 @click.argument("run", type=click.Path())
 @click.option("--shards", required=True, help="Folder or address of the shard set to score on.")
 @click.option("--split", default="test", show_default=True, help="Split to score on.")
 @click.option("--checkpoint", default="best", show_default=True, help="best, last, or a step number.")
-@click.option("--max-images", type=click.IntRange(min=1), help="Score the first N images.  [default: all]")
-@click.option("--size", type=click.IntRange(min=16), help="Crop size in pixels.  [default: as trained]")
-@click.option(
-    "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images a forward pass."
-)
-@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Loader processes.")
+@click.option("--max-images", type=Count(), help="Score the first N images.  [default: all]")
+@click.option("--size", type=click.IntRange(16, 4096), help="Crop size in pixels.  [default: as trained]")
+@click.option("--batch", type=Count(1, 10**6), default=16, show_default=True, help="Images a forward pass.")
+@click.option("--workers", type=Count(0, 1024), default=2, show_default=True, help="Loader processes.")
 @click.option(
     "--gray",
     type=click.Choice(["derive", "twin"]),
@@ -37,7 +36,7 @@ PERCEPTUAL = ("fid", "kid", "lpips")
 )
 @click.option(
     "--cache-gb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, max=1e9, min_open=True),
     default=50.0,
     show_default=True,
     help="GB that the cache holds at most.",

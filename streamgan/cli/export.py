@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from .options import Command
 from .output import emit
 
 
-@click.command(short_help="Export a model: bundle, safetensors, ONNX or torch.export.")
+@click.command(cls=Command, short_help="Export a model: bundle, safetensors, ONNX or torch.export.")
 @click.argument("run", type=click.Path())
 @click.option(
     "--to", "kind",

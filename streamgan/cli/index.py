@@ -2,10 +2,11 @@
 
 import click
 
+from .options import Command, Number
 from .output import emit
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
 @click.option(
     "--out",
@@ -33,7 +34,7 @@ from .output import emit
 )
 @click.option(
     "--max-bad",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.01,
     show_default=True,
     help="Fraction of bad samples beyond which the command fails.",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import Command
 from .output import emit, table
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 _SHOWN_SIZES = 10  # lines of the table of image sizes
 
 
-@click.command(short_help="Show what is in a shard set, with a contact sheet.")
+@click.command(cls=Command, short_help="Show what is in a shard set, with a contact sheet.")
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--out", type=click.Path(dir_okay=False), help="Write a contact sheet here, as PNG.")
 @click.option(

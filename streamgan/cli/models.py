@@ -2,10 +2,11 @@
 
 import click
 
+from .options import Command
 from .output import emit, table
 
 
-@click.command(short_help="List the models with their cost and origin.")
+@click.command(cls=Command, short_help="List the models with their cost and origin.")
 @click.option(
     "--size",
     type=click.IntRange(32, 2048),

@@ -1,7 +1,71 @@
-"""Options that several commands have."""
+"""What the options of all commands have in common, and options that several commands have."""
+
+import math
+import os
+import re
+from typing import Any
 
 import click
 
+MAX_COUNT = 10**12
+
+
+class Command(click.Command):
+    """A command that refuses an option given twice, where the second would replace the first in silence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in {id(one): one for one in given if isinstance(one, click.Option)}.values():
+            if not (option.multiple or option.is_flag) and sum(one is option for one in given) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given twice", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Count(click.IntRange):
+    """A whole number from `min` to `max`; what is larger than any data set is a mistake."""
+
+    def __init__(self, min: int = 1, max: int = MAX_COUNT):
+        super().__init__(min, max)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click lets nan pass every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class LocalPath(click.Path):
+    """A path on this machine; an address would become a folder called `s3:`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value} is an address; give a folder of this machine.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def with_home(word: str) -> str:
+    """An argument with ~ as the home folder, also after `--option=` and NAME=, where shells leave it."""
+    parts = re.fullmatch(r"([^=~]*=)?(~[^/]*/.*)", word, re.DOTALL)
+    return (parts[1] or "") + os.path.expanduser(parts[2]) if parts else word
+
+
+cache_option = click.option(
+    "--cache",
+    default="~/.cache/streamgan/shards",
+    show_default=True,
+    help="Folder for shards at an address, or none.",
+)
+cache_gb_option = click.option(
+    "--cache-gb",
+    type=Number(min=0, max=1e9, min_open=True),
+    default=50.0,
+    show_default=True,
+    help="GB that the cache holds at most.",
+)
 device_option = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

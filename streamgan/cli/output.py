@@ -12,6 +12,8 @@ import click
 from streamgan.core.errors import CheckFailed, StreamganError, file_error, is_of_file_system
 from streamgan.core.logs import is_main_process
 
+from .options import with_home
+
 
 def emit(text: str, value: dict[str, Any], *, as_json: bool) -> None:
     """The result of a command: `text` for people, or one JSON object with `ok` true; from rank 0 alone."""
@@ -46,7 +48,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def run_command(command: click.Command) -> NoReturn:
     """Run a click command as a process: its errors become one line (or one JSON object) and an exit code."""
-    arguments = sys.argv[1:]
+    arguments = [with_home(word) for word in sys.argv[1:]]
     try:
         result = command.main(arguments, standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)  # click returns the code of --help and --version

@@ -4,10 +4,11 @@ import time
 
 import click
 
+from .options import Command
 from .output import emit, table
 
 
-@click.command(short_help="List runs with their state and best figures.")
+@click.command(cls=Command, short_help="List runs with their state and best figures.")
 @click.argument("folder", metavar="[DIR]", default="runs", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
 def runs(folder, as_json):

@@ -9,11 +9,11 @@ import click
 
 from streamgan.core.errors import ConfigError
 
-from .options import device_option
+from .options import Command, Count, device_option
 from .output import emit
 
 
-@click.command(short_help="A page in the browser to try models on.")
+@click.command(cls=Command, short_help="A page in the browser to try models on.")
 @click.option(
     "--model", "models", required=True, multiple=True, metavar="[NAME=]MODEL",
     help="Run folder, checkpoint or weights file; several times for models side by side.",
@@ -25,10 +25,10 @@ from .output import emit
     "--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on."
 )
 @device_option
-@click.option("--size", type=click.IntRange(min=16), help="Short side of the chroma.  [as trained]")
+@click.option("--size", type=click.IntRange(16, 4096), help="Short side of the chroma.  [as trained]")
 @click.option(
     "--max-mb",
-    type=click.IntRange(min=1),
+    type=Count(),
     default=50,
     show_default=True,
     help="Largest file that may be uploaded.",

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 import click
 from click.core import ParameterSource
 
+from .options import Command, Count, Number
 from .shard_report import report, report_part
 
 _LARGEST = 2**63 - 1  # what other readers of a manifest can hold
@@ -16,21 +17,11 @@ _PIXEL_LIMIT = (
 )
 
 
-class _FractionRange(click.FloatRange):
-    """0 to 1; nan lies beyond no bound, and so would switch off what it limits."""
-
-    def convert(self, value, param, ctx):
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is not in the range 0<=x<=1.", param, ctx)
-        return number
-
-
 def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option(
     "--out",
@@ -40,7 +31,7 @@ def _cpus() -> int:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(0, 4096),
+    type=Count(0, 4096),
     default=None,
     show_default="number of CPUs",
     help="Processes; 0 works in this one. The bytes do not depend on it.",
@@ -61,7 +52,7 @@ def _cpus() -> int:
 )
 @click.option(
     "--samples-per-shard",
-    type=click.IntRange(1, _LARGEST),
+    type=Count(),
     default=1000,
     show_default=True,
     help="Rows a unit of work; each unit writes one shard a split.",
@@ -102,14 +93,14 @@ def _cpus() -> int:
 )
 @click.option(
     "--max-samples",
-    type=click.IntRange(1, _LARGEST),
+    type=Count(),
     default=None,
     show_default="all",
     help="Take this many rows, the same ones for the same seed.",
 )
 @click.option(
     "--max-bad",
-    type=_FractionRange(0, 1),
+    type=Number(0, 1),
     default=0.01,
     show_default=True,
     help="Fraction of bad rows beyond which the run fails.",
@@ -144,7 +135,7 @@ def _cpus() -> int:
 )
 @click.option(
     "--size",
-    type=click.IntRange(1, _PIXEL_LIMIT),
+    type=Count(1, _PIXEL_LIMIT),
     show_default="as they are",
     help="Make images smaller: the short side at most this many pixels. Never larger.",
 )

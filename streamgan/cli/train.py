@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
+from .options import Command
 from .output import emit, run_command
 
 
-@click.command(short_help="Train a colorization GAN, or continue a run.")
+@click.command(cls=Command, short_help="Train a colorization GAN, or continue a run.")
 @click.option(
     "--config", "-c", type=click.Path(), help="YAML recipe; launch/recipes has one for every model."
 )
@@ -30,7 +31,7 @@ def train(
     accelerate launch --config_file launch/accelerate/multi_gpu.yaml launch/train.py \\
         --config launch/recipes/default.yaml data.shards=shards/photos run.dir=runs/photos optim.lr_g=1e-4
     """
-    from streamgan.core.config import dump_yaml, load_config
+    from streamgan.core.config import dump_yaml, load_config, refuse_twice
 
     if settings:
         text, rows = describe_settings()
@@ -38,6 +39,7 @@ def train(
         return
     if init_from:
         overrides = (*overrides, f"run.init_from={json.dumps(init_from)}")
+    refuse_twice(overrides)
     resolved = load_config(config, overrides)
     from streamgan.train.build import check_models
 

@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 import click
 
+from .options import Command
 from .output import emit
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--full", is_flag=True, show_default=True, help="Decode every image too.")
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")

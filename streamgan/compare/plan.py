@@ -187,7 +187,7 @@ def _recipe_steps(config: TrainConfig) -> int:
     data = config.data
     loader = build_loader(
         shards, "train", data.batch, data.size, workers=0, lanes=data.lanes, max_samples=data.max_samples,
-        stop_step=0,
+        stop_step=0, cache=data.cache, cache_gb=data.cache_gb,
     )  # fmt: skip
     return total_steps(config, loader.steps_per_epoch)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from accelerate import Accelerator
 
-from streamgan.core.errors import ConfigError, StreamganError
+from streamgan.core.errors import ConfigError, StreamganError, file_error, is_of_file_system
 from streamgan.core.files import atomic_write, write_json
 from streamgan.core.logs import say
 from streamgan.train.loop import train
@@ -98,8 +98,11 @@ class _Rows:
         except StreamganError as error:
             self._errors[row.name] = str(error)
         except Exception as error:  # a defect, or no memory: the other rows do not suffer for it
-            self._errors[row.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            say(traceback.format_exc())
+            if isinstance(error, OSError) and is_of_file_system(error):
+                self._errors[row.name] = str(file_error(error))
+            else:
+                self._errors[row.name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                say(traceback.format_exc())
         say(f"row {row.name} failed: {self._errors[row.name]}")
         return None
 

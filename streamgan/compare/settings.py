@@ -4,39 +4,32 @@ Every recipe is loaded and its networks are built (without memory) before anythi
 the last row costs no time.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
-from streamgan.core.config import TrainConfig, load_config, read_yaml
+from streamgan.core.config import TrainConfig, load_config, refuse_twice, split_override
 from streamgan.core.errors import ConfigError
+from streamgan.core.setting_types import Count, LocalPath, PathText, Section, Text, explain
+from streamgan.core.yaml_text import read_yaml
 from streamgan.data.mixture import open_reader
 from streamgan.train.build import check_models
 
-RESERVED = {"gray", "median_ab", "truth"}  # names of what stands beside the rows
+RESERVED = {"gray", "median_ab", "truth", "comparison.md", "comparison.json", "grid.png"}  # beside the rows
+DECIDED = ("data.shards", "run.dir", "run.patience", "run.checkpoint_every", "run.keep", "run.keep_every")
+SHARED = ("size", "cache", "cache_gb", "stall_s")  # of `data`: all rows are scored with them
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=40)]
+_Minutes = Annotated[float, Field(gt=0, le=10**7)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Budget(_Part):
+class Budget(Section):
     """What every row may spend: so many optimizer steps, or minutes of training steps."""
 
-    steps: PositiveInt | None = None
-    minutes: PositiveFloat | None = None
+    steps: Count | None = None
+    minutes: _Minutes | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "Budget":
@@ -48,27 +41,27 @@ class Budget(_Part):
         return f"{self.steps:,} steps" if self.steps else f"{self.minutes:g} min of training steps"
 
 
-class RowSettings(_Part):
+class RowSettings(Section):
     """A row: its name, its recipe (a path beside the comparison's file) and KEY=VALUE on top."""
 
     name: _Name
-    recipe: str
-    settings: tuple[str, ...] = ()
+    recipe: PathText
+    settings: tuple[Text, ...] = ()
 
 
-class CompareConfig(_Part):
+class CompareConfig(Section):
     """A whole comparison; launch/recipes/compare.yaml says what each of it means."""
 
-    shards: str
-    out: str
+    shards: PathText
+    out: LocalPath
     budget: Budget
     rows: tuple[RowSettings, ...] = Field(min_length=1)
-    settings: tuple[str, ...] = ()
-    split: str = "test"
-    max_images: PositiveInt | None = None
+    settings: tuple[Text, ...] = ()
+    split: Text = "test"
+    max_images: Count | None = None
     grid_images: int = Field(default=8, ge=1, le=32)
-    batch: PositiveInt = 32
-    workers: NonNegativeInt = 1
+    batch: int = Field(default=32, ge=1, le=1_000_000)
+    workers: int = Field(default=1, ge=0, le=1024)
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
 
     @model_validator(mode="after")
@@ -77,7 +70,7 @@ class CompareConfig(_Part):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"rows: two are called {twice[0]}")
         if taken := sorted(RESERVED & set(names)):
-            raise ValueError(f"rows: {taken[0]} is not a model's name")
+            raise ValueError(f"rows: {taken[0]} is a name of the comparison's own")
         return self
 
 
@@ -102,36 +95,53 @@ def load_comparison(path: str | Path, **changes: Any) -> Comparison:
 
     ConfigError or DataError if anything of it cannot be carried out.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     tree = _read(path) | {key: value for key, value in changes.items() if value is not None}
     try:
         config = CompareConfig.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors()]
-        raise ConfigError(path, ", ".join(problems), "compare launch/recipes/compare.yaml") from error
-    digest = ""
+        known = list(CompareConfig.model_fields)
+        raise ConfigError(
+            path, explain(error, CompareConfig, known), "compare launch/recipes/compare.yaml"
+        ) from error
+    _check_overrides("settings", config.settings)
+    rows = [_resolve(config, row, path.parent) for row in config.rows]
+    for name in SHARED:
+        values = {row.name: getattr(row.config.data, name) for row in rows}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{row} {value}" for row, value in values.items())
+            todo = f"add data.{name}=VALUE to the comparison's settings"
+            raise ConfigError(path, f"the rows differ in data.{name} ({told})", todo)
+    digest, data = "", rows[0].config.data
     for split in ("train", config.split):
-        reader = open_reader(config.shards, split)
+        reader = open_reader(config.shards, split, cache=data.cache, cache_gb=data.cache_gb)
         digest = reader.digest
         reader.close()
-    rows = [_resolve(config, row, path.parent) for row in config.rows]
-    sizes = {row.name: row.config.data.size for row in rows}
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ConfigError(
-            path, f"the rows differ in data.size ({told})", "add data.size=N to the comparison's settings"
-        )
     return Comparison(config, rows, digest)
 
 
+def _check_overrides(where: str, overrides: Sequence[str]) -> None:
+    """ConfigError for a setting that is there twice, or that the comparison decides."""
+    try:
+        refuse_twice(list(overrides))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.where}", error.what, error.todo) from error
+    for override in overrides:
+        name = ".".join(split_override(override)[:2])
+        if name in DECIDED:
+            raise ConfigError(f"{where}: {override}", "is decided by the comparison", "leave it out")
+
+
 def _resolve(config: CompareConfig, row: RowSettings, folder: Path) -> Row:
-    recipe = folder / row.recipe
-    fixed = [f"data.shards={config.shards}", f"run.dir={Path(config.out) / row.name}", "run.patience=0"]
+    recipe, where = folder / row.recipe, f"row {row.name}"
+    _check_overrides(where, row.settings)
+    fixed = [f"run.dir={json.dumps(str(Path(config.out) / row.name))}", "run.patience=0"]
+    fixed += [f"data.shards={json.dumps(config.shards)}"]
     try:
         resolved = load_config(recipe, [*config.settings, *row.settings, *fixed])
         check_models(resolved)
     except ConfigError as error:
-        raise ConfigError(f"row {row.name}: {error.where}", error.what, error.todo) from error
+        raise ConfigError(f"{where}: {error.where}", error.what, error.todo) from error
     return Row(row.name, recipe, resolved)
 
 
@@ -140,16 +150,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(path, f"holds a {type(tree).__name__}, not settings", "compare launch/recipes")
     return tree
-
-
-def _explain(item: Any) -> str:
-    where = ".".join(map(str, item["loc"]))
-    if item["type"] == "extra_forbidden":
-        return f"unknown setting {where}"
-    if item["type"] == "value_error":
-        return item["msg"].removeprefix("Value error, ")
-    message = item["msg"][:1].lower() + item["msg"][1:]
-    return f"{where}: {message}" + ("" if item["type"] == "missing" else f" (got {item['input']!r})")
 
 
 def with_settings(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:

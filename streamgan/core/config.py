@@ -4,52 +4,48 @@ Unknown keys and values out of range are errors; all of them are reported at onc
 description in `streamgan train --settings` and in the JSON schema.
 """
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
 from .errors import ConfigError
+from .setting_types import (
+    CachePath,
+    Count,
+    CountOrZero,
+    LocalPath,
+    PathOrTruth,
+    PathText,
+    Positive,
+    PositiveOrZero,
+    Seconds,
+    Section,
+    ShardSets,
+    Text,
+    explain,
+    nearest,
+)
+from .yaml_text import parse_value, read_yaml
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
+_Width = Annotated[int, Field(ge=1, le=8192)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class ShardSet(_Section):
-    path: str
-    """A shard set: a folder, or an address."""
-    weight: PositiveFloat | None = None
-    """Its share of the training samples, relative to the other sets'; None for all: as many as it holds."""
-
-
-class DataConfig(_Section):
-    shards: str | tuple[ShardSet, ...] = "shards/out"
+class DataConfig(Section):
+    shards: ShardSets = "shards/out"
     """A shard set written by `streamgan shard`: a folder, or an address (s3://, gs://, https://, hf://); or
     several, mixed: [{path, weight}, ...]."""
-    batch: PositiveInt = 16
+    batch: int = Field(default=16, ge=1, le=1_000_000)
     """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
     size: int = Field(default=256, ge=16, le=4096)
     """Training crops are size x size pixels."""
-    workers: NonNegativeInt = 2
+    workers: int = Field(default=2, ge=0, le=1024)
     """Loader processes a rank; 0 decodes in the training process. Does not change the batches."""
-    lanes: PositiveInt | None = None
+    lanes: Count | None = None
     """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
-    window: PositiveInt | None = None
+    window: Count | None = None
     """Shards shuffled together inside a lane; None: 4, or as many as make a batch nearly as mixed as a full
     shuffle would."""
     reshuffle: Literal["global", "lane"] = "global"
@@ -59,46 +55,46 @@ class DataConfig(_Section):
     """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
     on_bad: Literal["raise", "substitute"] = "raise"
     """What a damaged sample does: ends the run, or another one takes its place, the same on any ranks."""
-    max_bad: NonNegativeInt = 100
+    max_bad: CountOrZero = 100
     """Damaged samples that a rank may replace before the run ends all the same."""
-    stall_s: PositiveFloat = 8.0
+    stall_s: Seconds = 8.0
     """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
-    max_samples: PositiveInt | None = None
+    max_samples: Count | None = None
     """Train on the first N samples of the (already shuffled) split; None: all of them."""
-    cache: str = "~/.cache/streamgan/shards"
+    cache: CachePath = "~/.cache/streamgan/shards"
     """Folder on a disk of this machine for shards that come from an address; any number of runs may share
     it. none: nothing is kept, images are read one by one, by range."""
-    cache_gb: PositiveFloat = 50.0
+    cache_gb: float = Field(default=50.0, gt=0, le=1e9)
     """GB that the cache holds at most; the shards needed furthest ahead make room."""
 
 
-class ModelConfig(_Section):
-    generator: str = "unet"
+class ModelConfig(Section):
+    generator: Text = "unet"
     """A name of streamgan.models.GENERATORS."""
-    discriminator: str = "patchgan"
+    discriminator: Text = "patchgan"
     """A name of streamgan.models.DISCRIMINATORS."""
     head: Literal["lab", "ycbcr", "rgb", "rgb_as_published"] = "lab"
     """What the generator predicts: Lab ab, YCbCr CbCr, or the whole RGB image. rgb_as_published reproduces
     a BUG of the source paper, targets in [-1, 1] for a sigmoid in [0, 1]: to show its cost, not for use."""
-    width: PositiveInt | None = None
+    width: _Width | None = None
     """Channels of the first generator layer; None: as published."""
-    depth: PositiveInt | None = None
+    depth: Annotated[int, Field(ge=1, le=100)] | None = None
     """Generator depth (down-sampling steps, or residual blocks); None: as published."""
-    d_width: PositiveInt | None = None
+    d_width: _Width | None = None
     """Channels of the first discriminator layer; None: as published."""
     norm: Literal["batch", "instance", "group", "none"] | None = None
     """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
+    dropout: _Beta | None = None
     """Rate of dropout in the three innermost up steps of a `unet`; None: as published (0.5; none at
     depth 5 or less). Its noise, and so the loss curve, depends on the number of ranks."""
-    pretrained: bool | str = False
+    pretrained: PathOrTruth = False
     """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
-    variant: str | None = None
+    variant: PathText | None = None
     """Another form. koalarization: inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy
     file of ab bins, such as the authors' 313."""
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     gan: Literal["bce", "hinge", "lsgan", "wgan"] = "hinge"
     """Adversarial loss; wgan comes with the gradient penalty `gp_weight`."""
     rec: Literal["l1", "mse", "smooth_l1", "cross_entropy"] = "l1"
@@ -106,103 +102,103 @@ class LossConfig(_Section):
     generators that predict classes of colour."""
     uniform_share: float = Field(default=0.5, ge=0, le=1)
     """Share of a uniform prior in the class weights of cross_entropy (lambda); 1: equal weights."""
-    gan_weight: NonNegativeFloat = 0.01
+    gan_weight: PositiveOrZero = 0.01
     """Weight of the generator's adversarial loss; 0: no discriminator is trained."""
-    rec_weight: NonNegativeFloat = 1.0
+    rec_weight: PositiveOrZero = 1.0
     """Weight of the reconstruction loss."""
-    log_mse_weight: NonNegativeFloat = 0.0
+    log_mse_weight: PositiveOrZero = 0.0
     """Weight of the mean over images of log(MSE + 0.001), which hears pale photos as PSNR does; 0: off."""
-    r1_weight: NonNegativeFloat = 0.0
+    r1_weight: PositiveOrZero = 0.0
     """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
-    r1_every: PositiveInt = 16
+    r1_every: Count = 16
     """Lazy regularisation: R1 every k-th step, multiplied by k (Karras et al. 2020)."""
-    gp_weight: NonNegativeFloat = 10.0
+    gp_weight: PositiveOrZero = 10.0
     """Weight (lambda) of the gradient penalty of WGAN-GP; for `gan: wgan` alone."""
-    n_critic: PositiveInt = 1
+    n_critic: Count = 1
     """Steps of the discriminator to one of the generator, which moves in every n-th step of a run (after the
     warm-up). A step takes one global batch, whoever moves in it. Published for WGAN-GP: 5."""
-    perceptual_weight: NonNegativeFloat = 0.0
+    perceptual_weight: PositiveOrZero = 0.0
     """Weight of the distance of VGG features; 0: off."""
     perceptual: Literal["vgg16", "vgg19"] = "vgg19"
     """Network of the perceptual loss."""
-    perceptual_file: str | None = None
+    perceptual_file: PathText | None = None
     """File of that network's weights, as torchvision's; None: download them."""
-    colourfulness_weight: NonNegativeFloat = 0.0
+    colourfulness_weight: PositiveOrZero = 0.0
     """Weight of DDColor's colourfulness loss, which rewards any colour; 0: off."""
-    warmup_steps: NonNegativeInt | None = None
+    warmup_steps: CountOrZero | None = None
     """Steps of reconstruction alone; None: 15% of the run when gan_weight > 0."""
-    ramp_steps: NonNegativeInt | None = None
+    ramp_steps: CountOrZero | None = None
     """Steps over which the adversarial weight then rises from 0; None: as long as the warm-up."""
 
 
-class OptimConfig(_Section):
-    lr_g: PositiveFloat = 2e-4
+class OptimConfig(Section):
+    lr_g: Positive = 2e-4
     """Learning rate of the generator (AdamW)."""
-    lr_d: PositiveFloat = 2e-4
+    lr_d: Positive = 2e-4
     """Learning rate of the discriminator (AdamW)."""
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
     """AdamW betas of both networks."""
-    eps: PositiveFloat = 1e-6
+    eps: Positive = 1e-6
     """AdamW's term against division by 0. At the usual 1e-8, gradients that are zero but for rounding make
     steps of full size, and a run on another number of ranks drifts away."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: PositiveOrZero = 0.0
     """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
     """Learning rate after the warm-up: constant, down to 0 at the last step, or by `decay` every so often."""
-    decay_every: PositiveInt = 10_000
+    decay_every: Count = 10_000
     """Steps between two falls of the learning rate (schedule step)."""
     decay: float = Field(default=0.5, gt=0, le=1)
     """What a fall multiplies the learning rates by (schedule step)."""
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: CountOrZero = 0
     """Steps over which the learning rates rise from 0."""
-    clip_g: NonNegativeFloat = 0.0
+    clip_g: PositiveOrZero = 0.0
     """Largest gradient norm of the generator; 0: no clipping."""
-    clip_d: NonNegativeFloat = 0.0
+    clip_d: PositiveOrZero = 0.0
     """Largest gradient norm of the discriminator; 0: no clipping."""
-    accumulate: PositiveInt = 1
+    accumulate: Count = 1
     """Micro-batches a rank splits its part of the global batch into."""
-    ema_half_life_images: NonNegativeFloat = 10_000
+    ema_half_life_images: PositiveOrZero = 10_000
     """Images after which the weight average has forgotten half of an old weight; 0: EMA = the weights."""
 
 
-class RunConfig(_Section):
-    dir: str = "runs/default"
+class RunConfig(Section):
+    dir: LocalPath = "runs/default"
     """Run folder: checkpoints, TensorBoard logs, metrics.jsonl, sample grids."""
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of initial weights, sample order, augmentation and dropout."""
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     """Length of the run in optimizer steps; give this or `epochs`."""
-    epochs: PositiveInt | None = None
+    epochs: Count | None = None
     """Length of the run in passes over the training split."""
-    log_every: PositiveInt = 20
+    log_every: Count = 20
     """Steps between two lines in the console, TensorBoard and metrics.jsonl."""
-    validate_every: NonNegativeInt = 0
+    validate_every: CountOrZero = 0
     """Steps between validations; 0: once an epoch. The last step always validates."""
-    validate_images: PositiveInt = 256
+    validate_images: Count = 256
     """Validation images used at most."""
-    sample_every: NonNegativeInt = 0
+    sample_every: CountOrZero = 0
     """Steps between sample grids; 0: with every validation."""
-    sample_images: PositiveInt = 8
+    sample_images: int = Field(default=8, ge=1, le=1024)
     """Columns of the sample grid."""
-    checkpoint_every: NonNegativeInt = 0
+    checkpoint_every: CountOrZero = 0
     """Steps between checkpoints beside the one at the end of every epoch; 0: none beside."""
-    keep: PositiveInt = 3
+    keep: Count = 3
     """Newest checkpoints kept, beside the best one."""
-    keep_every: NonNegativeInt = 0
+    keep_every: CountOrZero = 0
     """Checkpoints of every so many steps are kept for ever; 0: none."""
     best_metric: Literal["psnr", "ssim", "loss", "ab_error", "dcf"] = "psnr"
     """Validation figure that says which checkpoint is the best one, and when to stop early."""
-    patience: NonNegativeInt = 0
+    patience: CountOrZero = 0
     """Validations without a better figure after which the run ends; 0: it never ends early."""
-    init_from: str | None = None
+    init_from: PathText | None = None
     """Run or checkpoint folder whose networks a new run starts with (fine-tuning); also --init-from."""
-    max_bad_steps: PositiveInt = 20
+    max_bad_steps: Count = 20
     """Non-finite steps in a row (all are skipped) after which the run stops."""
-    threads: NonNegativeInt = 0
+    threads: int = Field(default=0, ge=0, le=4096)
     """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
-    timeout_s: PositiveFloat = 600.0
+    timeout_s: Seconds = 600.0
     """Seconds that a process waits for the others before it gives them up for lost, and ends."""
-    profile_steps: tuple[PositiveInt, PositiveInt] | None = None
+    profile_steps: tuple[Count, Count] | None = None
     """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
     compile: bool = False
     """torch.compile the generator: slow to start, faster steps on most GPUs."""
@@ -218,7 +214,7 @@ class RunConfig(_Section):
         return self
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The whole configuration; what `RUN/config.yaml` holds."""
 
     data: DataConfig = DataConfig()
@@ -228,17 +224,6 @@ class TrainConfig(_Section):
     run: RunConfig
 
 
-def read_yaml(path: str | Path, *, example: str) -> Any:
-    """What a YAML file holds; ConfigError if it cannot be read. `example`: what --config is for."""
-    try:
-        return yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise ConfigError(path, "no such file", f"give --config {example}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(path, f"not readable as YAML ({reason})", "correct the file") from error
-
-
 def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] = ()) -> TrainConfig:
     """A YAML file (None: defaults) with `section.key=value` overrides on top; ConfigError if it is wrong."""
     tree: dict[str, Any] = {}
@@ -246,17 +231,15 @@ def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] 
         tree = read_yaml(path, example="a recipe from launch/recipes") or {}
         if not isinstance(tree, dict):
             raise ConfigError(path, f"holds a {type(tree).__name__}, not sections", "compare launch/recipes")
+        tree = {section: {} if inside is None else inside for section, inside in tree.items()}
     for override in overrides:
-        key, separator, text = override.partition("=")
-        section, dot, name = key.partition(".")
-        if not (separator and dot and name):
-            raise ConfigError(override, "is not SECTION.KEY=VALUE", "write for example optim.lr_g=1e-4")
+        section, name, text = split_override(override)
         target = tree.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(path or section, f"{section!r} is not a section", "compare launch/recipes")
         try:
-            target[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            target[name] = parse_value(text)
+        except ValueError as error:
             raise ConfigError(override, "the value is not YAML", "quote it") from error
         if section == "run" and name in ("steps", "epochs"):  # the later word on the length counts
             target.pop("epochs" if name == "steps" else "steps", None)
@@ -264,13 +247,38 @@ def load_config(path: str | Path | None, overrides: tuple[str, ...] | list[str] 
     return validate(tree, where=str(path or "configuration"))
 
 
+def split_override(override: str) -> tuple[str, str, str]:
+    """Section, key and value of `section.key=value`; ConfigError if it is something else."""
+    key, separator, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not (separator and section and dot and name):
+        known = list(setting_names())
+        guess = (
+            nearest(key, known) if dot else nearest(key, [full for full in known if full.endswith(f".{key}")])
+        )
+        raise ConfigError(override, f"is not SECTION.KEY=VALUE{guess}", "write for example optim.lr_g=1e-4")
+    return section, name, text
+
+
+def refuse_twice(overrides: tuple[str, ...] | list[str]) -> None:
+    """ConfigError if one list of overrides has a setting twice, or a run's length in steps and epochs."""
+    seen: dict[str, str] = {}
+    for override in overrides:
+        section, name, _ = split_override(override)
+        key = f"{section}.{name}"
+        meaning = "run.steps" if key == "run.epochs" else key
+        if meaning in seen:
+            raise ConfigError(override, f"says again what {seen[meaning]} said", "give one of them")
+        seen[meaning] = override
+
+
 def validate(tree: dict[str, Any], where: str) -> TrainConfig:
     """`tree` as a TrainConfig; one ConfigError lists every mistake, unknown keys with the nearest name."""
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(".".join(map(str, item["loc"])), item) for item in error.errors()]
-        raise ConfigError(where, ", ".join(problems), "correct these settings") from error
+        known = [*setting_names(), *TrainConfig.model_fields]
+        raise ConfigError(where, explain(error, TrainConfig, known), "correct these settings") from error
 
 
 def setting_names() -> dict[str, Any]:
@@ -285,16 +293,3 @@ def setting_names() -> dict[str, Any]:
 def dump_yaml(config: TrainConfig) -> str:
     """The configuration as YAML, every setting written out; `load_config` of it gives an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _explain(location: str, item: Any) -> str:
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(
-            location, [*setting_names(), *TrainConfig.model_fields], n=1, cutoff=0.5
-        )
-        return f"unknown setting {location}" + (f" (did you mean {near[0]}?)" if near else "")
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if item["type"] == "value_error":
-        return message
-    return f"{location}: {message} (got {item['input']!r})"

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,9 +26,12 @@ class Rate:
     decode_ms: float
 
 
-def decode_ceiling(shards: Shards, split: str, *, size: int, seconds: float) -> float:
-    """Images a second and core that the decoder makes of bytes in memory: no loader process is faster."""
-    reader = open_reader(shards, split)
+def decode_ceiling(shards: Shards, split: str, *, size: int, seconds: float, **where: Any) -> float:
+    """Images a second and core that the decoder makes of bytes in memory: no loader process is faster.
+
+    `where`: cache and cache_gb, as of `build_loader`.
+    """
+    reader = open_reader(shards, split, **where)
     count = min(CEILING_SAMPLES, len(reader))
     encoded = [reader.read(i * len(reader) // count).color for i in range(count)]
     reader.close()
@@ -41,9 +44,11 @@ def decode_ceiling(shards: Shards, split: str, *, size: int, seconds: float) -> 
     return done / (time.perf_counter() - began)
 
 
-def loader_rate(shards: Shards, split: str, *, size: int, batch: int, workers: int, seconds: float) -> Rate:
+def loader_rate(
+    shards: Shards, split: str, *, size: int, batch: int, workers: int, seconds: float, **where: Any
+) -> Rate:
     """What a training loop that does nothing else gets, without the first batches of every process."""
-    loader = build_loader(shards, split, batch, size, workers, gray=None)
+    loader = build_loader(shards, split, batch, size, workers, gray=None, **where)
     batches = cast(Generator[Batch, None, None], iter(loader))
     for _ in range(max(1, 5 * workers)):  # each has started, and filled its share of the queue
         next(batches)

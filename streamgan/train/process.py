@@ -19,7 +19,7 @@ from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
+from streamgan.core.errors import CheckpointError, ConfigError, StreamganError, file_error
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -38,8 +38,13 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
     if not active:
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "w") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        what = "cannot be the folder of a run"
+        raise file_error(error, run, what=what, kind=ConfigError) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,6 +56,16 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
             yield
         finally:
             _held.discard(file)
+        if not _is_still_there(run / ".lock", file):
+            what = "was removed, or another folder put in its place, while the run wrote to it"
+            raise CheckpointError(run, what, "start the run again with a folder of its own")
+
+
+def _is_still_there(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def keep_freed_memory() -> None:
