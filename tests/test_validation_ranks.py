@@ -1,16 +1,21 @@
 """Validation on several ranks: disjoint parts, padding masked, and together the score of one process."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
+from training import launch, processes, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.data.loader import build_eval_loader
 from streamgan.losses import RECONSTRUCTION
 from streamgan.models import GENERATORS
-from streamgan.train.evaluate import score_generator
+from streamgan.train.evaluate import evaluate_weights, score_generator
+from streamgan.train.loop import train
 
 IMAGES = 13  # over 2 ranks of 4 images a step: 8 and 5, then 3 places of padding
+ONE_STEP = ["run.steps=1", f"run.validate_images={IMAGES}"]
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -37,3 +42,45 @@ def test_the_scores_of_all_ranks_together_are_those_of_one_process(shard_set, wo
     means = ("loss", "psnr", "ssim", "cf", "ab_error")
     together = {name: sum(n * scores[name] for n, scores in parts) / IMAGES for name in means}
     assert together == pytest.approx({name: whole[name] for name in means}, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [3, 7, 100])
+def test_an_evaluation_has_the_same_digits_for_every_batch_size(shard_set, batch):
+    torch.manual_seed(0)
+    generator = GENERATORS["unet"](out_channels=2, width=4, depth=3)
+
+    def evaluate(batch: int) -> dict[str, float]:
+        found = evaluate_weights(generator, HEADS["lab"], str(shard_set), "val", size=48, workers=0,
+                                 num_images=IMAGES, batch=batch)  # fmt: skip
+        rows = {"model": found["model"], **found["baselines"]}
+        return {f"{name} {metric}": row[metric] for name, row in rows.items() for metric in ("psnr", "ssim")}
+
+    assert evaluate(batch) == evaluate(1)  # with which nothing is padded
+
+
+def validation_figures(run: Path) -> dict[str, float]:
+    """Those of baselines, which do not depend on the training."""
+    (line,) = (line for line in read_metrics(run) if "val/psnr" in line)
+    return {tag: value for tag, value in line.items() if tag.startswith(("val/gray", "val/median_ab"))}
+
+
+@pytest.fixture(scope="module")
+def unpadded(shard_set, tmp_path_factory) -> dict[str, float]:
+    run = tmp_path_factory.mktemp("unpadded")
+    train(tiny_config(shard_set, run, *ONE_STEP, "data.batch=1"))
+    return validation_figures(run)
+
+
+@pytest.mark.parametrize("words", [["data.batch=64"], ["optim.accumulate=2"]])
+def test_a_validation_has_the_same_digits_for_every_batch(shard_set, unpadded, tmp_path, words):
+    train(tiny_config(shard_set, tmp_path, *ONE_STEP, *words))
+    assert validation_figures(tmp_path) == unpadded
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_validation_has_the_same_digits_on_two_processes(shard_set, unpadded, tmp_path):
+    words = settings(shard_set, tmp_path, *ONE_STEP)
+    done = launch(processes(2), "launch/train.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert validation_figures(tmp_path) == unpadded

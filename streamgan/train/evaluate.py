@@ -36,7 +36,7 @@ MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline
 
 def measure_median_ab(loader: Loader, device: torch.device) -> Tensor:
     """The median a and b over the pixels of a loader's images, float32 (2,) in Lab units."""
-    return median_ab(batch.color_B3HW.to(device) for batch in loader)
+    return median_ab(batch.color_B3HW[batch.ids_B >= 0].to(device) for batch in loader)
 
 
 @torch.inference_mode()
@@ -67,11 +67,9 @@ def score_generator(
         if more is not None:
             sweep_of = (given, output) if head is HEADS["lab"] else HEADS["lab"].to_pair(made)
             more.update(*sweep_of, truth, valid, raw=output if head.channels == 3 else made)
-        if valid.any():
-            count = valid.sum()
-            losses += torch.stack(
-                (reconstruction(output[valid], target[valid]).double() * count, count.double())
-            )
+        # image by image: the same to the last digit for every batch size and number of ranks
+        loss_B = torch.vmap(reconstruction)(output[valid], target[valid]).double()
+        losses += torch.stack((loss_B.sum(), valid.sum().double()))
         bar.update()
     bar.close()
     total, count = accelerator.reduce(losses, "sum").tolist()  # type: ignore[union-attr]
