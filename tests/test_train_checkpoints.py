@@ -10,12 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from training import tiny_config
+from training import losses, tiny_config
 
+from streamgan.core.checkpoints import sealed
 from streamgan.core.errors import CheckpointError
 from streamgan.inference.weights import find_weights
 from streamgan.train import checkpoint as checkpoints
 from streamgan.train.loop import train
+from streamgan.train.validation import Validation
 
 
 def damage(run: Path, step: int, name: str) -> None:
@@ -68,9 +70,9 @@ def test_the_newest_and_the_best_checkpoints_are_kept(shard_set, tmp_path):
     run = tmp_path / "run"
     train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1", "run.validate_every=1"))
     meta_path = run / "checkpoints" / "step-00000001" / "meta.json"
-    meta = json.loads(meta_path.read_text())
-    meta["score"] = 99.0
-    meta_path.write_text(json.dumps(meta))
+    meta = checkpoints.read_checkpoint(meta_path.parent).meta
+    meta["validation"]["val/psnr"] = 99.0
+    meta_path.write_text(json.dumps(sealed(meta)))
     train(tiny_config(shard_set, run, "run.steps=6", "run.checkpoint_every=1", "run.keep=2"))
     assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 5, 6]
     assert find_weights(run) == meta_path.parent / "ema.safetensors"
@@ -221,3 +223,57 @@ def test_runs_are_listed_with_what_became_of_them(shard_set, whole_run, tmp_path
     assert re.search(r"deep/whole +done +10/10 +psnr \d+\.\d+ +\d+ (s|min|h) ago", text)
     nowhere = CliRunner().invoke(runs, [str(tmp_path / "nowhere")])
     assert isinstance(nowhere.exception, CheckpointError)
+
+
+def scripted(monkeypatch, figures: list[float]) -> None:
+    """Let the validations of a run find these figures, one after the other."""
+    remaining = iter(figures)
+    monkeypatch.setattr(Validation, "scores", lambda *_: {"val/psnr": next(remaining)})
+
+
+BEST_SECOND = ["run.validate_every=1", "run.sample_every=100", "run.steps=30", "run.patience=3"]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_best_weights_are_kept_whether_or_not_a_checkpoint_was_due(
+    shard_set, tmp_path, monkeypatch, keep
+):
+    scripted(monkeypatch, [10.0, 30.0, 20.0, 29.0, 20.0])
+    done = train(tiny_config(shard_set, tmp_path / "run", *BEST_SECOND, f"run.keep={keep}"))
+    assert done["steps"] == 5
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path / "run")] == [1, 2, 5][-keep - 1 :]
+    assert find_weights(tmp_path / "run").parent.name == "step-00000002"
+    scripted(monkeypatch, [1.0, 2.0])
+    train(tiny_config(shard_set, tmp_path / "short", *BEST_SECOND, "run.steps=2"))
+    kept, alone = (load_file(find_weights(tmp_path / run)) for run in ("run", "short"))
+    assert all(kept[key].equal(alone[key]) for key in alone)
+
+
+def test_the_log_of_a_run_has_every_step_however_rare_its_lines_are(shard_set, tmp_path, monkeypatch):
+    """A checkpoint of the best weights ends an interval of means, in a continued run as in a whole one."""
+    words = [*BEST_SECOND, "run.log_every=3", "run.validate_every=2", "run.patience=0"]
+    for run, lengths in (("whole", [6]), ("cut", [4, 6])):
+        scripted(monkeypatch, [10.0, 30.0, 20.0])
+        for steps in lengths:
+            train(tiny_config(shard_set, tmp_path / run, *words, f"run.steps={steps}"))
+    assert list(losses(tmp_path / "whole")) == [2, 3, 4, 6]
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_a_figure_that_is_no_number_is_not_the_best(shard_set, tmp_path, monkeypatch):
+    scripted(monkeypatch, [float("nan"), 10.0, float("nan"), 9.0])
+    done = train(tiny_config(shard_set, tmp_path, *BEST_SECOND, "run.patience=2"))
+    assert done["steps"] == 4
+    assert find_weights(tmp_path).parent.name == "step-00000002"
+
+
+def test_another_metric_is_judged_by_what_the_checkpoints_say(shard_set, tmp_path, monkeypatch):
+    words = ["run.validate_every=1", "run.sample_every=100", "run.keep=1"]
+    rows = [{"val/psnr": psnr, "val/loss": loss} for psnr, loss in ((30.0, 0.2), (20.0, 0.3), (25.0, 0.1))]
+    monkeypatch.setattr(Validation, "scores", lambda *_: rows.pop(0))
+    train(tiny_config(shard_set, tmp_path, *words, "run.steps=2"))
+    changed = tiny_config(shard_set, tmp_path, *words, "run.steps=3", "run.best_metric=loss")
+    train(changed, allow_changed=True)
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path)] == [3]
+    assert find_weights(tmp_path).parent.name == "step-00000003"
+    assert checkpoints.list_checkpoints(tmp_path)[0].meta["progress"] == {"best": -0.1, "stale": 0}

@@ -1,7 +1,6 @@
 """`streamgan shard`: parquet or images -> WebDataset shards."""
 
 import io
-import math
 import os
 from contextlib import redirect_stdout
 

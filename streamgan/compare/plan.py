@@ -8,7 +8,6 @@ A row is as long as the budget says, not as its recipe says. All that the recipe
 (warm-up, ramp, half-life of the average, ...) is stretched in the same ratio, so every phase keeps its share.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from streamgan.core.logs import say
 from streamgan.data.loader import build_loader
 from streamgan.train.build import WARMUP_SHARE, total_steps
 from streamgan.train.checkpoint import FREE_SETTINGS
+from streamgan.train.history import read_history
 from streamgan.train.loop import train
 
 from .settings import Budget, Row, differences, with_settings
@@ -163,8 +163,7 @@ def measure_step_s(config: TrainConfig, *, gan_share: float) -> float:
 
 def step_times(run: Path) -> list[tuple[int, float]]:
     """(step at its end, mean seconds of a step) of every interval that a run has logged."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], line["perf/step_ms"] / 1000) for line in lines if "perf/step_ms" in line]
+    return [(row["step"], row["perf/step_ms"] / 1000) for row in read_history(run) if "perf/step_ms" in row]
 
 
 def training_minutes(run: Path) -> float:

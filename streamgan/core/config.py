@@ -181,13 +181,15 @@ class RunConfig(Section):
     sample_images: int = Field(default=8, ge=1, le=1024)
     """Columns of the sample grid."""
     checkpoint_every: CountOrZero = 0
-    """Steps between checkpoints beside the one at the end of every epoch; 0: none beside."""
+    """Steps between checkpoints beside those at the end of every epoch and of the best validation so far;
+    0: none beside."""
     keep: Count = 3
     """Newest checkpoints kept, beside the best one."""
     keep_every: CountOrZero = 0
     """Checkpoints of every so many steps are kept for ever; 0: none."""
     best_metric: Literal["psnr", "ssim", "loss", "ab_error", "dcf"] = "psnr"
-    """Validation figure that says which checkpoint is the best one, and when to stop early."""
+    """Validation figure that says which checkpoint is the best one, and when to stop early. A validation that
+    is the best so far writes a checkpoint, whether or not one is due."""
     patience: CountOrZero = 0
     """Validations without a better figure after which the run ends; 0: it never ends early."""
     init_from: PathText | None = None

@@ -8,10 +8,19 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from streamgan.core.checkpoints import (
+    DamagedCheckpoint,
+    best_first,
+    check_files,
+    list_checkpoints,
+    pass_over,
+)
 from streamgan.core.color import HEADS, Head
 from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.core.hub import BUNDLED, download_model, is_hub_model
 from streamgan.models import GENERATORS, choose
+
+EMA = "ema.safetensors"  # in a checkpoint, what colours
 
 
 @dataclass(frozen=True)
@@ -30,40 +39,36 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
     """The weights file that `model` means: a .safetensors file, a checkpoint, bundle or run, or ORG/NAME.
 
     In a run, `which` is "best" (by the run's own metric; the newest where nothing was validated), "last", or
-    a step number. ORG/NAME is a bundle on the Hugging Face Hub, if there is no such folder here.
+    a step number. Damaged checkpoints are named and passed over. ORG/NAME is a bundle on the Hugging Face
+    Hub, if there is no such folder here.
     """
     path = Path(model)
     if path.is_file():
         return path
     if is_hub_model(str(model)):
         path = download_model(str(model))
-    for name in ("ema.safetensors", BUNDLED):
+    for name in (EMA, BUNDLED):
         if (path / name).is_file():
             return path / name
-    steps = {}
-    for meta_path in sorted((path / "checkpoints").glob("step-????????/meta.json")):
-        step, score = _read_meta(meta_path)
-        steps[step] = (score, meta_path.parent)
-    if not steps:
+    checkpoints = list_checkpoints(path)
+    if not checkpoints:
         raise CheckpointError(
             path, "no checkpoint here", "give a run folder, a checkpoint or a .safetensors file"
         )
-    if which == "best":
-        return max(steps.items(), key=lambda item: (item[1][0], item[0]))[1][1] / "ema.safetensors"
-    step = max(steps) if which == "last" else int(which) if which.isdigit() else None
-    if step not in steps:
-        have = ", ".join(map(str, sorted(steps)))
+    wanted = {"best": best_first(checkpoints), "last": checkpoints[::-1]}.get(which)
+    if wanted is None:
+        wanted = [one for one in checkpoints if str(one.step) == which.lstrip("0")]
+    if not wanted:
+        have = ", ".join(str(one.step) for one in checkpoints)
         raise CheckpointError(path, f"no checkpoint {which!r}", f"choose best, last or a step of {have}")
-    return steps[step][1] / "ema.safetensors"
-
-
-def _read_meta(path: Path) -> tuple[int, float]:
-    """(step, score or -inf) of a checkpoint."""
-    try:
-        meta = json.loads(path.read_bytes())
-        return int(meta["step"]), float("-inf" if meta["score"] is None else meta["score"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(path, f"damaged ({error!r})", "delete this checkpoint folder") from error
+    for checkpoint in wanted[:-1]:
+        try:
+            check_files(checkpoint, [EMA])
+            return checkpoint.path / EMA
+        except DamagedCheckpoint as error:
+            pass_over(checkpoint.path, error, newest=False)
+    check_files(wanted[-1], [EMA])
+    return wanted[-1].path / EMA
 
 
 def load_weights(path: Path) -> Weights:

@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,13 +122,16 @@ def generator_spec(config: TrainConfig) -> dict[str, Any]:
     return {"generator": model.generator, "head": model.head, "size": config.data.size, "options": options}
 
 
-def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
-    """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks."""
+def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool = True) -> Networks:
+    """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks.
+
+    `new`: class weights come from the training split; else a checkpoint is going to bring them.
+    """
     torch.manual_seed(torch_seed(config.run.seed, _INIT))
     on_gpu = accelerator.device.type != "cpu"  # oneDNN has layouts of its own, and copies weights to and fro
     layout = torch.channels_last if config.run.channels_last and on_gpu else torch.contiguous_format
     generator = _build_generator(config)
-    if config.loss.rec == "cross_entropy":
+    if config.loss.rec == "cross_entropy" and new:
         assert isinstance(generator, ZhangClassifier)
         _rebalance(config, generator)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
@@ -162,9 +164,7 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 
 def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
-    """Class weights from the training split; where the run has a checkpoint, that one brings them."""
-    if any((Path(config.run.dir) / "checkpoints").glob("step-*/meta.json")):
-        return
+    """Class weights from the training split."""
     data = config.data
     loader = build_eval_loader(
         shard_sets(config), "train", batch=32, size=data.size, workers=data.workers, num_images=PRIOR_IMAGES

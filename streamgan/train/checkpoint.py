@@ -1,15 +1,8 @@
-"""Checkpoints: folders of named files that exist whole or not at all; what they say, and how they are loaded.
+"""What a run takes from a checkpoint when it goes on, and what must be as it was then.
 
-`RUN/checkpoints/step-00012000/` holds `generator.safetensors`, `ema.safetensors`,
-`discriminator.safetensors`, `trainer.pt` (optimizers and loss scaler) and, last, `meta.json` (step,
-configuration, digest of the data, validation figures, size and sha256 of every file). The folder is written
-under a temporary name and renamed; only then are older ones removed. There is no data state and no random
-state to save: both are functions of the step.
+There is no data state and no random state to save: both are functions of the step.
 """
 
-import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +13,25 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from streamgan.core.checkpoints import (
+    Checkpoint,
+    DamagedCheckpoint,
+    best_first,
+    check_files,
+    list_checkpoints,
+    read_checkpoint,
+    score_of,
+    set_aside,
+    without_another,
+)
 from streamgan.core.config import TrainConfig, dump_yaml
 from streamgan.core.errors import CheckpointError, StreamganError
-from streamgan.core.files import atomic_write, sha256_file
+from streamgan.core.files import atomic_write
 from streamgan.core.hub import BUNDLED, download_model, is_hub_model
 from streamgan.core.logs import say
 
 from .state import Networks
 
-FORMAT = "streamgan-checkpoint"
-VERSION = 1
-LOWER_IS_BETTER = {"loss", "ab_error", "dcf"}
-DAMAGED_SUFFIX = ".damaged"
 # Settings that may differ between the start of a run and its continuation: they change no batch.
 FREE_SETTINGS = {
     "data.shards",  # its digest is compared instead: a set may move
@@ -43,20 +43,6 @@ FREE_SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A committed checkpoint: its folder and what its meta.json says."""
-
-    path: Path
-    step: int
-    meta: dict[str, Any]
-
-    @property
-    def score(self) -> float | None:
-        """The run's named metric, negated if lower is better; None if nothing was validated."""
-        return self.meta["score"]
-
-
 @dataclass
 class Progress:
     """The best score of the named metric so far, and how many validations ago that was."""
@@ -65,78 +51,51 @@ class Progress:
     best: float | None = None
     stale: int = 0
 
-    def score(self, validation: dict[str, float]) -> float | None:
-        """The metric of a validation, as the higher the better."""
-        value = validation.get(f"val/{self.metric}")
-        return None if value is None else -value if self.metric in LOWER_IS_BETTER else value
-
-    def add(self, validation: dict[str, float]) -> None:
-        score = self.score(validation)
+    def add(self, validation: dict[str, float]) -> bool:
+        """Whether this one is the best so far: its weights are to be kept."""
+        score = score_of(validation, self.metric)
         better = score is not None and (self.best is None or score > self.best)
         self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
+        return better
 
 
-def checkpoint_folder(run: Path) -> Path:
-    return run / "checkpoints"
+def newest_whole(run: Path, metric: str, accelerator: Accelerator) -> tuple[Checkpoint, Progress] | None:
+    """The newest checkpoint whose files are as they were written, the same on every rank; None: a new run.
 
-
-def list_checkpoints(run: Path) -> list[Checkpoint]:
-    """Committed checkpoints of a run, oldest first. Unfinished folders do not count."""
-    return [read_checkpoint(path) for path in _committed(run)]
-
-
-def _committed(run: Path) -> list[Path]:
-    folders = sorted(checkpoint_folder(run).glob("step-????????"))
-    return [path for path in folders if (path / "meta.json").is_file()]
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """What the commit mark of a checkpoint says; CheckpointError if it is damaged or of another release."""
-    try:
-        meta = json.loads((path / "meta.json").read_bytes())
-        kind = f"{meta.get('format')} {meta.get('version')}"
-    except (OSError, ValueError, AttributeError) as error:
-        todo = f"delete {path} to continue from the one before"
-        raise CheckpointError(path / "meta.json", f"damaged ({error!r})", todo) from error
-    if kind != f"{FORMAT} {VERSION}":
-        what = f"is {kind} (this release reads {FORMAT} {VERSION})"
-        raise CheckpointError(path / "meta.json", what, "use the streamgan release that wrote it")
-    return Checkpoint(path, int(meta["step"]), meta)
-
-
-def newest_whole(run: Path, accelerator: Accelerator) -> Checkpoint | None:
-    """The newest checkpoint whose files are as they were written, the same on every rank; None if none is.
-
-    Newer ones that are damaged are named and set aside (`.damaged`); CheckpointError if only such are left.
+    Those that are damaged are named and set aside (`.damaged`), DamagedCheckpoint if only such are left. The
+    best score is that of the checkpoints that are there: with a damaged one its score is lost too.
     """
     found: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            found = [_set_damaged_aside(run)]
-        except StreamganError as error:  # for all ranks, which would wait for this one
+            found = [_set_damaged_aside(run, metric)]
+        except (StreamganError, OSError) as error:  # for all ranks, which would wait for this one
             found = [error]
     if accelerator.num_processes > 1:
         broadcast_object_list(found)
-    if isinstance(found[0], StreamganError):
+    if isinstance(found[0], Exception):
         raise found[0]
-    return None if found[0] is None else read_checkpoint(Path(found[0]))
+    if found[0] is None:
+        return None
+    path, best = found[0]
+    newest = read_checkpoint(Path(path))
+    return newest, Progress(metric, best, newest.meta["progress"]["stale"])
 
 
-def _set_damaged_aside(run: Path) -> str | None:
-    folders = _committed(run)
-    for number, path in enumerate(reversed(folders), 1):
+def _set_damaged_aside(run: Path, metric: str) -> tuple[str, float | None] | None:
+    """(path of the newest whole one, best score)."""
+    checkpoints = list_checkpoints(run, when_damaged=set_aside)
+    while checkpoints:
+        newest = checkpoints[-1]
         try:
-            _check_files(read_checkpoint(path))
-        except CheckpointError as error:
-            if number == len(folders):
-                todo = f"restore it, or delete {path} to start from the beginning"
-                raise CheckpointError(error.where, error.what, todo) from error
-            aside = path.with_name(path.name + DAMAGED_SUFFIX)
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(path, aside)
-            say(f"{error.where}: {error.what}; moved to {aside.name}, continuing from the checkpoint before")
+            check_files(newest)
+        except DamagedCheckpoint as error:
+            if len(checkpoints) == 1:
+                raise without_another(newest.path, error) from error
+            set_aside(newest.path, error, newest=True)
+            checkpoints.pop()
         else:
-            return str(path)
+            return str(newest.path), best_first(checkpoints, metric)[0].score(metric)
     return None
 
 
@@ -173,7 +132,7 @@ def initialise_from(folder: str, networks: Networks) -> None:
     checkpoints = list_checkpoints(path)
     if checkpoints:
         path = checkpoints[-1].path
-        _check_files(checkpoints[-1])
+        check_files(checkpoints[-1])
     elif not any((path / name).is_file() for name in ("generator.safetensors", BUNDLED)):
         raise CheckpointError(path, "no checkpoint here", "give a run folder or a checkpoint folder")
     _load_weights(path, networks)
@@ -200,20 +159,6 @@ def write_config(run: Path, config: TrainConfig) -> None:
     """`RUN/config.yaml`, the resolved configuration."""
     with atomic_write(run / "config.yaml") as file:
         file.write(dump_yaml(config).encode())
-
-
-def remove_checkpoint(checkpoint: Checkpoint) -> None:
-    # Uncommit first: a half-deleted folder must not look whole.
-    (checkpoint.path / "meta.json").unlink()
-    shutil.rmtree(checkpoint.path)
-
-
-def _check_files(checkpoint: Checkpoint) -> None:
-    for name, expected in checkpoint.meta["files"].items():
-        path = checkpoint.path / name
-        if not path.is_file() or sha256_file(path) != expected["sha256"]:
-            todo = f"delete {checkpoint.path} to continue from the one before"
-            raise CheckpointError(path, "missing or damaged (sha256)", todo)
 
 
 def _changes(checkpoint: Checkpoint, config: TrainConfig, digest: str) -> str | None:

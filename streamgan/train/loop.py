@@ -60,10 +60,12 @@ def _train(
     steps_per_epoch, digest = probe.steps_per_epoch, probe.digest
     total = build.total_steps(config, steps_per_epoch)
     head, losses = build.build_head(config), build.build_losses(config)
-    networks = build.build_networks(config, accelerator)
 
     start, validation, progress = 0, {}, Progress(config.run.best_metric)
-    if newest := newest_whole(run, accelerator):
+    found = newest_whole(run, config.run.best_metric, accelerator)
+    networks = build.build_networks(config, accelerator, new=found is None)
+    if found is not None:
+        newest, progress = found
         load_checkpoint(
             newest,
             config=config,
@@ -73,7 +75,6 @@ def _train(
             allow_changed=allow_changed,
         )
         start, validation = newest.step, newest.meta["validation"]
-        progress = Progress(config.run.best_metric, **newest.meta["progress"])
     elif config.run.init_from:
         initialise_from(config.run.init_from, networks)
     if start >= total or _out_of_patience(config, progress):
@@ -134,7 +135,8 @@ def _train(
             stopping = stop.agreed(accelerator)
             hopeless = (due.log or stopping) and bad_in_a_row.item() >= config.run.max_bad_steps
             save = due.checkpoint or stopping or hopeless
-            if due.log or save:  # a checkpoint closes the interval: a resumed run then logs the same means
+            closing = due.log or due.validate or save  # a checkpoint closes it: a resumed run logs the same
+            if closing:
                 values = interval.read(step, accelerator)
                 values |= {"lr/g": config.optim.lr_g * rate, "lr/d": config.optim.lr_d * rate}
                 report.scalars(step, values)
@@ -145,7 +147,7 @@ def _train(
             if validation:
                 report.scalars(step, validation)
                 report.line(step, validation)
-                progress.add(validation)
+                save |= progress.add(validation)  # the best weights are kept, whatever else is due
                 if _out_of_patience(config, progress):
                     save = stopping = True
             if due.sample and active:
@@ -164,7 +166,7 @@ def _train(
                 count = int(bad_in_a_row.item())
                 what = f"gradients were not finite for {count} steps, all skipped"
                 raise StreamganError(run, what, "lower optim.lr_g and lr_d, or set optim.clip_g and clip_d")
-            if due.log or save:
+            if closing:
                 interval.restart(step)
 
     accelerator.wait_for_everyone()

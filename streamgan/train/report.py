@@ -20,6 +20,8 @@ from streamgan.core.logs import progress, say
 from streamgan.data.loader import Loader
 from streamgan.data.verdict import Verdict, sample_ms
 
+from .history import NAME, cut_history
+
 
 class Interval:
     """What happened since the last log line: means of device scalars over steps and ranks, and speed.
@@ -97,14 +99,8 @@ class Report:
         self._run, self._active = run, active
         if not active:
             return
-        self._jsonl = run / "metrics.jsonl"
-        kept = []
-        if self._jsonl.exists():
-            for line in self._jsonl.read_text().splitlines(keepends=True):
-                if line.endswith("\n") and json.loads(line)["step"] <= start_step:
-                    kept.append(line)
-        with atomic_write(self._jsonl) as file:
-            file.write("".join(kept).encode())
+        self._jsonl = run / NAME
+        cut_history(run, start_step)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
         # Elsewhere than on a terminal the line of every interval tells the same.
         self._bar = progress(

@@ -1,7 +1,6 @@
 """What has become of runs: read from their folders, which hold all that is known."""
 
 import fcntl
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any, Literal
 
 import yaml
 
+from streamgan.core.checkpoints import best_first, list_checkpoints
 from streamgan.core.errors import CheckpointError
 
-from .checkpoint import list_checkpoints
+from .history import NAME, parse_line
 
 State = Literal["running", "done", "stopped", "empty", "damaged"]
 
@@ -48,23 +48,21 @@ def read_run(path: Path) -> RunInfo:
     """The state of one run: running (a process holds its lock), done, stopped before its end, ..."""
     try:
         run = yaml.safe_load((path / "config.yaml").read_text())["run"]
-        metric = run["best_metric"]
+        metric, total, epochs = run["best_metric"], run["steps"], run["epochs"]
         checkpoints = list_checkpoints(path)
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, CheckpointError):
         return RunInfo(path, "damaged", 0, None, None, "", None, _updated(path))
-    total, step = run["steps"], checkpoints[-1].step if checkpoints else 0
-    values = [one.meta["validation"].get(f"val/{metric}") for one in checkpoints if one.score is not None]
-    scored = [one for one in checkpoints if one.score is not None]
-    best = max(zip(scored, values, strict=True), key=lambda pair: pair[0].score or 0.0, default=None)
-    meta = checkpoints[-1].meta if checkpoints else {}
+    step = checkpoints[-1].step if checkpoints else 0
+    scored = [one for one in best_first(checkpoints, metric)[:1] if one.score(metric) is not None]
+    best = scored[0].meta["validation"][f"val/{metric}"] if scored else None
     if _is_locked(path):
         state: State = "running"
-        step = max(step, int(_last_line(path).get("step", 0)))
+        step = max(step, _last_line(path).get("step", 0))
     elif not checkpoints:
         state = "empty"
     else:
-        state = "done" if meta["finished"] else "stopped"
-    return RunInfo(path, state, step, total, run["epochs"], metric, best and best[1], _updated(path))
+        state = "done" if checkpoints[-1].meta["finished"] else "stopped"
+    return RunInfo(path, state, step, total, epochs, metric, best, _updated(path))
 
 
 def _is_locked(path: Path) -> bool:
@@ -79,14 +77,14 @@ def _is_locked(path: Path) -> bool:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of metrics.jsonl; empty where there is none."""
+    """The last line of metrics.jsonl that can be read; empty where there is none."""
     try:
-        with open(path / "metrics.jsonl", "rb") as file:
+        with open(path / NAME, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 20_000))
-            whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        return dict(json.loads(whole[-1]))
-    except (OSError, ValueError, IndexError, TypeError):
+            rows = map(parse_line, file.read().splitlines())
+            return [{}, *(row for row in rows if row is not None)][-1]
+    except OSError:
         return {}
 
 

@@ -18,13 +18,27 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
+from streamgan.core.checkpoints import (
+    FORMAT,
+    META,
+    VERSION,
+    best_first,
+    checkpoint_folder,
+    checkpoint_path,
+    list_checkpoints,
+    score_of,
+    sealed,
+    set_aside,
+)
 from streamgan.core.config import TrainConfig
 from streamgan.core.errors import CheckpointError
 from streamgan.core.files import sha256_file, sync_directory, write_json
 
 from .build import generator_spec
-from .checkpoint import FORMAT, VERSION, Progress, checkpoint_folder, list_checkpoints, remove_checkpoint
+from .checkpoint import Progress
 from .state import Networks
+
+_UNFINISHED = ".tmp"  # ends the names of folders that are being written or removed
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class CheckpointWriter:
         self.wait()
         about = {"format": FORMAT, "version": VERSION, "step": step, "finished": finished}
         about |= {"shards_digest": self._digest, "validation": validation}
-        about |= {"score": progress.score(validation)}
+        about |= {"score": score_of(validation, progress.metric)}
         about |= {"progress": {"best": progress.best, "stale": progress.stale}}
         about |= {"config": json.loads(self._config.model_dump_json())}
         snapshot = take_snapshot(about, self._config, networks, accelerator)
@@ -76,7 +90,8 @@ class CheckpointWriter:
     def _write(self, step: int, snapshot: Snapshot) -> None:
         try:
             write_checkpoint(self._run, step, snapshot)
-            prune(self._run, self._config.run.keep, self._config.run.keep_every)
+            run = self._config.run
+            prune(self._run, run.keep, run.keep_every, run.best_metric)
         except OSError as error:
             what = f"a checkpoint cannot be written ({error.strerror or error})"
             raise CheckpointError(self._run, what, "make room, then run the same command again") from error
@@ -135,12 +150,11 @@ def _copy(value: Any) -> Any:
 
 def write_checkpoint(run: Path, step: int, snapshot: Snapshot) -> None:
     """Write and commit a checkpoint; one of this step that is whole already stays."""
-    final = checkpoint_folder(run) / f"step-{step:08d}"
-    if (final / "meta.json").exists():
+    final = checkpoint_path(run, step)
+    if (final / META).exists():
         return
-    temporary = final.with_name(f"{final.name}.tmp")
-    for leftover in (temporary, final):
-        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = final.with_name(final.name + _UNFINISHED)
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, weights in snapshot.weights.items():
         contiguous = {key: value.contiguous() for key, value in weights.items()}
@@ -151,17 +165,23 @@ def write_checkpoint(run: Path, step: int, snapshot: Snapshot) -> None:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    write_json(temporary / "meta.json", {**snapshot.meta, "files": files})
+    write_json(temporary / META, sealed({**snapshot.meta, "files": files}))
     os.replace(temporary, final)
     sync_directory(final.parent)
 
 
-def prune(run: Path, keep: int, keep_every: int) -> None:
-    """Remove all but the newest `keep` checkpoints, the best one and those of every `keep_every` steps."""
-    checkpoints = list_checkpoints(run)
-    scored = [one for one in checkpoints if one.score is not None]
-    best = max(scored, key=lambda one: (one.score, one.step), default=None)
+def prune(run: Path, keep: int, keep_every: int, metric: str) -> None:
+    """Remove all but the newest `keep` checkpoints, the best one and those of every `keep_every` steps.
+
+    And what a process that was killed has left unfinished.
+    """
+    for leftover in checkpoint_folder(run).glob(f"step-*{_UNFINISHED}"):
+        shutil.rmtree(leftover)
+    checkpoints = list_checkpoints(run, when_damaged=set_aside)
+    best = best_first(checkpoints, metric)[0]
     for checkpoint in checkpoints[:-keep]:
         milestone = keep_every and checkpoint.step % keep_every == 0
-        if not milestone and (best is None or checkpoint.step != best.step):
-            remove_checkpoint(checkpoint)
+        if not milestone and checkpoint.step != best.step:
+            going = checkpoint.path.with_name(checkpoint.path.name + _UNFINISHED)
+            os.replace(checkpoint.path, going)  # a half-deleted folder must not look whole
+            shutil.rmtree(going)

@@ -1,0 +1,48 @@
+"""`RUN/metrics.jsonl`: a JSON object a line with `step`, `time` and scalars by tag."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from streamgan.core.files import atomic_write
+from streamgan.core.logs import say
+
+NAME, DAMAGED_NAME = "metrics.jsonl", "metrics.jsonl.damaged"
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The scalars of a line; None if it is not as it was written."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and type(row.get("step")) is int
+    return row if is_row and isinstance(row.get("time", 0.0), int | float) else None
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run that can be read."""
+    rows = map(parse_line, (run / NAME).read_bytes().splitlines())
+    return [row for row in rows if row is not None]
+
+
+def cut_history(run: Path, step: int) -> None:
+    """Drop the lines after `step`; those that cannot be read are named and set aside.
+
+    A last line without an end is what a killed process leaves, and is dropped.
+    """
+    path, kept, bad, first = run / NAME, b"", b"", 0
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines, 1):
+        row = parse_line(line)
+        if row is not None:
+            kept += line + b"\n" if row["step"] <= step else b""
+        elif number < len(lines):
+            bad, first = bad + line + b"\n", first or number
+    if bad:
+        with open(run / DAMAGED_NAME, "ab") as file:
+            file.write(bad)
+        count = bad.count(b"\n")
+        say(f"{path}: {count} lines cannot be read, the first is line {first}; moved to {DAMAGED_NAME}")
+    with atomic_write(path) as file:
+        file.write(kept)
