@@ -191,7 +191,7 @@ def test_a_run_folder_in_use_is_refused(shard_set, tmp_path):
 
 
 def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(shard_set, tmp_path):
-    with pytest.raises(ConfigError, match="micro-batches"):
+    with pytest.raises(ConfigError, match=r"micro-batches; .* optim\.accumulate out of 1, 2, 4, 8$"):
         train(tiny_config(shard_set, tmp_path / "run", "run.steps=1", "optim.accumulate=3"))
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -202,8 +202,9 @@ def test_gradients_that_stay_not_finite_stop_the_run_and_keep_the_weights(shard_
     run, words = tmp_path / "run", ["run.steps=12", "loss.warmup_steps=99"]
     train(tiny_config(shard_set, run, *words, "run.steps=3"))
     bad = tiny_config(shard_set, run, *words, "loss.rec_weight=1e39", "run.max_bad_steps=5")  # inf in float32
-    with pytest.raises(StreamganError, match="not finite for 5 steps, all skipped"):
+    with pytest.raises(StreamganError, match="not finite for 5 steps, all skipped") as caught:
         train(bad, allow_changed=True)
+    assert caught.value.todo.startswith("delete step-00000008 to go back to step 3; then lower optim.lr_g")
     saved = checkpoints.list_checkpoints(run)
     assert [c.step for c in saved] == [3, 8]  # 5 bad steps after the third
     before, after = (checkpoints.load_file(c.path / "generator.safetensors") for c in saved)

@@ -13,6 +13,7 @@ from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
 from streamgan.train.ema import ema_copy, ema_decay, update_ema
+from streamgan.train.schedule import adversarial_weight, learning_rate_factor
 from streamgan.train.step import GanStep, StepSettings
 
 SMALL = [
@@ -194,11 +195,11 @@ def test_the_adversarial_weight_waits_for_the_warm_up_and_ramps():
     config = load_config(
         None, ["run.steps=100", "loss.gan_weight=1", "loss.warmup_steps=10", "loss.ramp_steps=5"]
     )
-    weights_ = [build.adversarial_weight(config, step, 100) for step in (0, 9, 10, 12, 14, 99)]
+    weights_ = [adversarial_weight(config, step, 100) for step in (0, 9, 10, 12, 14, 99)]
     assert weights_ == pytest.approx([0, 0, 0.2, 0.6, 1, 1])
     unset = load_config(None, ["run.steps=100", "loss.gan_weight=1"])
-    assert build.adversarial_weight(unset, 14, 100) == 0
-    assert build.adversarial_weight(unset, 15, 100) > 0
+    assert adversarial_weight(unset, 14, 100) == 0
+    assert adversarial_weight(unset, 15, 100) > 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_the_adversarial_weight_waits_for_the_warm_up_and_ramps():
 )
 def test_learning_rates_warm_up_and_follow_their_schedule(schedule, middle, last):
     config = load_config(None, ["run.steps=110", "optim.warmup_steps=10", f"optim.schedule={schedule}"])
-    factors = [build.learning_rate_factor(config, step, 110) for step in range(110)]
+    factors = [learning_rate_factor(config, step, 110) for step in range(110)]
     assert factors[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
     assert factors[60] == pytest.approx(middle, abs=1e-6)
     assert factors[109] == pytest.approx(last, abs=1e-3)

@@ -19,10 +19,10 @@ from streamgan.core.errors import ConfigError, StreamganError
 from streamgan.core.files import read_json, write_json
 from streamgan.core.logs import say
 from streamgan.data.loader import build_loader
-from streamgan.train.build import WARMUP_SHARE, total_steps
 from streamgan.train.checkpoint import FREE_SETTINGS
 from streamgan.train.history import read_history
 from streamgan.train.loop import train
+from streamgan.train.schedule import WARMUP_SHARE, total_steps
 
 from .settings import Budget, Row, differences, with_settings
 

@@ -126,7 +126,8 @@ class LossConfig(Section):
     colourfulness_weight: PositiveOrZero = 0.0
     """Weight of DDColor's colourfulness loss, which rewards any colour; 0: off."""
     warmup_steps: CountOrZero | None = None
-    """Steps of reconstruction alone; None: 15% of the run when gan_weight > 0."""
+    """Steps of reconstruction alone; None: 15% of the run when gan_weight > 0, by its length when it
+    began."""
     ramp_steps: CountOrZero | None = None
     """Steps over which the adversarial weight then rises from 0; None: as long as the warm-up."""
 

@@ -1,6 +1,5 @@
 """From a TrainConfig to the objects that training needs; the one place here that picks by name."""
 
-import math
 import os
 from typing import Any
 
@@ -28,7 +27,6 @@ from .state import Networks
 from .step import Losses
 
 _INIT = 10  # hash key of the initial weights
-WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says otherwise
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -198,12 +196,15 @@ def build_train_loader(
 ) -> Loader:
     """This rank's batches from `start_step` on; ConfigError where the batch cannot be shared out."""
     data, world = config.data, accelerator.num_processes
-    if data.batch % (world * config.optim.accumulate):
-        raise ConfigError(
-            "data.batch",
-            f"{data.batch} does not divide into {world} ranks x {config.optim.accumulate} micro-batches",
-            "choose another data.batch, optim.accumulate or number of ranks",
-        )
+    accumulate = config.optim.accumulate
+    if data.batch % (world * accumulate):
+        what = f"{data.batch} does not divide into {world} ranks x {accumulate} micro-batches"
+        if data.batch % accumulate:
+            todo = f"choose another data.batch, or optim.accumulate out of {_divisors(data.batch)}"
+        else:
+            ranks = _divisors(data.batch // accumulate)
+            todo = f"choose a number of ranks out of {ranks}, or another data.batch or optim.accumulate"
+        raise ConfigError("data.batch", what, todo)
     return build_loader(
         shard_sets(config),
         "train",
@@ -230,38 +231,8 @@ def build_train_loader(
     )
 
 
-def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    return config.run.steps or (config.run.epochs or 0) * steps_per_epoch
-
-
-def adversarial_weight(config: TrainConfig, step: int, total: int) -> float:
-    """Weight of the adversarial loss at `step`: 0 in the warm-up, then rising linearly to loss.gan_weight."""
-    loss = config.loss
-    warmup = round(WARMUP_SHARE * total) if loss.warmup_steps is None else loss.warmup_steps
-    ramp = warmup if loss.ramp_steps is None else loss.ramp_steps
-    if step < warmup:
-        return 0.0
-    return loss.gan_weight * (min(1.0, (step - warmup + 1) / ramp) if ramp else 1.0)
-
-
-def generator_moves(config: TrainConfig, step: int, total: int) -> bool:
-    """Whether G steps at `step`: always in the warm-up, then in every n-th, after n steps of D."""
-    return adversarial_weight(config, step, total) == 0 or (step + 1) % config.loss.n_critic == 0
-
-
-def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
-    """Multiplier of the learning rates at `step`: a pure function, so there is no scheduler to save."""
-    optim = config.optim
-    if step < optim.warmup_steps:
-        return (step + 1) / optim.warmup_steps
-    progress = (step - optim.warmup_steps) / max(1, total - optim.warmup_steps)
-    if optim.schedule == "linear":
-        return 1 - progress
-    if optim.schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    if optim.schedule == "step":
-        return optim.decay ** ((step - optim.warmup_steps) // optim.decay_every)
-    return 1.0
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
 def set_learning_rates(networks: Networks, config: TrainConfig, factor: float) -> None:

@@ -3,6 +3,7 @@
 There is no data state and no random state to save: both are functions of the step.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from streamgan.core.checkpoints import (
@@ -112,12 +113,12 @@ def load_checkpoint(
 
     `allow_changed` says what differs instead of refusing it.
     """
-    if change := _changes(checkpoint, config, digest):
+    if change := _changes(checkpoint, config, digest, accelerator.mixed_precision):
         if not allow_changed:
             todo = "start a new run with another run.dir, restore the setting, or give --allow-changed"
             raise CheckpointError(checkpoint.path, change, todo)
         say(f"{checkpoint.path}: {change}; going on as asked")
-    _load_weights(checkpoint.path, networks)
+    _load_weights(checkpoint.path, networks, config)
     state = torch.load(checkpoint.path / "trainer.pt", map_location="cpu", weights_only=True)
     networks.optimizer_g.load_state_dict(state["optimizer_g"])
     if networks.optimizer_d is not None and state["optimizer_d"] is not None:
@@ -126,7 +127,7 @@ def load_checkpoint(
         accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def initialise_from(folder: str, networks: Networks) -> None:
+def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> None:
     """Start with the networks, not the optimizers, of a run's newest checkpoint, a checkpoint or a bundle."""
     path = download_model(folder) if is_hub_model(folder) else Path(folder)
     checkpoints = list_checkpoints(path)
@@ -135,11 +136,11 @@ def initialise_from(folder: str, networks: Networks) -> None:
         check_files(checkpoints[-1])
     elif not any((path / name).is_file() for name in ("generator.safetensors", BUNDLED)):
         raise CheckpointError(path, "no checkpoint here", "give a run folder or a checkpoint folder")
-    _load_weights(path, networks)
+    _load_weights(path, networks, config)
     say(f"starting from the networks of {path}")
 
 
-def _load_weights(path: Path, networks: Networks) -> None:
+def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> None:
     modules = {"generator": networks.plain_generator, "ema": networks.ema}
     if networks.plain_discriminator is not None and (path / "discriminator.safetensors").exists():
         modules["discriminator"] = networks.plain_discriminator
@@ -150,9 +151,42 @@ def _load_weights(path: Path, networks: Networks) -> None:
         try:
             module.load_state_dict(load_file(file))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[-1].strip()
             todo = "choose the model.* settings of the run that wrote it"
-            raise CheckpointError(file, f"does not fit this model ({reason})", todo) from error
+            raise CheckpointError(file, _misfit(file, name, config, error), todo) from error
+
+
+def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> str:
+    """Why a file of weights cannot be loaded: which model it is of, and which was to take it."""
+    kind, keys = "generator", ("head", "width", "depth", "norm", "dropout", "variant")
+    if network == "discriminator":
+        kind, keys = "discriminator", ("d_width",)
+    try:
+        with safe_open(file, "pt") as opened:
+            theirs = json.loads(opened.metadata()["config"])["model"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        theirs = None
+    ours = config.model.model_dump()
+    names = [key for key in keys if theirs is not None and theirs.get(key) != ours[key]]
+    if theirs is None or (theirs[kind] == ours[kind] and not names):
+        return f"does not fit this model ({str(error).splitlines()[-1].strip()})"
+    old, new = (
+        model[kind] + (f" ({', '.join(f'{key}={model.get(key)}' for key in names)})" if names else "")
+        for model in (theirs, ours)
+    )
+    return f"is of the {kind} {old}, and this run has {new}"
+
+
+def diverged(run: Path, step: int, bad_steps: int) -> StreamganError:
+    """The error of a run whose last steps were all skipped: which checkpoint to go back to, and how."""
+    checkpoints = list_checkpoints(run)
+    before = [one.step for one in checkpoints if one.step <= step - bad_steps]
+    since = [one.path.name for one in checkpoints if one.step > step - bad_steps]
+    todo = "lower optim.lr_g and lr_d, or set optim.clip_g and clip_d"
+    if before:
+        todo = f"delete {', '.join(since)} to go back to step {before[-1]}; then {todo}, with --allow-changed"
+    else:
+        todo = f"there is no checkpoint of before; {todo}, and start again in another run.dir"
+    return StreamganError(run, f"gradients were not finite for {bad_steps} steps, all skipped", todo)
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
@@ -161,12 +195,15 @@ def write_config(run: Path, config: TrainConfig) -> None:
         file.write(dump_yaml(config).encode())
 
 
-def _changes(checkpoint: Checkpoint, config: TrainConfig, digest: str) -> str | None:
+def _changes(checkpoint: Checkpoint, config: TrainConfig, digest: str, precision: str) -> str | None:
     """What of the run has changed since, in words; all of it matters to the batches or the networks."""
     changes = []
     if checkpoint.meta["shards_digest"] != digest:
         old = checkpoint.meta["shards_digest"][:12]
         changes.append(f"was trained on other shards (digest {old}, now {digest[:12]})")
+    old = checkpoint.meta.get("mixed_precision", precision)  # unknown to checkpoints of before
+    if old != precision:
+        changes.append(f"was trained with mixed precision {old} (got {precision})")
     saved, now = checkpoint.meta["config"], config.model_dump(mode="json")
     for section, settings in now.items():
         fields = type(getattr(config, section)).model_fields

@@ -11,16 +11,23 @@ import torch
 from accelerate import Accelerator
 
 from streamgan.core.config import TrainConfig, dump_yaml
-from streamgan.core.errors import StreamganError
 from streamgan.core.logs import say
 from streamgan.data.verdict import Verdict
 
 from . import build
-from .checkpoint import Progress, initialise_from, load_checkpoint, newest_whole, write_config
+from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, write_config
 from .ema import ema_decay, update_ema
 from .process import StopRequest, join_processes, naming_lost_processes, run_lock, stop_with_launcher
 from .report import Interval, Report, format_values
 from .save import CheckpointWriter
+from .schedule import (
+    Lengths,
+    adversarial_weight,
+    continue_lengths,
+    generator_moves,
+    learning_rate_factor,
+    settle,
+)
 from .step import GanStep, StepSettings
 from .trace import Trace
 from .validation import Validation
@@ -58,7 +65,7 @@ def _train(
         config, accelerator, start_step=0, stop_step=0
     )  # refuses before all the work
     steps_per_epoch, digest = probe.steps_per_epoch, probe.digest
-    total = build.total_steps(config, steps_per_epoch)
+    lengths = Lengths.resolve(config.model_dump(), steps_per_epoch)
     head, losses = build.build_head(config), build.build_losses(config)
 
     start, validation, progress = 0, {}, Progress(config.run.best_metric)
@@ -75,8 +82,10 @@ def _train(
             allow_changed=allow_changed,
         )
         start, validation = newest.step, newest.meta["validation"]
+        lengths = continue_lengths(config, newest.meta, steps_per_epoch, run=run, start=start)
     elif config.run.init_from:
-        initialise_from(config.run.init_from, networks)
+        initialise_from(config.run.init_from, networks, config)
+    total, phases = lengths.total, settle(config, lengths)
     if start >= total or _out_of_patience(config, progress):
         why = f"all {total} steps are done" if start >= total else f"{run} ended early at step {start}"
         say(f"{run}: {why}; raise run.steps, run.epochs or run.patience to go on")
@@ -96,7 +105,7 @@ def _train(
     bad_in_a_row = torch.zeros((), device=device)
     with (
         Report(run, start_step=start, total_steps=total, active=active) as report,
-        CheckpointWriter(run, config, digest, active=active) as writer,
+        CheckpointWriter(run, config, digest, lengths, active=active) as writer,
         Trace(run, config.run.profile_steps, active=active) as trace,
     ):
         report.text("config", dump_yaml(config))
@@ -110,13 +119,13 @@ def _train(
                 color_B3HW = batch.color_B3HW.to(device, non_blocking=True)
                 gray_B1HW = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
 
-                rate = build.learning_rate_factor(config, step, total)
+                rate = learning_rate_factor(phases, step, total)
                 build.set_learning_rates(networks, config, rate)
                 settings = StepSettings(
                     step=step,
                     seed=config.run.seed,
-                    adversarial_weight=build.adversarial_weight(config, step, total),
-                    train_generator=build.generator_moves(config, step, total),
+                    adversarial_weight=adversarial_weight(phases, step, total),
+                    train_generator=generator_moves(phases, step, total),
                     accumulate=config.optim.accumulate,
                     clip_g=config.optim.clip_g,
                     clip_d=config.optim.clip_d,
@@ -163,9 +172,8 @@ def _train(
                 )
             if hopeless:
                 writer.wait()
-                count = int(bad_in_a_row.item())
-                what = f"gradients were not finite for {count} steps, all skipped"
-                raise StreamganError(run, what, "lower optim.lr_g and lr_d, or set optim.clip_g and clip_d")
+                accelerator.wait_for_everyone()
+                raise diverged(run, step, int(bad_in_a_row.item()))
             if closing:
                 interval.restart(step)
 

@@ -36,6 +36,7 @@ from streamgan.core.files import sha256_file, sync_directory, write_json
 
 from .build import generator_spec
 from .checkpoint import Progress
+from .schedule import Lengths
 from .state import Networks
 
 _UNFINISHED = ".tmp"  # ends the names of folders that are being written or removed
@@ -54,8 +55,8 @@ class Snapshot:
 class CheckpointWriter:
     """Saves the checkpoints of one run, from the main process; on other ranks every method does nothing."""
 
-    def __init__(self, run: Path, config: TrainConfig, digest: str, *, active: bool):
-        self._run, self._config, self._digest, self._active = run, config, digest, active
+    def __init__(self, run: Path, config: TrainConfig, digest: str, lengths: Lengths, *, active: bool):
+        self._run, self._config, self._digest, self._lengths = run, config, digest, lengths
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if active else None
         self._writing: Future[None] | None = None
 
@@ -77,6 +78,7 @@ class CheckpointWriter:
         about |= {"shards_digest": self._digest, "validation": validation}
         about |= {"score": score_of(validation, progress.metric)}
         about |= {"progress": {"best": progress.best, "stale": progress.stale}}
+        about |= {"lengths": self._lengths.to_json(), "mixed_precision": accelerator.mixed_precision}
         about |= {"config": json.loads(self._config.model_dump_json())}
         snapshot = take_snapshot(about, self._config, networks, accelerator)
         self._writing = self._thread.submit(self._write, step, snapshot)

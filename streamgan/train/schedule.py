@@ -1,0 +1,106 @@
+"""What changes with the step: learning rates, the adversarial weight, and how long each phase is.
+
+All are pure functions of the step, so there is no scheduler to save. The lengths that a run resolved at its
+beginning belong to it and lie in its checkpoints: a run that is made longer does not enter its warm-up again.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from streamgan.core.config import TrainConfig
+from streamgan.core.logs import say
+
+WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says otherwise
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Steps of the whole run, of its warm-up, and of the ramp of the adversarial weight after it."""
+
+    total: int
+    warmup: int
+    ramp: int
+
+    @classmethod
+    def resolve(cls, config: dict[str, Any], steps_per_epoch: int) -> "Lengths":
+        """Those of a configuration as JSON has it."""
+        run, loss = config["run"], config["loss"]
+        total = run["steps"] or (run["epochs"] or 0) * steps_per_epoch
+        warmup, ramp = loss["warmup_steps"], loss["ramp_steps"]
+        warmup = round(WARMUP_SHARE * total) if warmup is None else warmup
+        return cls(total, warmup, warmup if ramp is None else ramp)
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    return Lengths.resolve(config.model_dump(), steps_per_epoch).total
+
+
+def continue_lengths(
+    config: TrainConfig, meta: dict[str, Any], steps_per_epoch: int, *, run: Path, start: int
+) -> Lengths:
+    """The lengths of a run that goes on at `start` from a checkpoint; says it if the run's own has changed.
+
+    The phases stay as long as they were, unless the configuration names their lengths.
+    """
+    loss, schedule = config.loss, config.optim.schedule
+    new = Lengths.resolve(config.model_dump(), steps_per_epoch)
+    kept = meta.get("lengths")  # unknown to checkpoints of before
+    old = Lengths(**kept) if kept else Lengths.resolve(meta["config"], steps_per_epoch)
+    lengths = Lengths(
+        new.total,
+        old.warmup if loss.warmup_steps is None else new.warmup,
+        old.ramp if loss.ramp_steps is None else new.ramp,
+    )
+    if new.total != old.total and start < new.total:
+        news = [f"{run}: the run was to have {old.total} steps and now has {new.total}"]
+        if loss.gan_weight > 0:
+            news.append(f"its warm-up stays at {lengths.warmup} steps, the ramp after it at {lengths.ramp}")
+        if schedule in ("linear", "cosine"):
+            before, now = (learning_rate_factor(config, start, total) for total in (old.total, new.total))
+            news.append(
+                f"the {schedule} schedule ends at step {new.total}, "
+                f"so learning rates go on at {now:.3g} of their full height (was {before:.3g})"
+            )
+        say("; ".join(news))
+    return lengths
+
+
+def settle(config: TrainConfig, lengths: Lengths) -> TrainConfig:
+    """`config` with the lengths of its phases in numbers."""
+    update = {"warmup_steps": lengths.warmup, "ramp_steps": lengths.ramp}
+    return config.model_copy(update={"loss": config.loss.model_copy(update=update)})
+
+
+def adversarial_weight(config: TrainConfig, step: int, total: int) -> float:
+    """Weight of the adversarial loss at `step`: 0 in the warm-up, then rising linearly to loss.gan_weight."""
+    loss = config.loss
+    warmup = round(WARMUP_SHARE * total) if loss.warmup_steps is None else loss.warmup_steps
+    ramp = warmup if loss.ramp_steps is None else loss.ramp_steps
+    if step < warmup:
+        return 0.0
+    return loss.gan_weight * (min(1.0, (step - warmup + 1) / ramp) if ramp else 1.0)
+
+
+def generator_moves(config: TrainConfig, step: int, total: int) -> bool:
+    """Whether G steps at `step`: always in the warm-up, then in every n-th, after n steps of D."""
+    return adversarial_weight(config, step, total) == 0 or (step + 1) % config.loss.n_critic == 0
+
+
+def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
+    """Multiplier of the learning rates at `step`."""
+    optim = config.optim
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    progress = (step - optim.warmup_steps) / max(1, total - optim.warmup_steps)
+    if optim.schedule == "linear":
+        return 1 - progress
+    if optim.schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if optim.schedule == "step":
+        return optim.decay ** ((step - optim.warmup_steps) // optim.decay_every)
+    return 1.0
