@@ -436,11 +436,6 @@ def test_more_damage_than_allowed_ends_the_run(damaged):
         list(build(damaged[0], on_bad="substitute", max_bad=1, workers=1))
 
 
-def test_evaluation_never_substitutes(damaged):
-    with pytest.raises(DataError, match="damaged"):
-        list(build_eval_loader(damaged[0], "train", batch=8, size=SIZE))
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_counts_what_its_processes_do(shard_set, workers):
     loader = build(shard_set, workers=workers)

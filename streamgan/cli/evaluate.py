@@ -1,7 +1,7 @@
 """`streamgan evaluate`: PSNR, SSIM, colourfulness and, if asked for, FID of a run, beside the baselines."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -27,6 +27,13 @@ PERCEPTUAL = ("fid", "kid", "lpips")
     default="derive",
     show_default=True,
     help="Network input: luminance of the colour image, or the set's own gray twin.",
+)
+@click.option(
+    "--on-bad",
+    type=click.Choice(["raise", "substitute"]),
+    default="raise",
+    show_default=True,
+    help="What a damaged image does: ends the evaluation, or another one takes its place.",
 )
 @click.option(
     "--cache",
@@ -55,8 +62,8 @@ PERCEPTUAL = ("fid", "kid", "lpips")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def evaluate(
     run: str, shards: str, split: str, checkpoint: str, max_images: int | None, size: int | None, batch: int,
-    workers: int, gray: str, cache: str, cache_gb: float, perceptual: bool, fid_weights: str | None,
-    lpips_weights: str | None, as_json: bool,
+    workers: int, gray: str, on_bad: Literal["raise", "substitute"], cache: str, cache_gb: float,
+    perceptual: bool, fid_weights: str | None, lpips_weights: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the generator of RUN (a run or checkpoint folder, or a weights file) on a split of a shard set.
 
@@ -76,7 +83,7 @@ def evaluate(
     result = evaluate_weights(
         weights.generator, weights.head, shards, split, num_images=max_images, size=size or weights.size,
         batch=batch, workers=workers, gray="twin" if gray == "twin" else None,
-        cache=cache, cache_gb=cache_gb, networks=networks,
+        on_bad=on_bad, cache=cache, cache_gb=cache_gb, networks=networks,
     )  # fmt: skip
     lines = [*score_lines(result), result["protocol"], f"weights: {weights.path} (step {weights.step})"]
     emit("\n".join(lines), {"weights": str(weights.path), "step": weights.step, **result}, as_json=as_json)

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from streamgan.core.errors import ConfigError, StreamganError, file_error, is_of_file_system
 from streamgan.core.files import atomic_write, write_json
 from streamgan.core.logs import say
+from streamgan.train.build import reading
 from streamgan.train.loop import train
 from streamgan.train.process import run_lock
 
@@ -64,6 +65,7 @@ class _Rows:
             grid_images=self._config.grid_images,
             batch=self._config.batch,
             workers=self._config.workers,
+            reading=reading(self._rows[0].config.data),
         )
         self._scores = {row.name: read_scores(self._folder(row), self._photos) for row in self._rows}
         self._plans: dict[str, Plan] = {}

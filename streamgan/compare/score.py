@@ -24,7 +24,10 @@ FORMAT, VERSION = "streamgan-compare-scores", 1
 
 @dataclass(frozen=True)
 class Photos:
-    """The images that every row is scored on, and the first of them for the grid."""
+    """The images that every row is scored on, and the first of them for the grid.
+
+    `reading` are options of the loaders that do not choose the images.
+    """
 
     shards: str
     shards_digest: str
@@ -34,6 +37,7 @@ class Photos:
     grid_images: int
     batch: int
     workers: int
+    reading: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
         """What makes scores comparable. The place of the shards does not matter."""
@@ -71,6 +75,7 @@ def score_row(
         workers=photos.workers,
         num_images=photos.max_images,
         baselines=baselines,
+        **photos.reading,
     )
     device = next(weights.generator.parameters()).device
     with torch.inference_mode():
@@ -96,9 +101,8 @@ def score_row(
 def grid_photos(photos: Photos) -> Tensor:
     """The first photos of the split, uint8 (N, 3, H, W)."""
     count = photos.grid_images
-    loader = build_eval_loader(
-        photos.shards, photos.split, batch=count, size=photos.size, workers=0, num_images=count
-    )
+    where = photos.shards, photos.split
+    loader = build_eval_loader(*where, batch=count, size=photos.size, num_images=count, **photos.reading)
     batch = next(iter(loader))
     return batch.color_B3HW[batch.ids_B >= 0]
 

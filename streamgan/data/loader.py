@@ -27,6 +27,8 @@ from .supply import Supply, list_supply, training_supply
 from .workers import Forked, begin, close_at_exit, read
 
 STALL_S = 8.0
+MAX_BAD = 100
+OnBad = Literal["raise", "substitute"]
 PREFETCH = 4  # batches that each worker is ahead
 _HELD = 3  # batches that a training loop may have in hand before they get memory of their own
 
@@ -107,7 +109,8 @@ class Loader:
             say(f"bad sample {self.replaced} of at most {self._max_bad}: {line}", every_rank=True)
         if self.replaced > self._max_bad:
             what = f"{self.replaced} samples are damaged, more than data.max_bad={self._max_bad} allows"
-            raise DataError("loader", what, "run `streamgan verify`, then restore or re-make the shards")
+            todo = "run `streamgan verify --full`, then restore or re-make the shards"
+            raise DataError("loader", what, todo)
 
 
 class _Plan:
@@ -157,8 +160,8 @@ def build_loader(
     gray: GrayMode | None = "derive",
     max_samples: int | None = None,
     stop_step: int | None = None,
-    on_bad: Literal["raise", "substitute"] = "raise",
-    max_bad: int = 100,
+    on_bad: OnBad = "raise",
+    max_bad: int = MAX_BAD,
     pin_memory: bool = False,
     stall_s: float = STALL_S,
     cache: str | Path | None = DEFAULT_CACHE,
@@ -231,6 +234,8 @@ def build_eval_loader(
     world: int = 1,
     num_images: int | None = None,
     gray: GrayMode | None = None,
+    on_bad: OnBad = "raise",
+    max_bad: int = MAX_BAD,
     pin_memory: bool = False,
     stall_s: float = STALL_S,
     cache: str | Path | None = DEFAULT_CACHE,
@@ -238,8 +243,9 @@ def build_eval_loader(
 ) -> Loader:
     """The first `num_images` samples of a split (None: all), centre-cropped, once each over all ranks.
 
-    `batch` is the local batch. Every rank gets the same number of full batches; the last are padded, and
-    ids_B is -1 there. Of several sets, the first images of each are taken in the ratio of the weights.
+    `batch` is the local batch. Every rank gets the same number of full batches; the last are padded: with
+    black images, and -1 in ids_B. Of several sets, the first images of each are taken in the ratio of the
+    weights. `on_bad` and `max_bad` as in `build_loader`; the substitute is one of the split's.
     """
     reader = open_reader(root, split, cache=cache, cache_gb=cache_gb)
     if gray == "twin" and not reader.has_gray:
@@ -250,7 +256,14 @@ def build_eval_loader(
     ids[: len(chosen)] = chosen
     mine = ids.reshape(steps, world, batch)[:, rank]
     return Loader(
-        Samples(reader, size=size, seed=0, gray=gray, board=Board(workers)),
+        Samples(
+            reader,
+            size=size,
+            seed=0,
+            gray=gray,
+            board=Board(workers),
+            substitute_from=len(reader) if on_bad == "substitute" else None,
+        ),
         [Request(None, row) for row in mine],
         local_batch=batch,
         steps_per_epoch=steps,
@@ -258,5 +271,6 @@ def build_eval_loader(
         workers=workers,
         pin_memory=pin_memory,
         stall_s=stall_s,
+        max_bad=max_bad,
         supply=list_supply(reader, mine),
     )

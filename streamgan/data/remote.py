@@ -60,6 +60,7 @@ class _Files:
         self.index_address = join(root, f"{split}.index")
         self.beat: Callable[[], None] = nothing  # called while bytes are waited for
         self.num_missed = 0  # reads for which bytes were waited for
+        self.waits = True  # for shards that somebody fetches
 
     def address(self, shard: int) -> str:
         return join(self.root, self.entry.shards[shard].name)
@@ -215,7 +216,7 @@ class CachedFiles(_Files):
                 if len(self._open) > MAX_OPEN:
                     close_descriptor(self._open.pop(next(iter(self._open))))
             except FileNotFoundError as error:
-                if self.managed and self.by_range[shard]:
+                if self.managed and (self.by_range[shard] or not self.waits):
                     return None
                 orphan = self._pid != self._main_pid and os.getppid() != self._main_pid
                 if orphan or (self.managed and self.by_range[len(self.blobs)]):

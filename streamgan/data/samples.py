@@ -17,6 +17,7 @@ from streamgan.core.seeding import hash64
 from .board import Board, Meter
 from .decode import CENTER, Crop, decode, luma, sampled_crops
 from .mixture import Reader
+from .reader import unplanned
 from .ring import Ring, hand_over, own_memory
 
 GrayMode = Literal["derive", "twin"]
@@ -124,11 +125,16 @@ class Samples(Dataset):
         color_BHW3, *gray_BHW1 = (image.numpy() for image in images)
         ids, replaced = request.ids.copy(), []
         crops = self._crops(request.epochs, ids)
-        self.reader.expect(np.maximum(ids, 0), gray=self.gray == "twin")  # padding decodes sample 0
+        self.reader.expect(ids[ids >= 0], gray=self.gray == "twin")
         for row, sample_id in enumerate(ids.tolist()):
             out = color_BHW3[row], gray_BHW1[0][row] if gray_BHW1 else None
+            if sample_id < 0:  # padding
+                for image in out:
+                    if image is not None:
+                        image[:] = 0
+                continue
             try:
-                self._fill(*out, max(sample_id, 0), crops[row], meter)
+                self._fill(*out, sample_id, crops[row], meter)
             except DataError as error:
                 if self.substitute_from is None:
                     raise
@@ -166,7 +172,8 @@ class Samples(Dataset):
             return decode(data, mode, size=self.size, crop=crop)
         except ValueError as error:
             where = self.reader.where(sample_id)
-            raise DataError(where, str(error), "run `streamgan verify --full`") from error
+            todo = "run `streamgan verify --full`, or set data.on_bad=substitute"
+            raise DataError(where, str(error), todo) from error
 
     def _substitute(
         self,
@@ -179,13 +186,14 @@ class Samples(Dataset):
     ) -> int:
         """Fill in another sample, a function of the seed, the epoch and the damaged one; its id."""
         assert self.substitute_from is not None
-        assert request.epochs is not None
-        epochs, attempt = request.epochs[row : row + 1], 0
+        epochs = None if request.epochs is None else request.epochs[row : row + 1]
+        epoch, attempt = np.zeros(1, np.int64) if epochs is None else epochs, 0
         while True:
-            drawn = hash64(self.seed, _SUBSTITUTE, epochs, sample_id, attempt)
+            drawn = hash64(self.seed, _SUBSTITUTE, epoch, sample_id, attempt)
             other = drawn % np.uint64(self.substitute_from)
             try:
-                self._fill(color_HW3, gray_HW1, int(other[0]), self._crops(epochs, other)[0], meter)
+                with unplanned(self.reader.all_files):
+                    self._fill(color_HW3, gray_HW1, int(other[0]), self._crops(epochs, other)[0], meter)
                 return int(other[0])
             except DataError:
                 attempt += 1

@@ -147,8 +147,7 @@ def list_supply(reader: Reader, requests: np.ndarray) -> Supply | None:
         last = first + files.entry.samples
         if isinstance(files, CachedFiles):
             ends = first + np.cumsum([shard.samples for shard in files.entry.shards])
-            ids = [np.maximum(row, 0) for row in requests]  # padding decodes sample 0
-            mine = [row[(row >= first) & (row < last)] for row in ids]
+            mine = [row[(row >= first) & (row < last)] for row in requests]
             shards = [np.searchsorted(ends, row, side="right") for row in mine]
             needs = ListNeeds(shards, [blob.bytes for blob in files.blobs])
             need_bytes += needs.budget_bytes

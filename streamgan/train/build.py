@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from streamgan.core.color import HEADS, Head
-from streamgan.core.config import TrainConfig
+from streamgan.core.config import DataConfig, TrainConfig
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
 from streamgan.core.seeding import torch_seed
@@ -165,7 +165,13 @@ def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
     """Class weights from the training split."""
     data = config.data
     loader = build_eval_loader(
-        shard_sets(config), "train", batch=32, size=data.size, workers=data.workers, num_images=PRIOR_IMAGES
+        shard_sets(config),
+        "train",
+        batch=32,
+        size=data.size,
+        workers=data.workers,
+        num_images=PRIOR_IMAGES,
+        **reading(data),
     )
     images = (batch.color_B3HW[batch.ids_B >= 0] for batch in loader)
     counts = count_classes(images, generator.centres_Q2)
@@ -189,6 +195,12 @@ def shard_sets(config: TrainConfig) -> Shards:
     """`data.shards` as the loaders take it."""
     shards = config.data.shards
     return shards if isinstance(shards, str) else [Weighted(one.path, one.weight) for one in shards]
+
+
+def reading(data: DataConfig) -> dict[str, Any]:
+    """The options with which every loader of a run reads its shards."""
+    names = ("on_bad", "max_bad", "stall_s", "cache", "cache_gb")
+    return {name: getattr(data, name) for name in names}
 
 
 def build_train_loader(
@@ -218,15 +230,11 @@ def build_train_loader(
         lanes=data.lanes,
         window=data.window,
         reshuffle=data.reshuffle,
-        on_bad=data.on_bad,
-        max_bad=data.max_bad,
-        stall_s=data.stall_s,
         gray="twin" if data.gray == "twin" else None,
         max_samples=data.max_samples,
         stop_step=stop_step,
         pin_memory=accelerator.device.type == "cuda",
-        cache=data.cache,
-        cache_gb=data.cache_gb,
+        **reading(data),
         node_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
-from streamgan.data.loader import Loader, build_eval_loader
+from streamgan.data.loader import MAX_BAD, STALL_S, Loader, OnBad, build_eval_loader
 from streamgan.data.mixture import split_size
 from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from streamgan.data.samples import Batch, GrayMode
@@ -141,6 +141,9 @@ def evaluate_weights(
     workers: int = 2,
     num_images: int | None = None,
     gray: GrayMode | None = None,
+    on_bad: OnBad = "raise",
+    max_bad: int = MAX_BAD,
+    stall_s: float = STALL_S,
     cache: str = DEFAULT_CACHE,
     cache_gb: float = DEFAULT_CACHE_GB,
     baselines: dict[str, Scores] | None = None,
@@ -148,13 +151,15 @@ def evaluate_weights(
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
-    Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address.
+    Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address. With
+    `on_bad="substitute"` another sample stands in for a damaged one.
     `baselines` of an earlier call for the same images are not measured again.
     `networks`: FID, KID and LPIPS as far as they are there. `not_measured` says what is not, and why: one of
     them, or median_ab of a set without a training split.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
+    common |= {"on_bad": on_bad, "max_bad": max_bad, "stall_s": stall_s}
     common |= {"cache": cache, "cache_gb": cache_gb}
     mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
     loader = build_eval_loader(shards, split, **common, **mine)

@@ -4,6 +4,7 @@ A run is its configuration and its shard set. The only state is the step, the we
 the same command continues a run exactly where its newest checkpoint is.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,24 +153,26 @@ def _train(
                 report.line(step, values)
                 if news := interval.judge(step, images=len(color_B3HW)):
                     say(news)
-            validation = validate.scores(networks.ema, head) if due.validate else {}
+            keep = partial(writer.save, step, progress=progress, networks=networks, accelerator=accelerator)
+            if save:  # first: a validation that fails, on whatever rank, costs no step
+                keep(finished=step == total, validation={})
+            try:
+                validation = validate.scores(networks.ema, head) if due.validate else {}
+                rows = validate.samples(networks, head) if due.sample and active else None
+            except Exception:
+                if not save:
+                    keep(finished=False, validation={})
+                raise
+            if rows:
+                report.grid(step, "samples/val", rows)
             if validation:
                 report.scalars(step, validation)
                 report.line(step, validation)
                 save |= progress.add(validation)  # the best weights are kept, whatever else is due
                 if _out_of_patience(config, progress):
                     save = stopping = True
-            if due.sample and active:
-                report.grid(step, "samples/val", validate.samples(networks, head))
-            if save:
-                writer.save(
-                    step,
-                    finished=step == total or _out_of_patience(config, progress),
-                    validation=validation,
-                    progress=progress,
-                    networks=networks,
-                    accelerator=accelerator,
-                )
+                if save:
+                    keep(finished=step == total or _out_of_patience(config, progress), validation=validation)
             if hopeless:
                 writer.wait()
                 accelerator.wait_for_everyone()

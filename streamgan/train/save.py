@@ -26,6 +26,7 @@ from streamgan.core.checkpoints import (
     checkpoint_folder,
     checkpoint_path,
     list_checkpoints,
+    read_checkpoint,
     score_of,
     sealed,
     set_aside,
@@ -59,6 +60,7 @@ class CheckpointWriter:
         self._run, self._config, self._digest, self._lengths = run, config, digest, lengths
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if active else None
         self._writing: Future[None] | None = None
+        self._saved: int | None = None
 
     def save(
         self,
@@ -70,7 +72,10 @@ class CheckpointWriter:
         networks: Networks,
         accelerator: Accelerator,
     ) -> None:
-        """Copy the state; it is on the disk at the next `wait`, which also comes first here."""
+        """Copy the state; it is on the disk at the next `wait`, which also comes first here.
+
+        A step that has been saved gets the new figures and nothing else: they come after a validation.
+        """
         if self._thread is None:
             return
         self.wait()
@@ -80,6 +85,10 @@ class CheckpointWriter:
         about |= {"progress": {"best": progress.best, "stale": progress.stale}}
         about |= {"lengths": self._lengths.to_json(), "mixed_precision": accelerator.mixed_precision}
         about |= {"config": json.loads(self._config.model_dump_json())}
+        if self._saved == step:
+            self._writing = self._thread.submit(self._write, step, about)
+            return
+        self._saved = step
         snapshot = take_snapshot(about, self._config, networks, accelerator)
         self._writing = self._thread.submit(self._write, step, snapshot)
 
@@ -89,9 +98,12 @@ class CheckpointWriter:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def _write(self, step: int, snapshot: Snapshot) -> None:
+    def _write(self, step: int, content: Snapshot | dict[str, Any]) -> None:
         try:
-            write_checkpoint(self._run, step, snapshot)
+            if isinstance(content, Snapshot):
+                write_checkpoint(self._run, step, content)
+            else:
+                rewrite_meta(self._run, step, content)
             run = self._config.run
             prune(self._run, run.keep, run.keep_every, run.best_metric)
         except OSError as error:
@@ -148,6 +160,12 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_copy(item) for item in value)
     return value
+
+
+def rewrite_meta(run: Path, step: int, meta: dict[str, Any]) -> None:
+    """Say something new about the files of a checkpoint."""
+    folder = checkpoint_path(run, step)
+    write_json(folder / META, sealed({**meta, "files": read_checkpoint(folder).meta["files"]}))
 
 
 def write_checkpoint(run: Path, step: int, snapshot: Snapshot) -> None:

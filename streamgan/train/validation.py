@@ -12,7 +12,7 @@ from streamgan.data.loader import Loader, build_eval_loader
 from streamgan.data.mixture import split_size
 from streamgan.data.samples import Batch
 
-from .build import shard_sets
+from .build import reading, shard_sets
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
 from .state import Networks
 
@@ -85,8 +85,6 @@ class Validation:
             world=1 if alone else self._accelerator.num_processes,
             num_images=num_images or self._config.run.validate_images,
             gray="twin" if data.gray == "twin" else None,
-            stall_s=data.stall_s,
             pin_memory=self._accelerator.device.type == "cuda",
-            cache=data.cache,
-            cache_gb=data.cache_gb,
+            **reading(data),
         )
