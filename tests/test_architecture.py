@@ -20,7 +20,7 @@ PACKAGE = ROOT / "streamgan"
 LAYERS = {
     "core": set(),
     "data": {"core"},
-    "sharding": {"core", "data.format"},
+    "sharding": {"core", "data.format", "data.image"},
     "models": {"core"},
     "losses": {"core"},
     "metrics": {"core"},

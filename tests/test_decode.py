@@ -8,6 +8,7 @@ from parquet_fixtures import encode
 from PIL import Image
 
 from streamgan.data import decode as decode_module
+from streamgan.data import image as image_module
 from streamgan.data.decode import CENTER, Crop, decode, sampled_crops
 
 
@@ -116,9 +117,9 @@ def test_what_is_no_image_is_a_value_error(data):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_more_pixels_than_the_cap_are_refused_before_decoding(photo, kind, monkeypatch):
-    monkeypatch.setattr(decode_module, "MAX_PIXELS", 96 * 80 - 1)
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 96 * 80 - 1)
     data = encode(photo(2), kind)
-    monkeypatch.setattr(decode_module.simplejpeg, "decode_jpeg", None)
+    monkeypatch.setattr(image_module.simplejpeg, "decode_jpeg", None)
     monkeypatch.setattr(Image.Image, "convert", None)
     with pytest.raises(ValueError, match=r"96 x 80 pixels, over the cap of 7679"):
         decode(data, "RGB", size=32, crop=CENTER)

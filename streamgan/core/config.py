@@ -54,11 +54,9 @@ class DataConfig(Section):
     gray: Literal["derive", "twin"] = "derive"
     """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
     on_bad: Literal["raise", "substitute"] = "raise"
-    """What a damaged sample does, in training and validation: ends the run, or another one takes its place,
-    the same on any ranks."""
+    """What a damaged sample does, wherever it is read: ends the run, or another one takes its place."""
     max_bad: CountOrZero = 100
-    """Damaged samples that a rank may replace, in training or in one validation, before the run ends all the
-    same."""
+    """Damaged samples that a rank may replace before the run ends all the same."""
     stall_s: Seconds = 8.0
     """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
     max_samples: Count | None = None

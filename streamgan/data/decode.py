@@ -1,21 +1,18 @@
 """Encoded image -> uint8 crop of the size that training needs, no larger decode than necessary.
 
-JPEG goes through libjpeg-turbo with DCT scaling (simplejpeg): a 512-pixel photo for a 256-pixel crop is
-decoded at half size, four times cheaper. Everything else goes through Pillow. The short side is resized to
-`size`, the crop's place along the long side and the flip are hashed from (seed, epoch, sample id).
+A 512-pixel JPEG for a 256-pixel crop is decoded at half size, four times cheaper. The short side is resized
+to `size`, the crop's place along the long side and the flip are hashed from (seed, epoch, sample id).
 """
 
-import io
 from typing import Literal, NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image
 
 from streamgan.core.seeding import uniform
 
-MAX_PIXELS = 200_000_000  # refuse decompression bombs before decoding
+from .image import to_pixels
 
 
 class Crop(NamedTuple):
@@ -41,37 +38,7 @@ def luma(image_HW3: np.ndarray) -> np.ndarray:
 
 def decode(data: bytes, mode: Literal["RGB", "L"], *, size: int, crop: Crop) -> np.ndarray:
     """A crop as uint8, (size, size, 3) for RGB, (size, size, 1) for L; ValueError if it is no image."""
-    is_jpeg = data[:2] == b"\xff\xd8"
-    return _cut(_decode_jpeg(data, mode, size) if is_jpeg else _decode_other(data, mode), size, crop)
-
-
-def _decode_jpeg(data: bytes, mode: Literal["RGB", "L"], size: int) -> np.ndarray:
-    height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data)[:2])
-    _check_pixels(width, height)
-    scale = size / min(height, width)
-    # min_factor 1 lets libjpeg choose the smallest n/8 scale whose result still covers the resized image.
-    return simplejpeg.decode_jpeg(
-        data,
-        colorspace="RGB" if mode == "RGB" else "GRAY",
-        min_height=min(height, round(height * scale)) if scale < 1 else 0,
-        min_width=min(width, round(width * scale)) if scale < 1 else 0,
-        min_factor=1,
-    )
-
-
-def _decode_other(data: bytes, mode: Literal["RGB", "L"]) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_pixels(*image.size)
-            pixels = np.asarray(image.convert(mode))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not decodable ({error})") from error
-    return pixels if mode == "RGB" else pixels[:, :, None]
-
-
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels, over the cap of {MAX_PIXELS}")
+    return _cut(to_pixels(data, mode, short=size), size, crop)
 
 
 def _cut(image_HWC: np.ndarray, size: int, crop: Crop) -> np.ndarray:

@@ -173,7 +173,7 @@ class Samples(Dataset):
         except ValueError as error:
             where = self.reader.where(sample_id)
             todo = "run `streamgan verify --full`, or set data.on_bad=substitute"
-            raise DataError(where, str(error), todo) from error
+            raise DataError(where, f"does not decode ({error})", todo) from error
 
     def _substitute(
         self,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from streamgan.core.images import bits, orientation
 from streamgan.core.png import readable_png
+from streamgan.data.image import BadImage, is_cut, to_pixels
 
 from .jpeg import plain_size
 from .pixels import Unusable, changes_of_mode, look_alike, normalise, open_image, shows_color
@@ -30,7 +31,6 @@ _OTHER_IMAGES = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x0a": "JPEG XL",
 }
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _TURNING = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # in a PNG, behind its pixels too
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone (ITU-T T.81, B.1.1.3)
@@ -66,7 +66,7 @@ def check_image(cell: Cell, role: Role, *, check: Check, max_pixels: int) -> Che
         extension = _extension(data)
         if check == "none" and extension != "tif":
             return Checked(data, extension, None)
-        return _inspect(data, extension, check == "decode", max_pixels)
+        return _inspect(data, extension, role, check == "decode", max_pixels)
     except BadRow as bad:
         if role == "gray":
             raise BadRow(f"gray_{bad.reason}", bad.detail) from bad
@@ -148,7 +148,16 @@ def _extension(data: bytes) -> str:
     raise BadRow("not_an_image", f"starts with {data[:8].hex()}")
 
 
-def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Checked:
+def look_at_pixels(data: bytes, role: Role, mode: str = "") -> None:
+    """BadRow if training would refuse the pixels. To be asked before others are made of them."""
+    try:
+        to_pixels(data, "CMYK" if mode == "CMYK" else "L" if role == "gray" else "RGB", short=1)
+    except BadImage as bad:
+        cause = type(bad.__cause__).__name__ if bad.__cause__ else ""
+        raise BadRow(bad.reason, f"{len(data)} bytes" if bad.reason == "truncated" else cause) from bad
+
+
+def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: int) -> Checked:
     plain = plain_size(data) if extension == "jpg" and not decode else None
     if data.rfind(_JPEG_END, plain[2]) < 0 if plain else _is_cut(data, extension):
         raise BadRow("truncated", f"{len(data)} bytes")
@@ -183,11 +192,11 @@ def _inspect(data: bytes, extension: str, decode: bool, max_pixels: int) -> Chec
             changes = tuple(name for name in names if name)
             dropped = ("metadata",) if unread else ()
             found = Checked(data, extension, image.size, turn, (*changes, *dropped))
+            if extension == "jpg" if changes else decode:  # PIL overlooks gaps in a JPEG
+                look_at_pixels(data, role, image.mode)
             if changes:
                 pixels = normalise(image)
                 return replace(found, size=pixels.size, pixels=pixels)
-            if decode:
-                image.load()
             return found
         except Unusable as unusable:
             raise BadRow(*unusable.args) from unusable
@@ -207,12 +216,8 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def _is_cut(data: bytes, extension: str) -> bool:
     """Whether the end of the image is missing. Bytes after the end are common and harmless."""
-    if extension == "tif":
-        return False  # has no end to look for; its pixels are read anyway
-    if extension == "png":
-        return data.rfind(_PNG_END) < 0
-    if extension == "webp":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if extension != "jpg":
+        return is_cut(data)
     # inside a scan 0xff is always followed by 0, so an end marker behind the first scan is one; a thumbnail
     # in the EXIF segment has its own end marker, therefore not from the start of the file
     return data.rfind(_JPEG_END, _first_scan(data)) < 0

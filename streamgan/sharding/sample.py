@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from .check import BadRow, Check, Checked, Role, check_image, check_pair, check_text
+from .check import BadRow, Check, Checked, Role, check_image, check_pair, check_text, look_at_pixels
 from .pixels import Encoding, encode, open_image, resize, smaller
 from .rows import Row
 
@@ -31,10 +31,10 @@ def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, 
         check_pair(color, gray, look=look)
     target = smaller(color.size, rules.encoding.size) if color.size else None
     size = target or color.size
-    data, extension = _encoded(color, "color", target, rules.encoding)
+    data, extension = _encoded(color, "color", target, rules)
     members = {f"color.{extension}": data}
     if gray is not None:
-        data, extension = _encoded(gray, "gray", target, rules.encoding)
+        data, extension = _encoded(gray, "gray", target, rules)
         members[f"gray.{extension}"] = data
     changes = (
         *color.changes,
@@ -52,17 +52,20 @@ def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, 
     return members, changes
 
 
-def _encoded(
-    image: Checked, role: Role, target: tuple[int, int] | None, encoding: Encoding
-) -> tuple[bytes, str]:
+def _encoded(image: Checked, role: Role, target: tuple[int, int] | None, rules: Rules) -> tuple[bytes, str]:
     """(bytes, extension): those of the source unless its pixels had to change."""
     if target is None and image.pixels is None:
         return image.data, image.extension
+    encoding = rules.encoding
     kind = encoding.kind(resized=target is not None)
     try:
+        if image.pixels is None and image.extension == "jpg" and rules.check != "decode":
+            look_at_pixels(image.data, role)
         pixels = image.pixels or open_image(image.data, image.extension)
         if target:
             pixels = resize(pixels, target, "L" if role == "gray" else pixels.mode)
+    except BadRow as bad:
+        raise BadRow(f"gray_{bad.reason}", bad.detail) if role == "gray" else bad from bad
     except MemoryError:
         raise
     except Exception as error:  # only decoding shows that the pixels are damaged

@@ -1,0 +1,117 @@
+"""An encoded image -> its pixels, or why it has none: the one judgement of checks, training and evaluation.
+
+JPEG is decoded by libjpeg-turbo (simplejpeg), with DCT scaling. It warns of two kinds of things: of what
+changes no pixel (bytes before a marker, an incomplete colour profile, a revision nobody knows), and of what
+is missing from a scan, where it makes up gray. The first is tolerated, the second is no image. A JPEG without
+warnings is decoded once; only the others are looked at closely. Everything else goes through Pillow.
+"""
+
+import io
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from .jpeg import plainer, with_noise
+
+Mode = Literal["RGB", "L", "CMYK"]
+MAX_PIXELS = 200_000_000  # refuse decompression bombs before decoding
+
+_COLORSPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_PNG_MAGIC, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_HARMLESS = " extraneous bytes before marker "
+_INCOMPLETE = ("remature end", "instead of RST")  # of a message of libjpeg
+
+
+class BadImage(ValueError):
+    """Why an image does not decode; `reason` is the word of the quarantine."""
+
+    def __init__(self, reason: Literal["truncated", "damaged", "too_many_pixels"], what: str):
+        super().__init__(reason, what)
+        self.reason, self.what = reason, what
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def to_pixels(data: bytes, mode: Mode, *, short: int) -> np.ndarray:
+    """uint8 (H, W, 3) for RGB, (H, W, 1) for L; BadImage if that cannot be had in full. CMYK: JPEG only.
+
+    A JPEG comes as small as its short side still has `short` pixels.
+    """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg(data, mode, short)
+    if is_cut(data):
+        raise BadImage("truncated", "cut short")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "TIFF")) as image:
+            _check_pixels(*image.size)
+            pixels = np.asarray(image.convert(mode))
+    except (MemoryError, BadImage):
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_many_pixels", str(error)) from error
+    except Exception as error:  # PIL raises half a dozen unrelated types
+        raise BadImage("damaged", str(error)) from error
+    return pixels[:, :, None] if mode == "L" else pixels
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether the end of a PNG or WebP is missing. Bytes after the end are common and harmless."""
+    if data.startswith(_PNG_MAGIC):
+        return data.rfind(_PNG_END) < 0
+    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+
+
+def _jpeg(data: bytes, mode: Mode, short: int) -> np.ndarray:
+    try:
+        return _decode(data, mode, short)
+    except BadImage:
+        raise
+    except ValueError:
+        plain = plainer(data)
+    if plain is None:
+        cut = data.rfind(b"\xff\xd9") < 0
+        raise BadImage("truncated", "a JPEG without its end") if cut else BadImage("damaged", "no whole JPEG")
+    try:
+        return _decode(plain, mode, short)
+    except BadImage:
+        raise
+    except ValueError as error:
+        message = str(error)
+        if _HARMLESS not in message:
+            cut = any(words in message for words in _INCOMPLETE)
+            raise BadImage("truncated" if cut else "damaged", message) from error
+        if not _is_complete(plain, "CMYK" if mode == "CMYK" else "RGB"):
+            raise BadImage("truncated", "part of the picture is missing") from error
+    return _decode(plain, mode, short, strict=False)
+
+
+def _decode(data: bytes, mode: Mode, short: int, *, strict: bool = True) -> np.ndarray:
+    height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data, strict=strict)[:2])
+    _check_pixels(width, height)
+    scale = short / min(height, width)
+    # min_factor 1 lets libjpeg choose the smallest n/8 scale whose result still covers what is wanted.
+    return simplejpeg.decode_jpeg(
+        data,
+        colorspace=_COLORSPACES[mode],
+        min_height=min(height, round(height * scale)) if scale < 1 else 0,
+        min_width=min(width, round(width * scale)) if scale < 1 else 0,
+        min_factor=1,
+        strict=strict,
+    )
+
+
+def _is_complete(plain: bytes, mode: Mode) -> bool:
+    """Whether nothing is missing behind the first, harmless warning: see `with_noise`."""
+    noisy = with_noise(plain)
+    if noisy is None:
+        return False
+    ours, theirs = (simplejpeg.decode_jpeg(one, _COLORSPACES[mode], strict=False) for one in (plain, noisy))
+    return np.array_equal(ours, theirs)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImage("too_many_pixels", f"{width} x {height} pixels, over the cap of {MAX_PIXELS}")
