@@ -431,6 +431,47 @@ def test_substitutes_stand_in_for_damaged_samples_the_same_on_any_ranks(shard_se
     )
 
 
+WRONG = {
+    "batch": (0, -4, 2.5, True, "16", 10**400),
+    "size": (0, -1, 10**9, None),
+    "workers": (-1, 10**6, 1.5, None),
+    "rank": (-1, 1, 7),
+    "world": (0, -2),
+    "gray": ("grey", "", False),
+    "on_bad": ("skip", None),
+    "max_bad": (-1, None),
+    "stall_s": (0, -1.0, float("nan"), float("inf"), None),
+    "cache_gb": (0, -3, float("nan"), "5"),
+}
+WRONG_IN_TRAINING = {
+    "seed": (1.5, None, 10**400),
+    "start_step": (-1, 2.0, 10**400),
+    "stop_step": (-1, 10**400),
+    "epochs": (-1, 0.5, 10**400),
+    "lanes": (0, -1),
+    "window": (0, -1),
+    "max_samples": (0, -5),
+    "node_ranks": (0, -1),
+    "reshuffle": ("globally", None),
+}
+
+
+def cases(table: dict[str, tuple]) -> list:
+    return [pytest.param(name, one, id=f"{name}-{one!r:.10}") for name, all_ in table.items() for one in all_]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(WRONG | WRONG_IN_TRAINING))
+def test_an_option_that_makes_no_sense_is_refused(shard_set, name, value):
+    with pytest.raises(ConfigError, match=rf"^{name}: [^\n]{{1,150}}$"):
+        build(shard_set, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), cases(WRONG | {"num_images": (0, -1, 1.5)}))
+def test_an_evaluation_with_an_option_that_makes_no_sense_is_refused(shard_set, name, value):
+    with pytest.raises(ConfigError, match=rf"^{name}: [^\n]{{1,150}}$"):
+        build_eval_loader(shard_set, "train", **{"batch": 8, "size": SIZE, name: value})
+
+
 def test_more_damage_than_allowed_ends_the_run(damaged):
     with pytest.raises(DataError, match=r"2 samples are damaged, more than data\.max_bad=1 allows"):
         list(build(damaged[0], on_bad="substitute", max_bad=1, workers=1))

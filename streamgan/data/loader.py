@@ -9,7 +9,7 @@ import copy
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -18,17 +18,17 @@ from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.logs import say
 
 from .board import Board, LoaderStats
-from .mixture import Mixture, Shards, evaluation_ids, make_order, open_reader
+from .limits import check_options
+from .mixture import Mixture, Reader, Shards, evaluation_ids, make_order, open_reader
 from .order import Order, Reshuffle, rank_slice
 from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from .ring import Ring
-from .samples import Batch, Fetched, GrayMode, Request, Samples
+from .samples import Batch, Fetched, GrayMode, OnBad, Request, Samples
 from .supply import Supply, list_supply, training_supply
 from .workers import Forked, begin, close_at_exit, read
 
 STALL_S = 8.0
 MAX_BAD = 100
-OnBad = Literal["raise", "substitute"]
 PREFETCH = 4  # batches that each worker is ahead
 _HELD = 3  # batches that a training loop may have in hand before they get memory of their own
 
@@ -190,9 +190,13 @@ def build_loader(
     one alone, takes its place, `max_bad` times at most. A worker process that dies, or does not move for
     `stall_s` seconds, is a DataError that names what it was at.
     """
-    reader = open_reader(root, split, cache=cache, cache_gb=cache_gb)
-    if gray == "twin" and not reader.has_gray:
-        raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
+    check_options(
+        batch=batch, size=size, workers=workers, seed=seed, rank=rank, world=world, start_step=start_step,
+        epochs=epochs, lanes=lanes, window=window, reshuffle=reshuffle, gray=gray, max_samples=max_samples,
+        stop_step=stop_step, on_bad=on_bad, max_bad=max_bad, stall_s=stall_s, cache_gb=cache_gb,
+        node_ranks=node_ranks,
+    )  # fmt: skip
+    reader = _open(root, split, gray, cache, cache_gb)
     order = make_order(
         reader,
         seed=seed,
@@ -223,6 +227,13 @@ def build_loader(
     )
 
 
+def _open(root: Shards, split: str, gray: str | None, cache: str | Path | None, cache_gb: float) -> Reader:
+    reader = open_reader(root, split, cache=cache, cache_gb=cache_gb)
+    if gray == "twin" and not reader.has_gray:
+        raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
+    return reader
+
+
 def build_eval_loader(
     root: Shards,
     split: str,
@@ -247,9 +258,11 @@ def build_eval_loader(
     black images, and -1 in ids_B. Of several sets, the first images of each are taken in the ratio of the
     weights. `on_bad` and `max_bad` as in `build_loader`; the substitute is one of the split's.
     """
-    reader = open_reader(root, split, cache=cache, cache_gb=cache_gb)
-    if gray == "twin" and not reader.has_gray:
-        raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
+    check_options(
+        batch=batch, size=size, workers=workers, rank=rank, world=world, num_images=num_images, gray=gray,
+        on_bad=on_bad, max_bad=max_bad, stall_s=stall_s, cache_gb=cache_gb,
+    )  # fmt: skip
+    reader = _open(root, split, gray, cache, cache_gb)
     chosen = evaluation_ids(reader, num_images)
     steps = -(-len(chosen) // (batch * world))
     ids = np.full(steps * batch * world, -1, np.int64)

@@ -21,6 +21,7 @@ from .reader import unplanned
 from .ring import Ring, hand_over, own_memory
 
 GrayMode = Literal["derive", "twin"]
+OnBad = Literal["raise", "substitute"]
 _SUBSTITUTE = 7  # hash key of what stands in for a bad sample
 _ATTEMPTS = 10
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
-from streamgan.data.loader import MAX_BAD, STALL_S, Loader, OnBad, build_eval_loader
+from streamgan.data.loader import MAX_BAD, STALL_S, Loader, build_eval_loader
 from streamgan.data.mixture import split_size
 from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
-from streamgan.data.samples import Batch, GrayMode
+from streamgan.data.samples import Batch, GrayMode, OnBad
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
     PROTOCOL,
