@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from streamgan.core.color import rgb_to_lab
 from streamgan.inference.deep import write_png16
+from streamgan.inference.metadata import Metadata
 
 ORIENTATION, MAKE, EXIF_IFD, EXPOSURE = 0x0112, 0x010F, 0x8769, 0x829A
 
@@ -105,7 +106,7 @@ def write_broken(folder: Path, photo: Image.Image) -> list[Path]:
     photo.save(buffer, "JPEG")
     jpeg = buffer.getvalue()
     bomb = io.BytesIO()
-    write_png16(bomb, np.zeros((1, 1, 3), np.uint16), profile=None, exif=None, dpi=None)
+    write_png16(bomb, np.zeros((1, 1, 3), np.uint16), profile=None, about=Metadata())
     huge = bytearray(bomb.getvalue())
     huge[16:24] = struct.pack(">II", 60_000, 60_000)
     huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))

@@ -46,8 +46,8 @@ def colorize(
 ) -> None:  # fmt: skip
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
-    Folders keep their tree. JPEG, PNG, TIFF and WebP stay what they are, with transparency, EXIF and colour
-    profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. Films (.mp4, .mov, .mkv; extra
+    Folders keep their tree. JPEG, PNG, TIFF and WebP stay what they are, with transparency, metadata and
+    colour profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. Films (.mp4, .mov, .mkv; extra
     `video`) keep frames, times, sound, subtitles and chapters; a damaged one is coloured as far as it goes. A
     file that cannot be read whole is reported, the others are done, and the exit code is 1. stdout has the
     names of the results.
@@ -57,10 +57,11 @@ def colorize(
     streamgan colorize archive --recursive --skip-existing --model runs/default --out colored
     """
     import warnings
+    from collections import Counter
 
     from streamgan.core.logs import progress, say
     from streamgan.inference.colorizer import Colorizer
-    from streamgan.inference.inputs import Inputs
+    from streamgan.inference.inputs import Inputs, counted
     from streamgan.inference.pipeline import color_files
 
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
@@ -70,11 +71,16 @@ def colorize(
     def fail(path: Path, reason: str, what: str = "not coloured") -> None:
         counts["failed"] += 1
         if len(failed) < _NAMED_FAILURES:
-            failed[str(path)] = reason
-        say(f"{path}: {what} ({reason})")
+            failed[click.format_filename(path)] = reason
+        say(f"{click.format_filename(path)}: {what} ({reason})")
+
+    passed = Counter[str]()
+
+    def passed_over(reason: str) -> None:
+        passed[reason] += 1
 
     total = Inputs(inputs, out, recursive=recursive).count()
-    todo = Inputs(inputs, out, recursive=recursive, unreadable=fail)
+    todo = Inputs(inputs, out, recursive=recursive, unreadable=fail, passed=passed_over)
     colorizer = Colorizer.load(
         model, which=checkpoint, device=device, size=size, saturation=saturation, batch=batch
     )
@@ -88,12 +94,15 @@ def colorize(
             else:
                 counts[outcome.kind] += 1
                 if outcome.text:
-                    say(f"{outcome.target.source}: {outcome.text}")
+                    say(f"{click.format_filename(outcome.target.source)}: {outcome.text}")
             if outcome.kind in ("colored", "partial") and not as_json:
                 with bar.external_write_mode():
                     click.echo(click.format_filename(outcome.target.path))
             bar.update()
     result = {"out": str(out), **{f"num_{kind}": number for kind, number in counts.items()}}
+    result["passed_over"] = dict(passed)
+    if passed:
+        say(f"passed over: {counted(passed)}")
     if failed:
         done = sum(counts.values())
         what = f"{counts['failed']} of {done} photos failed (first: {next(iter(failed))})"

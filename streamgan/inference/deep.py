@@ -9,29 +9,31 @@ import zlib
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from .metadata import SUB_DIRECTORIES, Metadata, png_chunks
 
 _STRIP_BYTES = 1 << 20
 _UP = b"\2"  # PNG's filter: the difference to the pixel above
-SUB_DIRECTORIES = (0x8769, 0x8825)  # EXIF and GPS
 _METRE, _INCH = 1 / 0.0254, 2
 
 
-def write_tiff(
-    file: BinaryIO, pixels_HWC: np.ndarray, *, profile: bytes | None, exif: bytes | None, dpi: float | None
-) -> None:
+def write_tiff(file: BinaryIO, pixels_HWC: np.ndarray, *, profile: bytes | None, about: Metadata) -> None:
     """A little-endian TIFF with one image, lossless."""
     height, width, channels = pixels_HWC.shape
     flat = np.ascontiguousarray(pixels_HWC).astype(pixels_HWC.dtype.newbyteorder("<"), copy=False)
     rows = max(1, _STRIP_BYTES // (width * channels * flat.itemsize))
     strips = [zlib.compress(flat[top : top + rows].tobytes()) for top in range(0, height, rows)]
     directory = ImageFileDirectory_v2()
-    if exif:
+    if about.exif:
         described = Image.Exif()
-        described.load(exif)
+        described.load(about.exif)
         for tag, value in described.items():
-            directory[tag] = described.get_ifd(tag) if tag in SUB_DIRECTORIES else value
+            inner = dict(described.get_ifd(tag)) if tag in SUB_DIRECTORIES else {}
+            if ExifTags.IFD.Interop in inner:
+                inner[ExifTags.IFD.Interop] = described.get_ifd(ExifTags.IFD.Interop)
+            directory[tag] = inner if tag in SUB_DIRECTORIES else value
     directory[256], directory[257] = width, height
     directory[258], directory[259], directory[262] = (8 * flat.itemsize,) * channels, 8, 2
     lengths = [len(strip) for strip in strips]
@@ -43,16 +45,16 @@ def write_tiff(
     if profile:
         directory[34675] = profile
         directory.tagtype[34675] = 7
-    if dpi:
-        directory[282], directory[283], directory[296] = dpi, dpi, _INCH
+    if about.xmp:
+        directory[700] = about.xmp
+    if about.dpi:
+        (directory[282], directory[283]), directory[296] = about.dpi, _INCH
     directory.save(file)
     for strip in strips:
         file.write(strip)
 
 
-def write_png16(
-    file: BinaryIO, pixels_HWC: np.ndarray, *, profile: bytes | None, exif: bytes | None, dpi: float | None
-) -> None:
+def write_png16(file: BinaryIO, pixels_HWC: np.ndarray, *, profile: bytes | None, about: Metadata) -> None:
     """A PNG of 16 bits a channel."""
     height, width, channels = pixels_HWC.shape
     put = PngImagePlugin.putchunk
@@ -60,11 +62,12 @@ def write_png16(
     put(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 6 if channels == 4 else 2, 0, 0, 0))
     if profile:
         put(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-    if dpi:
-        per_metre = round(dpi * _METRE)
-        put(file, b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1))
-    if exif:
-        put(file, b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    if about.dpi:
+        put(file, b"pHYs", struct.pack(">IIB", *(round(value * _METRE) for value in about.dpi), 1))
+    if about.exif:
+        put(file, b"eXIf", about.exif)
+    for kind, data, _ in png_chunks(about).chunks:
+        put(file, kind, data)
     packer, above = zlib.compressobj(), np.zeros(width * channels * 2, np.uint8)
     for row in pixels_HWC:
         line = row.astype(">u2").reshape(-1).view(np.uint8)

@@ -4,13 +4,16 @@ Only names given one by one, or by a pattern, are kept in memory; folders are wa
 one directory at a time, in the order of their names.
 """
 
+import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from streamgan.core.errors import ConfigError
+from streamgan.core.walk import Walked, ending, look, walk
 
 from .photo import FORMATS
 
@@ -34,8 +37,9 @@ class Inputs:
     """The targets of INPUT... under `out`, any number of times; ConfigError if they cannot all be made.
 
     A folder gives its files (with `recursive` those of its subfolders) at their places below it, a pattern
-    (`*`, `?`, `[`, `**`) at their places below its first part without one. Hidden files and `out` itself are
-    left out. `unreadable` is told of directories that cannot be listed.
+    (`*`, `?`, `[`, `**`) at their places below its first part without one. `out` itself is left out, and
+    linked folders are followed once. `unreadable` is told of photos and folders that cannot be read, `passed`
+    of whatever else is passed over, in words to count it by.
     """
 
     def __init__(
@@ -45,16 +49,19 @@ class Inputs:
         *,
         recursive: bool = False,
         unreadable: Callable[[Path, str], None] = lambda path, reason: None,
+        passed: Callable[[str], None] = lambda reason: None,
     ):
-        self._out, self._recursive, self._unreadable = out, recursive, unreadable
+        self._out, self._recursive, self._unreadable, self._passed = out, recursive, unreadable, passed
         self._folders: list[Path] = []
         self._files: dict[Path, Path] = {}  # place below `out` -> source
+        self._not_met = Counter[str]()  # by patterns
+        self._unread: list[tuple[Path, str]] = []
         for given in inputs:
             path = Path(given)
             if path.is_dir():
                 self._folders.append(path)
                 self._refuse_overwriting(path, path)
-            elif path.exists():
+            elif os.path.lexists(given):
                 self._add(path, Path(path.name))
             elif glob.has_magic(given):
                 self._add_pattern(given)
@@ -62,6 +69,10 @@ class Inputs:
                 raise ConfigError(given, "no such file", "give a photo or a folder of photos")
 
     def __iter__(self) -> Iterator[Target]:
+        for reason in self._not_met.elements():
+            self._passed(reason)
+        for path, reason in self._unread:
+            self._unreadable(path, reason)
         for place, source in self._files.items():
             yield Target(source, self._out / place)
         for folder in self._folders:
@@ -70,9 +81,12 @@ class Inputs:
 
     def count(self) -> int:
         """How many there are; ConfigError if there are none, or if two would share a name."""
-        number = len(self._files)
+        number, passed = len(self._files), Counter[str]()
+        counting = Inputs(
+            [], self._out, recursive=self._recursive, passed=lambda reason: passed.update([reason])
+        )
         for index, folder in enumerate(self._folders):
-            for place in self._walk(folder):
+            for place in counting._walk(folder):
                 number += 1
                 taken = place in self._files or any((one / place).exists() for one in self._folders[:index])
                 if taken:
@@ -80,7 +94,8 @@ class Inputs:
         if not number:
             deeper = "" if self._recursive else "; with --recursive subfolders count too"
             given = ", ".join(map(str, self._folders))
-            raise ConfigError(given, "no photos here", f"give files of {', '.join(SUFFIXES)}{deeper}")
+            got = f" (got {counted(passed)})" if passed else ""
+            raise ConfigError(given, f"no photos here{got}", f"give files of {', '.join(SUFFIXES)}{deeper}")
         return number
 
     def _add(self, source: Path, place: Path) -> None:
@@ -94,8 +109,16 @@ class Inputs:
     def _add_pattern(self, pattern: str) -> None:
         parts = Path(pattern).parts
         base = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-        found = [Path(name) for name in sorted(glob.iglob(pattern, recursive=True))]
-        found = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
+        found = []
+        for one in _met(base, pattern):
+            path = Path(one.path)
+            wanted = ending(one.path) in SUFFIXES
+            if one.kind == "file" and wanted:
+                found.append(path)
+            elif one.kind == "broken" or (one.kind == "special" and wanted):
+                self._unread.append((path, one.detail))
+            else:
+                self._not_met[_reason(one)] += 1
         if not found:
             raise ConfigError(
                 pattern, "no photos of this pattern", f"it should meet files of {', '.join(SUFFIXES)}"
@@ -106,17 +129,14 @@ class Inputs:
     def _walk(self, folder: Path) -> Iterator[Path]:
         """Places below `folder`."""
         out = self._out.resolve()
-
-        def unreadable(error: OSError) -> None:
-            self._unreadable(Path(error.filename), error.strerror or str(error))
-
-        for root, folders, names in os.walk(folder, onerror=unreadable):
-            below = Path(root)
-            kept = [one for one in folders if not one.startswith(".") and (below / one).resolve() != out]
-            folders[:] = sorted(kept) if self._recursive else []
-            for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                    yield below.relative_to(folder) / name
+        for found in walk(folder, recursive=self._recursive, prune=lambda path: Path(path).resolve() == out):
+            wanted = ending(found.path) in SUFFIXES
+            if found.kind == "file" and wanted:
+                yield Path(os.path.relpath(found.path, folder))
+            elif found.kind == "broken" or (found.kind == "special" and wanted):
+                self._unreadable(Path(found.path), found.detail)
+            elif found.kind != "folder" or Path(found.path).resolve() != out:
+                self._passed(_reason(found))
 
     def _refuse_overwriting(self, source: Path, base: Path) -> None:
         if base.resolve() == self._out.resolve():
@@ -124,3 +144,37 @@ class Inputs:
 
     def _refuse_second(self, source: Path, place: Path) -> None:
         raise ConfigError(source, f"a second photo called {place}", "colour them into separate folders")
+
+
+def counted(passed: Mapping[str, int]) -> str:
+    """`12 .heic, 3 hidden`: what was passed over, the most frequent first."""
+    ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number} {reason}" for reason, number in ordered)
+
+
+def _reason(found: Walked) -> str:
+    """What something that is passed over is counted by."""
+    if found.kind == "file":
+        return ending(found.path)
+    names = {"hidden": "hidden", "folder": "folders", "again": "linked folders walked already"}
+    return names.get(found.kind, found.kind)
+
+
+def _met(base: Path, pattern: str) -> Iterator[Walked]:
+    """What a pattern meets; through links once, where glob's `**` goes round and round."""
+    wanted = Path(pattern).parts[len(base.parts) :]
+    if "**" not in wanted:
+        yield from map(look, sorted(glob.iglob(pattern)))
+        return
+    for found in walk(base):
+        unlisted = found.kind == "again" or (found.kind == "broken" and not os.path.islink(found.path))
+        if unlisted or _matches(Path(os.path.relpath(found.path, base)).parts, wanted):
+            yield found
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

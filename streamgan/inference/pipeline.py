@@ -11,19 +11,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from streamgan.core.errors import ConfigError, file_error
 from streamgan.core.files import atomic_write
+from streamgan.core.walk import look
 
 from .colorizer import Colorizer
 from .inputs import Target
-from .photo import Photo, check_pixels, load_photo, save_photo
+from .photo import Photo, check_pixels, load_photo, open_photo, save_photo
 from .video import color_video
 
 _PORTION_PIXELS = 64 << 20
 _MAX_THREADS = 8
-_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR)
+_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 
 
 class Outcome(NamedTuple):
@@ -82,14 +82,17 @@ def _portions(
     portion: list[Target] = []
     pixels = 0
     for target in targets:
-        if skip_existing and target.path.exists():
+        if skip_existing and os.path.exists(target.path):  # False also for a name that is too long
             yield Outcome(target, "skipped")
             continue
         if target.kind == "video":
             yield target
             continue
+        if (found := look(target.source)).kind != "file":  # opening a FIFO would wait for ever
+            yield Outcome(target, "failed", found.detail)
+            continue
         try:
-            with Image.open(target.source) as image:  # the header alone
+            with open_photo(target.source) as (image, _):  # the header alone
                 check_pixels(image)
                 size = image.width * image.height
         except Exception as error:  # whatever a parser meets in foreign bytes
