@@ -25,7 +25,8 @@ PAGES = {  # file of the repository -> page of the site
 }
 COMMANDS = """\
 Results go to stdout, progress and messages to stderr. `--json` gives exactly one object, also for an error.
-Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 3 data, 4 checkpoint, 130 Ctrl-C.
+Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 3 data, 4 checkpoint, 130 Ctrl-C,
+129 SIGHUP, 143 SIGTERM.
 `accelerate launch` itself turns every failure into 1."""
 SETTINGS = """\
 Every setting stands in a recipe (YAML) or on the command line as `section.key=value`. The same list:

@@ -3,9 +3,12 @@
 import gc
 import os
 import signal
+import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import psutil
 import pytest
@@ -14,6 +17,8 @@ from hypothesis import settings
 from parquet_fixtures import encode, hub, write_rows
 from PIL import Image, ImageDraw
 
+from streamgan.cli.main import streamgan
+from streamgan.cli.output import run_command
 from streamgan.core.seeding import hash64, uniform
 from streamgan.sharding.run import ShardOptions, shard
 
@@ -121,6 +126,27 @@ def write_pairs_parquet(
         }
         rows.append({**twin, "text": f"photo {seed}"})
     return write_rows(path, rows, group=group)
+
+
+@dataclass
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_as_program(capfd, monkeypatch):
+    """`run_as_program("verify", folder)` as the `streamgan` script would, in this process."""
+
+    def call(*arguments: object, command: click.Command = streamgan) -> Result:
+        monkeypatch.setattr(sys, "argv", ["streamgan", *map(str, arguments)])
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # of `python -m pytest`
+        with pytest.raises(SystemExit) as caught:
+            run_command(command)
+        return Result(caught.value.code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture

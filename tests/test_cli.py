@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import click
 import numpy as np
@@ -24,25 +23,9 @@ from streamgan.data.format import read_manifest
 EXIT = {"CheckFailed": 1, "UsageError": 2, "ConfigError": 2, "DataError": 3, "CheckpointError": 4}
 
 
-@dataclass
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def run(capfd, monkeypatch):
-    """`run("verify", folder)` as the `streamgan` script would, in this process."""
-
-    def call(*arguments: object, command: click.Command = streamgan) -> Result:
-        monkeypatch.setattr(sys, "argv", ["streamgan", *map(str, arguments)])
-        monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # of `python -m pytest`
-        with pytest.raises(SystemExit) as caught:
-            run_command(command)
-        return Result(caught.value.code, *capfd.readouterr())
-
-    return call
+def run(run_as_program):
+    return run_as_program
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Exported models: the same bits in a bundle, the same numbers in ONNX and torch.export at any size."""
 
+import errno
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from test_models import SMALL, disturb
 import streamgan
 from streamgan.cli.export import export
 from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
+from streamgan.core.files import temporary_path
 from streamgan.inference.export import export_program
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.models import GENERATORS
@@ -73,6 +77,119 @@ def test_a_bundle_is_the_run_to_the_bit_and_starts_another(whole_run, shard_set,
         assert kept
         for key in kept:
             torch.testing.assert_close(before[key], after[key], atol=1e-9, rtol=1e-5)
+
+
+def flipped(path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << at % 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("part", [0, 0.01, 0.3, 0.7, 0.999])
+def test_one_flipped_byte_of_a_bundle_is_refused(model, tmp_path, part):
+    bundle = tmp_path / "bundle"
+    assert run(model, "--to", "bundle", "--out", bundle).exit_code == 0
+    streamgan.Colorizer.load(bundle, device="cpu")
+    weights = bundle / "model.safetensors"
+    flipped(weights, int(weights.stat().st_size * part))
+    for given in (bundle, weights):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged: .* config\.json") as caught:
+            streamgan.Colorizer.load(given, device="cpu")
+        assert "\n" not in str(caught.value)
+        result = run(given, "--to", "bundle", "--out", tmp_path / "again")
+        assert isinstance(result.exception, CheckpointError)
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_flipped_byte_of_a_companion_is_neither_shared_nor_trained_on(whole_run, shard_set, tmp_path):
+    from training import tiny_config
+
+    from streamgan.train.loop import train
+
+    bundle = tmp_path / "bundle"
+    assert run(whole_run, "--to", "bundle", "--out", bundle).exit_code == 0
+    flipped(bundle / "discriminator.safetensors", 5000)
+    result = run(bundle, "--to", "bundle", "--out", tmp_path / "again")
+    assert isinstance(result.exception, CheckpointError)
+    assert "discriminator.safetensors: damaged" in str(result.exception)
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(CheckpointError, match=r"discriminator\.safetensors: damaged"):
+        train(tiny_config(shard_set, tmp_path / "run", "run.steps=1", f"run.init_from={bundle}"))
+
+
+def test_a_flipped_byte_of_a_checkpoint_is_refused_by_all_who_load_it(whole_run, tmp_path):
+    checkpoint = shutil.copytree(find_weights(whole_run).parent, tmp_path / "step-00000010")
+    flipped(checkpoint / "ema.safetensors", 4000)
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors: damaged: .* meta\.json"):
+        load_weights(find_weights(checkpoint))
+
+
+def test_a_bundle_without_digests_is_taken_as_it_is(model, tmp_path):
+    bundle = tmp_path / "bundle"
+    assert run(model, "--to", "bundle", "--out", bundle).exit_code == 0
+    config = json.loads((bundle / "config.json").read_text())
+    assert set(config.pop("files")) == {"model.safetensors"}
+    (bundle / "config.json").write_text(json.dumps(config))
+    streamgan.Colorizer.load(bundle, device="cpu")
+    (bundle / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: damaged"):
+        streamgan.Colorizer.load(bundle, device="cpu")
+    (bundle / "config.json").write_text('{"format": "of another program", "files": 3}')
+    streamgan.Colorizer.load(bundle, device="cpu")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.parametrize("kind", ["safetensors", "onnx", "torch"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(model, tmp_path, run_as_program, kind):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    out = tmp_path / f"out.{kind}"
+    temporary_path(out).symlink_to("/dev/full")  # every write to it fails as on a full disk
+    done = run_as_program("export", model, "--to", kind, "--out", out, "--json")
+    assert done.code == 3
+    assert json.loads(done.stdout)["error"]["message"].startswith(
+        f"{out}: No space left on device; make room"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_in_a_bundle_is_one_line_and_leaves_nothing(model, tmp_path, run_as_program, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = run_as_program("export", model, "--to", "bundle", "--out", tmp_path / "bundle")
+    assert done.code == 3
+    assert done.stderr.startswith(
+        f"error: {tmp_path / 'bundle'}: cannot be written (No space left on device)"
+    )
+    assert "make room" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["bundle", "safetensors", "torch"])
+@pytest.mark.parametrize(
+    ("place", "code", "told"),
+    [
+        ("file", 2, "is there already"),
+        ("file/below", 3, "a file is in the way"),
+        ("file/deep/below", 3, "a file is in the way"),
+        ("n" * 256, 3, "choose a shorter name"),
+        ("link/out", 3, "it is a link to nowhere, which is not there"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_one_line(
+    model, tmp_path, run_as_program, kind, place, code, told
+):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    done = run_as_program("export", model, "--to", kind, "--out", tmp_path / place, "--json")
+    error = json.loads(done.stdout)
+    assert (done.code, error["exit_code"]) == (code, code)
+    assert told in error["error"]["message"]
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_methods_of_huggingface_hub_take_a_bundle(photo, model, tmp_path):

@@ -1,6 +1,7 @@
 """`streamgan serve` and `streamgan board` as their users meet them: real servers, a real browser."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -40,8 +41,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*words: object):
-    """The address that a `streamgan` server announces; Ctrl-C ends it, with exit code 130."""
+def running(*words: object, number: int = signal.SIGINT):
+    """The address that a `streamgan` server announces; the signal `number` ends it."""
     port = free_port()
     command = [sys.executable, "-m", "streamgan.cli", *map(str, words), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
@@ -56,9 +57,9 @@ def running(*words: object):
     try:
         yield found[1].rstrip("/")
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.communicate(timeout=30)[0]
-    assert process.returncode == 130, rest
+    assert process.returncode == 128 + number, rest
     assert "Traceback" not in rest
 
 
@@ -88,6 +89,42 @@ def test_a_missing_extra_is_named(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ConfigError, match=r"gradio is missing.*streamgan\[web\]"):
         CliRunner().invoke(serve, ["--model", str(models[0])], catch_exceptions=False, standalone_mode=False)
+
+
+class StubPage:
+    """Stands for the page: somebody uploads a photo, then the signal comes."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def build_page(self, colorizers: object, folder: Path) -> "StubPage":
+        assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
+        self.folder = folder
+        return self
+
+    def theme(self) -> None:
+        return None
+
+    def launch(self, **_: object) -> None:
+        (self.folder / "photo.jpg").write_text("private")
+        os.kill(os.getpid(), self.number)
+
+    def close(self, **_: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_upload_outlives_a_server_that_is_ended(models, monkeypatch, run_as_program, number):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    page = StubPage(number)
+    monkeypatch.setitem(sys.modules, "gradio", page)
+    monkeypatch.setitem(sys.modules, "streamgan.inference.page", page)
+    before = signal.getsignal(number)
+    done = run_as_program("serve", "--model", models[0])
+    assert done.code == 128 + number
+    assert "uploads and results are removed" in done.stderr
+    assert not page.folder.exists()
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.slow
@@ -143,6 +180,25 @@ def test_the_page_colours_compares_and_refuses_in_a_real_browser(models, photo, 
         browser.close()
     assert outside
     assert all(url.startswith((address, "data:", "blob:")) for url in outside), outside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_upload_is_removed_when_the_server_is_ended(models, photo, tmp_path, monkeypatch, number):
+    pytest.importorskip("gradio", reason="pip install 'streamgan[web]'")
+    client = pytest.importorskip("httpx")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    photo(3).save(tmp_path / "photo.png")
+    with (
+        running("serve", "--model", models[0], number=number) as address,
+        open(tmp_path / "photo.png", "rb") as data,
+    ):
+        answer = client.post(f"{address}/gradio_api/upload", files={"files": data})
+        assert answer.status_code == 200
+        (upload,) = answer.json()
+        assert Path(upload).read_bytes() == (tmp_path / "photo.png").read_bytes()
+    assert not Path(upload).exists()
+    assert not list(tmp_path.glob("streamgan-serve-*"))
 
 
 def test_a_taken_port_is_one_line(models, monkeypatch):

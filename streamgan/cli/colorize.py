@@ -8,6 +8,7 @@ from streamgan.core.errors import CheckFailed
 
 from .options import Command, Count, Number, device_option
 from .output import emit
+from .stopping import stop_on_signals
 
 _NAMED_FAILURES = 1000  # in the JSON report
 
@@ -64,6 +65,7 @@ def colorize(
     from streamgan.inference.inputs import Inputs, counted
     from streamgan.inference.pipeline import color_files
 
+    stop_on_signals("the same command with --skip-existing continues")
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
     failed: dict[str, str] = {}
     counts = {"colored": 0, "skipped": 0, "failed": 0}

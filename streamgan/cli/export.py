@@ -6,6 +6,7 @@ import click
 
 from .options import Command
 from .output import emit
+from .stopping import stop_on_signals
 
 
 @click.command(cls=Command, short_help="Export a model: bundle, safetensors, ONNX or torch.export.")
@@ -36,6 +37,7 @@ def export(run: str, kind: str, out: Path, checkpoint: str, as_json: bool) -> No
     from streamgan.inference.bundle import refuse_existing, write_bundle
     from streamgan.inference.weights import find_weights, load_weights
 
+    stop_on_signals("nothing was written; the same command tries again")
     weights = load_weights(find_weights(run, checkpoint))
     refuse_existing(out)
     result = {}

@@ -1,6 +1,7 @@
 """`streamgan`: the group of all commands, and what becomes of errors.
 
-Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 3 data, 4 checkpoint, 130 Ctrl-C.
+Exit codes: 0 done, 1 a check failed, 2 usage or configuration, 3 data, 4 checkpoint, 130 Ctrl-C, and 128
+plus its number for another signal.
 """
 
 import click

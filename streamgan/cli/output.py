@@ -13,6 +13,7 @@ from streamgan.core.errors import CheckFailed, StreamganError, file_error, is_of
 from streamgan.core.logs import is_main_process
 
 from .options import with_home
+from .stopping import told
 
 
 def emit(text: str, value: dict[str, Any], *, as_json: bool) -> None:
@@ -61,8 +62,9 @@ def run_command(command: click.Command) -> NoReturn:
         _fail(error.exit_code, "UsageError", f"{error.format_message()}{hint}", {}, arguments)
     except StreamganError as error:
         _fail_with(error, arguments)
-    except (KeyboardInterrupt, click.Abort):
-        _fail(130, "Interrupted", "interrupted; the same command continues", {}, arguments)
+    except (KeyboardInterrupt, click.Abort) as error:
+        code, message = told(error)
+        _fail(code, "Interrupted", message, {}, arguments)
     except BrokenPipeError:
         _close_stdout()  # the reader left: nothing more to say
         sys.exit(1)

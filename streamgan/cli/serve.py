@@ -11,6 +11,7 @@ from streamgan.core.errors import ConfigError
 
 from .options import Command, Count, device_option
 from .output import emit
+from .stopping import stop_on_signals
 
 
 @click.command(cls=Command, short_help="A page in the browser to try models on.")
@@ -37,7 +38,7 @@ from .output import emit
 def serve(
     models: tuple[str, ...], host: str, port: int, device: str, size: int | None, max_mb: int, as_json: bool
 ) -> None:
-    """Serve a page that colours photos, until Ctrl-C.
+    """Serve a page that colours photos, until Ctrl-C, SIGTERM or SIGHUP. Then what was uploaded is removed.
 
     It has no password: with another --host than the default, everybody who reaches the port can use it.
 
@@ -63,7 +64,9 @@ def serve(
 
     from streamgan.inference.page import build_page, theme
 
-    with tempfile.TemporaryDirectory(prefix="streamgan-serve-") as files:  # no photo outlives the server
+    stop_on_signals("uploads and results are removed")
+    # No photo outlives the server; a request that is under way may still write.
+    with tempfile.TemporaryDirectory(prefix="streamgan-serve-", ignore_cleanup_errors=True) as files:
         os.environ.update(GRADIO_TEMP_DIR=files)
         page = build_page(colorizers, Path(files))
         try:

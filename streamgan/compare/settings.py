@@ -5,23 +5,34 @@ the last row costs no time.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from streamgan.core.config import TrainConfig, load_config, refuse_twice, split_override
 from streamgan.core.errors import ConfigError
+from streamgan.core.files import TEMPORARY_SUFFIX
 from streamgan.core.setting_types import Count, LocalPath, PathText, Section, Text, explain
 from streamgan.core.yaml_text import read_yaml
 from streamgan.data.mixture import open_reader
 from streamgan.train.build import check_models
 
-RESERVED = {"gray", "median_ab", "truth", "comparison.md", "comparison.json", "grid.png"}  # beside the rows
+RESERVED = {"gray", "median_ab", "truth"}  # names of what stands beside the rows
+WRITTEN = {"comparison.json", "comparison.md", "grid.png"}  # beside their folders
 DECIDED = ("data.shards", "run.dir", "run.patience", "run.checkpoint_every", "run.keep", "run.keep_every")
 SHARED = ("size", "cache", "cache_gb", "stall_s")  # of `data`: all rows are scored with them
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=40)]
+
+
+def _row_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+        raise ValueError("must have a-z, 0-9, _, . and - alone, with a letter or digit first")
+    return name
+
+
+_Name = Annotated[str, Field(max_length=40), AfterValidator(_row_name)]
 _Minutes = Annotated[float, Field(gt=0, le=10**7)]
 
 
@@ -70,7 +81,9 @@ class CompareConfig(Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"rows: two are called {twice[0]}")
         if taken := sorted(RESERVED & set(names)):
-            raise ValueError(f"rows: {taken[0]} is a name of the comparison's own")
+            raise ValueError(f"rows: {taken[0]} is not a model's name")
+        if taken := sorted(name for name in names if name.removesuffix(TEMPORARY_SUFFIX) in WRITTEN):
+            raise ValueError(f"rows: {taken[0]} is a file of the comparison itself, rename that row")
         return self
 
 

@@ -2,7 +2,7 @@
 
 `model.safetensors` (the running average, which is what colours), and for fine-tuning `generator.safetensors`
 and `discriminator.safetensors` where they are known; `config.json`, `metrics.json`, `README.md`, `LICENSE`.
-The weights are copied byte for byte.
+The weights are copied byte for byte; `config.json` has the sha256 of each.
 """
 
 import json
@@ -15,8 +15,9 @@ from typing import Any
 from safetensors import safe_open
 
 import streamgan
-from streamgan.core.errors import CheckpointError, ConfigError, DataError
-from streamgan.core.files import json_bytes, sync_directory, temporary_path
+from streamgan.core.digests import check_weights
+from streamgan.core.errors import CheckpointError, ConfigError, file_error
+from streamgan.core.files import json_bytes, sha256_file, sync_directory, temporary_path
 from streamgan.core.hub import BUNDLED
 
 from .weights import Weights
@@ -55,13 +56,23 @@ def bundle_files(weights: Weights, *, title: str) -> dict[str, bytes | Path]:
     folder = weights.path.parent
     if weights.path.name in (BUNDLED, "ema.safetensors"):
         files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
-    config, metrics = _about(weights), _metrics(folder)
+    config, metrics = {**_about(weights), "files": _digests(files)}, _metrics(folder)
     files["config.json"] = json_bytes(config)
     if metrics:
         files["metrics.json"] = json_bytes(metrics)
     files["README.md"] = _card(title, config, metrics).encode()
     files["LICENSE"] = _licence().encode()
     return files
+
+
+def _digests(files: dict[str, bytes | Path]) -> dict[str, Any]:
+    """Size and sha256 of the weights, which are as the folder that they come from says."""
+    digests = {}
+    for name, path in files.items():
+        assert isinstance(path, Path)
+        check_weights(path)
+        digests[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    return digests
 
 
 def save_file(path: Path, content: bytes | Path) -> None:
@@ -77,17 +88,19 @@ def save_file(path: Path, content: bytes | Path) -> None:
 def write_bundle(weights: Weights, out: Path) -> None:
     """Write the bundle as a folder that is there whole or not at all; ConfigError if there is one already."""
     refuse_existing(out)
-    temporary = temporary_path(out)
-    shutil.rmtree(temporary, ignore_errors=True)
+    files = bundle_files(weights, title=out.name)
+    temporary = temporary_path(out, token="bundle")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name, content in bundle_files(weights, title=out.name).items():
+        for name, content in files.items():
             save_file(temporary / name, content)
         os.replace(temporary, out)
+        sync_directory(out.parent)
     except OSError as error:
+        raise file_error(error, out, what="cannot be written", then="try again") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise DataError(out, f"cannot be written ({error.strerror})", "make room, then try again") from error
-    sync_directory(out.parent)
 
 
 def refuse_existing(out: Path) -> None:

@@ -4,6 +4,7 @@ The graph is the network alone: `l` (B, 1, H, W) in [-1, 1] -> `chroma` (B, C, H
 numbers mean stands in the file: head, and how l and chroma come from and become colours.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,10 @@ def export_torch(weights: Weights, out: Path) -> dict[str, Any]:
     """
     program = export_program(weights)
     result = _compare(weights, program.module(check_guards=False), out)
+    packed = io.BytesIO()  # on a full disk torch's own writer speaks of a defect
+    torch.export.save(program, packed, extra_files={"about.json": json.dumps(about(weights))})
     with atomic_write(out) as file:
-        torch.export.save(program, file, extra_files={"about.json": json.dumps(about(weights))})
+        file.write(packed.getbuffer())
     return result
 
 
@@ -73,14 +76,14 @@ def export_onnx(weights: Weights, out: Path) -> dict[str, Any]:
     )
     assert made is not None
     made.model.metadata_props.update(about(weights))
+    data = made.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {"l": image.numpy()})[0])
+
+    result = _compare(weights, run, out)
     with atomic_write(out) as file:
-        data = made.model_proto.SerializeToString()
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-
-        def run(image: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(session.run(None, {"l": image.numpy()})[0])
-
-        result = _compare(weights, run, out)
         file.write(data)
     return result
 

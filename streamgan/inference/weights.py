@@ -16,6 +16,7 @@ from streamgan.core.checkpoints import (
     pass_over,
 )
 from streamgan.core.color import HEADS, Head
+from streamgan.core.digests import check_weights
 from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.core.hub import BUNDLED, download_model, is_hub_model
 from streamgan.models import GENERATORS, choose
@@ -72,8 +73,12 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
 
 
 def load_weights(path: Path) -> Weights:
-    """Build the generator that a weights file describes; CheckpointError if the file is not ours."""
+    """Build the generator that a weights file describes.
+
+    CheckpointError if the file is not ours, or not as the checkpoint or bundle around it says.
+    """
     todo = "give weights written by streamgan"
+    check_weights(path)
     try:
         with safe_open(path, "pt") as file:
             about: dict[str, str] = file.metadata() or {}

@@ -26,6 +26,7 @@ from streamgan.core.checkpoints import (
     without_another,
 )
 from streamgan.core.config import TrainConfig, dump_yaml
+from streamgan.core.digests import check_weights
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.files import atomic_write
 from streamgan.core.hub import BUNDLED, download_model, is_hub_model
@@ -136,6 +137,9 @@ def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> Non
         check_files(checkpoints[-1])
     elif not any((path / name).is_file() for name in ("generator.safetensors", BUNDLED)):
         raise CheckpointError(path, "no checkpoint here", "give a run folder or a checkpoint folder")
+    else:
+        for file in sorted(path.glob("*.safetensors")):
+            check_weights(file)
     _load_weights(path, networks, config)
     say(f"starting from the networks of {path}")
 

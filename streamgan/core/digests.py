@@ -1,0 +1,32 @@
+"""What a folder says about the weights in it: `meta.json` of a checkpoint, `config.json` of a bundle."""
+
+import json
+from pathlib import Path
+
+from .errors import CheckpointError
+from .files import sha256_file
+
+_LISTS = {"meta.json": "streamgan-checkpoint", "config.json": "streamgan-bundle"}  # file: its format
+
+
+def check_weights(path: Path) -> None:
+    """CheckpointError if a weights file is not as the checkpoint or bundle in which it lies says.
+
+    A file on its own passes, and one in a bundle that was written before bundles had digests.
+    """
+    for name, kind in _LISTS.items():
+        list_path = path.parent / name
+        if not list_path.is_file():
+            continue
+        try:
+            about = json.loads(list_path.read_bytes())
+            if not isinstance(about, dict) or about.get("format") != kind:
+                continue
+            digest = about.get("files", {}).get(path.name, {}).get("sha256")
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(list_path, f"damaged ({error!r})", _TODO) from error
+        if digest is not None and sha256_file(path) != digest:
+            raise CheckpointError(path, f"damaged: its sha256 is not the one in {name}", _TODO)
+
+
+_TODO = "take it again from where it came, or use another checkpoint"
