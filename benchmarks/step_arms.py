@@ -8,16 +8,22 @@ import itertools
 import json
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+from torch import Tensor
+from torch.nn.functional import l1_loss
 
+from streamgan.core.color import Head
 from streamgan.core.config import TrainConfig, load_config
+from streamgan.losses import ADVERSARIAL
 from streamgan.train.build import build_head, build_networks, build_train_loader
 from streamgan.train.loop import train
 from streamgan.train.process import keep_freed_memory
+from streamgan.train.state import Networks
 
 BATCH, SIZE, WARM, STEPS, LOG_EVERY, SAVE_EVERY = 8, 128, 3, 12, 3, 9
 OURS, SAVING = "streamgan train", f"streamgan train, a checkpoint every {SAVE_EVERY} steps"
@@ -40,40 +46,58 @@ def ours(config: TrainConfig) -> float:
     return times[WARM + STEPS] - times[WARM]
 
 
+class HandLoop:
+    """One G forward, D on real and fake at once, fused Adam; `plain`: D twice, Adam as it comes (pix2pix)."""
+
+    def __init__(self, config: TrainConfig, networks: Networks, head: Head, *, plain: bool):
+        assert networks.plain_discriminator is not None
+        self._g, self._d, self._head = networks.plain_generator, networks.plain_discriminator, head
+        self._gan, self._gan_weight = ADVERSARIAL[config.loss.gan], config.loss.gan_weight
+        self._plain = plain
+        optim, fused = config.optim, None if plain else True
+        self._optimizer_g = torch.optim.Adam(
+            self._g.parameters(), lr=optim.lr_g, betas=optim.betas, fused=fused
+        )
+        self._optimizer_d = torch.optim.Adam(
+            self._d.parameters(), lr=optim.lr_d, betas=optim.betas, fused=fused
+        )
+
+    def step(self, gray: Tensor, target: Tensor, precision: AbstractContextManager[Any]) -> None:
+        """One step of both networks, forward passes and losses under `precision`."""
+        with precision:
+            fake = self._g(gray)
+            self._d.requires_grad_(True)
+            real_pair, fake_pair = self._head.pair(gray, target), self._head.pair(gray, fake.detach())
+            if self._plain:
+                real_logits, fake_logits = self._d(real_pair), self._d(fake_pair)
+            else:
+                real_logits, fake_logits = self._d(torch.cat((real_pair, fake_pair))).chunk(2)
+            loss_d = self._gan.d_real(real_logits) + self._gan.d_fake(fake_logits)
+        self._optimizer_d.zero_grad()
+        loss_d.backward()
+        self._optimizer_d.step()
+        self._d.requires_grad_(False)
+        with precision:
+            loss_g = l1_loss(fake, target)
+            loss_g = loss_g + self._gan_weight * self._gan.g(self._d(self._head.pair(gray, fake)))
+        self._optimizer_g.zero_grad()
+        loss_g.backward()
+        self._optimizer_g.step()
+
+
 def by_hand(config: TrainConfig, *, plain: bool) -> float:
-    """One G forward, D on real and fake at once; `plain`: D twice, unfused Adam, as pix2pix does it."""
+    """Seconds of the steps of a loop by hand."""
     accelerator = Accelerator()
     torch.set_num_threads(config.run.threads)
-    networks = build_networks(config, accelerator)
-    g, d, head = networks.plain_generator, networks.plain_discriminator, build_head(config)
-    assert d is not None
-    fused = None if plain else True
-    options = {"lr": config.optim.lr_g, "betas": config.optim.betas, "fused": fused}
-    optimizer_g, optimizer_d = (torch.optim.Adam(net.parameters(), **options) for net in (g, d))
+    head = build_head(config)
+    hand = HandLoop(config, build_networks(config, accelerator), head, plain=plain)
     loader = build_train_loader(config, accelerator, start_step=0, stop_step=WARM)
     memory = [tuple(head.encode(batch.color_B3HW, batch.gray_B1HW)) for batch in loader]
-    bce, began = binary_cross_entropy_with_logits, 0.0
+    began = 0.0
     for step, (gray, target) in enumerate(itertools.islice(itertools.cycle(memory), WARM + STEPS)):
         if step == WARM:
             began = time.monotonic()
-        fake = g(gray)
-        d.requires_grad_(True)
-        real_pair, fake_pair = head.pair(gray, target), head.pair(gray, fake.detach())
-        if plain:
-            real_logits, fake_logits = d(real_pair), d(fake_pair)
-        else:
-            real_logits, fake_logits = d(torch.cat((real_pair, fake_pair))).chunk(2)
-        loss_d = bce(real_logits, torch.ones_like(real_logits))
-        loss_d = loss_d + bce(fake_logits, torch.zeros_like(fake_logits))
-        optimizer_d.zero_grad()
-        loss_d.backward()
-        optimizer_d.step()
-        d.requires_grad_(False)
-        judged = d(head.pair(gray, fake))
-        loss_g = l1_loss(fake, target) + 0.01 * bce(judged, torch.ones_like(judged))
-        optimizer_g.zero_grad()
-        loss_g.backward()
-        optimizer_g.step()
+        hand.step(gray, target, nullcontext())
     return time.monotonic() - began
 
 

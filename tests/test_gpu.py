@@ -1,5 +1,6 @@
 """What only a CUDA device can tell: precision, memory layout, waiting, compilation, memory, several GPUs."""
 
+import copy
 import gc
 import json
 import os
@@ -13,13 +14,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from test_train_step import images
+from torch import nn
 from torch._inductor import config as inductor_config
-from training import ACCELERATE, COMMON, ROOT, losses, read_metrics, settings, tiny_config
+from training import ACCELERATE, COMMON, ROOT, TORCHRUN, losses, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
 from streamgan.data.loader import build_loader
 from streamgan.losses import r1_penalty
+from streamgan.models import GENERATORS
 from streamgan.train import build
 from streamgan.train.loop import train
 from streamgan.train.step import GanStep, StepSettings
@@ -170,6 +173,41 @@ def test_r1_has_second_derivatives_under_autocast(monkeypatch):
         real = (torch.rand(4, 3, 48, 48, device="cuda") * 2 - 1).requires_grad_()
         r1_penalty(networks.discriminator(real, **options), real).backward()
         assert all(parameter.grad.isfinite().all() for parameter in networks.discriminator.parameters())
+
+
+@pytest.mark.dist
+def test_one_gpu_under_nccl_trains_like_one_without_it(shard_set, tmp_path, monkeypatch):
+    # All that two GPUs would do but the other one: NCCL, the distributed wrapper, gradients in buckets.
+    more = ["model.norm=batch", "loss.r1_weight=0"]
+    run(shard_set, tmp_path / "alone", "bf16", monkeypatch, *more)
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node", "1", "--master-port", "0", str(ROOT / "launch/train.py"),
+         *settings(shard_set, tmp_path / "nccl", *SIXTEEN, *more)],
+        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 x cuda" in done.stderr
+    assert_near(tmp_path / "nccl", tmp_path / "alone", rel=0.05)
+
+
+def test_batch_norm_over_ranks_is_batch_norm_where_there_is_one_rank(tmp_path):
+    torch.manual_seed(0)
+    plain = GENERATORS["resnet18_unet"](out_channels=2, width=8).cuda()
+    nn.init.normal_(plain.get_parameter("last.weight"))
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(plain))
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in synced.modules())
+        given = torch.rand(4, 1, 64, 64, device="cuda") * 2 - 1
+        for model in (plain, synced):
+            model(given).square().mean().backward()
+        for (name, one), two in zip(plain.named_parameters(), synced.parameters(), strict=True):
+            assert torch.allclose(one.grad, two.grad, rtol=1e-3, atol=1e-5), name
+        for (name, one), two in zip(plain.named_buffers(), synced.buffers(), strict=True):
+            assert torch.allclose(one, two, rtol=1e-4, atol=1e-6), name
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.dist

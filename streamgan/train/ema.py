@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 RAMP_UP = (
     0.05  # the half-life is at most this share of the images seen, so that early weights are forgotten soon
@@ -27,5 +27,10 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  (one kernel for all tensors)
         list(average.parameters()), list(model.parameters()), 1 - decay
     )
+    by_dtype: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # one kernel for each
     for old, new in zip(average.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
+        olds, news = by_dtype.setdefault(old.dtype, ([], []))
+        olds.append(old)
+        news.append(new)
+    for olds, news in by_dtype.values():
+        torch._foreach_copy_(olds, news)  # pyright: ignore[reportPrivateImportUsage]

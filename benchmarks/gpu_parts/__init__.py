@@ -1,0 +1,18 @@
+"""The parts of `gpu.py`, in the order of their value: each measures one thing in a process of its own.
+
+A part is a module with `measure(task)`, which yields its result so far (JSON values), more of it each time,
+and `report(result)`, its Markdown.
+"""
+
+from . import colorize, environment, feed, learn, paper, pytest_gpu, resume, step
+
+PARTS = {
+    "environment": environment,
+    "tests": pytest_gpu,
+    "step": step,
+    "feed": feed,
+    "paper": paper,
+    "resume": resume,
+    "learn": learn,
+    "colorize": colorize,
+}

@@ -1,0 +1,46 @@
+"""tests/test_gpu.py on this machine: the result of every test."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+
+from common import markdown
+
+from .task import ROOT, Result, Task
+
+
+def measure(task: Task) -> Iterator[Result]:
+    log, listed = task.scratch / "pytest.log", task.scratch / "pytest.xml"
+    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider"]
+    with open(log, "w") as file:
+        done = subprocess.run(
+            [*command, "-rA", f"--junitxml={listed}"],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if not listed.exists():
+        raise RuntimeError(f"pytest ended with {done.returncode}: {log.read_text()[-2000:]}")
+    tests = []
+    for case in ElementTree.parse(listed).iter("testcase"):
+        bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        tests.append(
+            {
+                "name": case.get("name"),
+                "seconds": float(case.get("time", 0)),
+                "result": "passed" if bad is None else bad.tag,
+                "why": "" if bad is None else bad.get("message", "")[:600],
+                "text": "" if bad is None or bad.tag == "skipped" else (bad.text or "")[-4000:],
+            }
+        )
+    yield {"exit_code": done.returncode, "tests": tests}
+
+
+def report(result: Result) -> str:
+    rows = [
+        [test["name"], test["result"], f"{test['seconds']:.1f}", " ".join(test["why"].split())[:160]]
+        for test in result["tests"]
+    ]
+    return markdown(["test", "result", "s", ""], [[cell.replace("|", "\\|") for cell in row] for row in rows])

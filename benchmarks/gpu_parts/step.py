@@ -1,0 +1,263 @@
+"""The training step alone, on a batch in the card's memory: precision, layout, compilation, by model.
+
+Arms in turn with two loops by hand: a bare one in bf16 (one G forward, D on real and fake at once, fused
+Adam) and one as pix2pix writes it (two forwards of D, Adam as it comes, fp32). Then the whole of
+`streamgan train` in turn with both. A window of every arm is timed in each round; ratios are of one round.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from common import markdown, spread
+from step_arms import HandLoop
+from torchvision.models import get_model
+
+from streamgan.core.config import TrainConfig
+from streamgan.data.loader import build_loader
+from streamgan.train import build
+from streamgan.train.ema import update_ema
+from streamgan.train.step import GanStep, StepSettings
+
+from .task import (
+    SMALL,
+    Clock,
+    Result,
+    Task,
+    kernels,
+    on_gpu,
+    peak_memory,
+    precision,
+    recipe,
+    seconds_per_call,
+    steady,
+    train_lines,
+)
+
+BARE, PLAIN, LOOP = "bare loop, bf16", "pix2pix-style loop, fp32", "streamgan train, bf16, 8 workers"
+MAIN = "bf16"
+# name: (precision, channels_last, compile)
+ARMS = {
+    MAIN: ("bf16", True, False),
+    "fp32 (TF32)": ("no", True, False),
+    "fp16": ("fp16", True, False),
+    "bf16, NCHW": ("bf16", False, False),
+    "bf16, compiled": ("bf16", True, True),
+}
+MORE_ARMS = {  # of the default recipe, if time is left
+    "fp32 (TF32), NCHW": ("no", False, False),
+    "fp16, NCHW": ("fp16", False, False),
+    "fp32 (TF32), compiled": ("no", True, True),
+    "fp16, compiled": ("fp16", True, True),
+    "bf16, NCHW, compiled": ("bf16", False, True),
+    "fp16, NCHW, compiled": ("fp16", False, True),
+    "fp32 (TF32), NCHW, compiled": ("no", False, True),
+}
+# name: (recipe, side in pixels, batch)
+MODELS = {
+    "default": ("default", 256, 32),
+    "pix2pix": ("pix2pix", 256, 32),
+    "paper, 512 px": ("paper", 512, 8),
+    "ddcolor": ("ddcolor", 256, 32),
+    "paper": ("paper", 256, 32),
+}
+ROUNDS, WINDOW_S, WARM_CALLS = 3, 0.5, 5
+Call = Callable[[], object]
+
+
+def measure(task: Task) -> Iterator[Result]:
+    clock, result = task.began(), {"models": {}, "loop": None}
+    eager = {arm: how for arm, how in ARMS.items() if not how[2]}
+    for name in MODELS:
+        yield from _model(task, clock, name, eager, result, by_hand=True)
+        if name == "default":
+            yield from _whole_loop(task, result)
+    for name in MODELS:
+        yield from _model(
+            task, clock, name, {"bf16, compiled": ARMS["bf16, compiled"]}, result, by_hand=False
+        )
+    yield from _model(task, clock, "default", MORE_ARMS, result, by_hand=False)
+
+
+def _model(
+    task: Task,
+    clock: Clock,
+    name: str,
+    arms: dict[str, tuple[str, bool, bool]],
+    result: Result,
+    *,
+    by_hand: bool,
+) -> Iterator[Result]:
+    """Builds the arms of a model, warms them up and times them in turn; skips what time does not allow."""
+    model = result["models"].setdefault(name, {})
+    calls: dict[str, Call] = {}
+    wanted: dict[str, Callable[[], Call]] = {
+        arm: partial(_our_step, _config(task, name, layout, compiled), kind)
+        for arm, (kind, layout, compiled) in arms.items()
+    }
+    if by_hand:
+        config = _config(task, name, True, False)
+        wanted |= {BARE: partial(_hand_step, config, False), PLAIN: partial(_hand_step, config, True)}
+    for arm, make in wanted.items():
+        if clock.left() < 20:
+            model[arm] = {"error": "not reached in the time of this part"}
+            continue
+        record: Result = {}
+        try:
+            with peak_memory(record):
+                calls[arm] = make()
+                for _ in range(WARM_CALLS):
+                    calls[arm]()
+        except (RuntimeError, torch.OutOfMemoryError) as error:  # this arm's answer
+            record["error"] = " ".join(str(error).split())[:400]
+            calls.pop(arm, None)
+        model[arm] = record
+    batch = task.choose(MODELS[name][2], 2)
+    for number in range(task.choose(ROUNDS, 1)):
+        for arm in [*calls, *calls][number : number + len(calls)]:
+            seconds = seconds_per_call(calls[arm], at_least_s=task.choose(WINDOW_S, 0.01))
+            model[arm].setdefault("images_per_s", []).append(batch / seconds)
+        yield result
+    for arm, call in calls.items():
+        if counted := kernels(call):
+            number, busy_ms = counted
+            wall_ms = 1e3 * batch / statistics.median(model[arm]["images_per_s"])
+            model[arm] |= {"kernels": number, "busy_ms": busy_ms, "idle": max(0.0, 1 - busy_ms / wall_ms)}
+    yield result
+
+
+def _config(task: Task, name: str, channels_last: bool, compiled: bool, *more: str) -> TrainConfig:
+    source, size, batch = MODELS[name]
+    words = [
+        f"data.size={task.choose(size, 32)}", f"data.batch={task.choose(batch, 2)}",
+        f"run.channels_last={channels_last}", f"run.compile={compiled}",
+        *task.choose([], SMALL), *more,
+    ]  # fmt: skip
+    if source == "ddcolor":
+        words.append(f"loss.perceptual_file={_untrained_vgg(task)}")
+    return recipe(task, source, *words)
+
+
+def _untrained_vgg(task: Task) -> str:
+    """Weights of its perceptual loss: what a step costs does not depend on what they have learnt."""
+    path = task.scratch / "vgg16.pt"
+    if not path.exists():
+        with torch.device("meta"):
+            names = get_model("vgg16").get_submodule("features").state_dict()
+        torch.save({f"features.{key}": torch.randn(value.shape) * 0.03 for key, value in names.items()}, path)
+    return str(path)
+
+
+def _batch(config: TrainConfig) -> torch.Tensor:
+    """A batch of photos on the card, uint8."""
+    data = config.data
+    loader = build_loader(
+        str(data.shards), batch=data.batch, size=data.size, workers=0, gray=None, stop_step=1
+    )
+    return next(iter(loader)).color_B3HW.to("cuda" if on_gpu() else "cpu")
+
+
+def _our_step(config: TrainConfig, kind: str) -> Call:
+    with precision(kind):
+        accelerator = build.start_accelerator(config)
+        networks = build.build_networks(config, accelerator)
+    train_step = GanStep(accelerator, networks, build.build_head(config), build.build_losses(config))
+    color, optim = _batch(config), config.optim
+    settings = StepSettings(
+        step=1, seed=0, adversarial_weight=config.loss.gan_weight, clip_g=optim.clip_g, clip_d=optim.clip_d
+    )
+
+    def call() -> None:
+        train_step(color, None, settings=settings)
+        update_ema(networks.ema, networks.plain_generator, 0.999)
+
+    return call
+
+
+def _hand_step(config: TrainConfig, plain: bool) -> Call:
+    with precision("no"):  # networks without a wrapper: the loop chooses its own precision
+        networks = build.build_networks(config, Accelerator())
+    head = build.build_head(config)
+    hand = HandLoop(config, networks, head, plain=plain)
+    color = _batch(config)
+    gray, target = head.encode(color, None)
+
+    def rounded() -> AbstractContextManager[Any]:
+        return nullcontext() if plain else torch.autocast(color.device.type, torch.bfloat16)
+
+    return lambda: hand.step(gray, target, rounded())
+
+
+def _whole_loop(task: Task, result: Result) -> Iterator[Result]:
+    """The run of `default` with all that belongs to it, in turn with the loops by hand."""
+    steps, every, workers = task.choose(80, 4), task.choose(10, 1), task.choose(8, 1)
+    found: dict[str, list[float]] = {LOOP: [], BARE: [], PLAIN: []}
+    result["loop"] = {"images_per_s": found, "data_wait_ms": [], "step_ms": []}
+    for number in range(task.choose(ROUNDS, 1)):
+        config = _config(
+            task, "default", True, False, f"run.dir={task.scratch / f'loop-{number}'}", f"run.steps={steps}",
+            f"run.log_every={every}", f"data.workers={workers}",
+            "run.validate_images=8", "run.sample_images=2",
+        )  # fmt: skip
+        with precision("bf16"):
+            lines = train_lines(config)
+        found[LOOP].append(steady(lines, "perf/images_per_s"))
+        for key in ("data_wait_ms", "step_ms"):
+            result["loop"][key].append(steady(lines, f"perf/{key}"))
+        for arm, plain in ((BARE, False), (PLAIN, True)):
+            call = _hand_step(config, plain)
+            for _ in range(WARM_CALLS):
+                call()
+            seconds = seconds_per_call(call, at_least_s=task.choose(2 * WINDOW_S, 0.01))
+            found[arm].append(config.data.batch / seconds)
+        yield result
+
+
+def report(result: Result) -> str:
+    tables = []
+    for name, model in result["models"].items():
+        source, size, batch = MODELS[name]
+        rows = []
+        for arm, record in model.items():
+            if "images_per_s" not in record:
+                rows.append([arm, record.get("error", "not reached in the time of this part"), *[""] * 6])
+                continue
+            speeds = record["images_per_s"]
+            beside = [
+                spread([a / b for a, b in zip(speeds, model[other]["images_per_s"], strict=False)])
+                if "images_per_s" in model.get(other, {})
+                else "-"
+                for other in (BARE, PLAIN)
+            ]
+            more = [f"{record[key]:{form}}" if key in record else "-" for key, form in _COLUMNS.items()]
+            rows.append([arm, spread(speeds, 0), *beside, *more])
+        head = [
+            "",
+            "images/s",
+            "bare = 1",
+            "pix2pix-style = 1",
+            "peak GB",
+            "kernels per step",
+            "busy ms",
+            "idle",
+        ]
+        tables.append(f"`{source}.yaml`, {size} px, batch {batch}\n\n{markdown(head, rows)}")
+    if loop := result["loop"]:
+        found = loop["images_per_s"]
+        rows = []
+        for arm, speeds in found.items():
+            ratios = [spread([a / b for a, b in zip(speeds, found[o], strict=False)]) for o in (BARE, PLAIN)]
+            rows.append([arm, spread(speeds, 0), *ratios])
+        waits = [wait / step for wait, step in zip(loop["data_wait_ms"], loop["step_ms"], strict=True)]
+        tables.append(
+            f"The whole loop of `default.yaml`; {spread([100 * wait for wait in waits])} % of its time "
+            f"waits for data\n\n{markdown(['', 'images/s', 'bare = 1', 'pix2pix-style = 1'], rows)}"
+        )
+    return "\n\n".join(tables)
+
+
+_COLUMNS = {"peak_gb": ".2f", "kernels": ".0f", "busy_ms": ".1f", "idle": ".1%"}

@@ -1,0 +1,155 @@
+"""What every part is told, and what several of them do: choose a precision, time a step, train a run."""
+
+import contextlib
+import gc
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch.profiler import ProfilerActivity, profile
+
+from streamgan.core.config import TrainConfig, load_config
+from streamgan.data.mixture import split_size
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "launch" / "recipes"
+Result = dict[str, Any]
+# what makes a network small enough for a rehearsal
+SMALL = ["model.width=8", "model.d_width=8", "run.threads=1", "data.workers=1"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Shard sets of large and of 64-pixel photos, folders for files, the seconds that a part may take."""
+
+    photos: Path
+    tiny: Path
+    scratch: Path
+    out: Path
+    seconds: float
+    rehearse: bool
+
+    def began(self) -> "Clock":
+        return Clock(self.seconds)
+
+    def choose(self, real: Any, rehearsed: Any) -> Any:
+        return rehearsed if self.rehearse else real
+
+
+class Clock:
+    """The time that a part has left."""
+
+    def __init__(self, seconds: float):
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def synchronize() -> None:
+    if on_gpu():
+        torch.cuda.synchronize()
+
+
+def recipe(task: Task, name: str, *words: str) -> TrainConfig:
+    """A recipe with untrained weights and the GAN from the first step, on the large photos."""
+    common = [
+        f"data.shards={task.photos}", "model.pretrained=false", "loss.warmup_steps=0", "loss.ramp_steps=0",
+        f"run.dir={task.scratch / 'run'}", "run.steps=1000000", "optim.warmup_steps=0",
+    ]  # fmt: skip
+    return load_config(RECIPES / f"{name}.yaml", [*common, *words])
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Accelerate as `--mixed_precision NAME` sets it up; CPUs, which have no fp16, take bf16 for it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    os.environ["ACCELERATE_MIXED_PRECISION"] = name if on_gpu() or name == "no" else "bf16"
+    try:
+        yield
+    finally:
+        os.environ.pop("ACCELERATE_MIXED_PRECISION")
+        if before is not None:
+            os.environ["ACCELERATE_MIXED_PRECISION"] = before
+
+
+@contextmanager
+def peak_memory(into: Result) -> Iterator[None]:
+    """`peak_gb` of the block, above what was taken before it."""
+    gc.collect()
+    if not on_gpu():
+        yield
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    yield
+    torch.cuda.synchronize()
+    into["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
+def seconds_per_call(call: Callable[[], object], *, at_least_s: float) -> float:
+    """The time of a call, by the host's clock, over as many as fill `at_least_s`."""
+    count = 1
+    while True:
+        synchronize()
+        began = time.perf_counter()
+        for _ in range(count):
+            call()
+        synchronize()
+        took = time.perf_counter() - began
+        if took >= at_least_s / 2:
+            return took / count
+        count = max(count + 1, min(8 * count, round(count * at_least_s / max(took, 1e-6))))
+
+
+def kernels(call: Callable[[], object], *, calls: int = 3) -> tuple[float, float] | None:
+    """(kernels and copies per call, ms per call in which the card does any of them); None without a card."""
+    if not on_gpu():
+        return None
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in seen.events() or []
+        if event.device_type.name == "CUDA" and not event.is_user_annotation
+    )
+    busy_us, end = 0.0, 0.0
+    for start, stop in spans:
+        busy_us += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return len(spans) / calls, busy_us / 1e3 / calls
+
+
+def train_lines(config: TrainConfig) -> list[dict[str, Any]]:
+    """Train in this process; the lines of metrics.jsonl that describe steps."""
+    from streamgan.train.loop import train
+
+    with contextlib.redirect_stdout(None):
+        train(config)
+    lines = [json.loads(line) for line in (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "perf/step_ms" in line]
+
+
+def steady(lines: list[dict[str, Any]], key: str) -> float:
+    """The median of a figure over the second half of a run's lines."""
+    values = sorted(line[key] for line in lines[len(lines) // 2 :])
+    return values[len(values) // 2]
+
+
+def samples(root: Path, split: str) -> int:
+    return split_size(str(root), split)

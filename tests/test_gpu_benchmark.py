@@ -1,0 +1,69 @@
+"""The command that measures all of streamgan on a card, rehearsed on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from training import ROOT
+
+PARTS = ["environment", "tests", "step", "feed", "paper", "resume", "learn", "colorize"]
+
+
+def measure(source, tmp_path, *options: str) -> subprocess.CompletedProcess:
+    words = ["--photos", str(source), "--tiny", str(source), "--out", str(tmp_path / "out"), "--rehearse"]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/gpu.py"), *words, *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_every_part_of_the_gpu_benchmark_can_be_rehearsed_on_a_cpu(source_folder, tmp_path):
+    done = measure(source_folder, tmp_path, "--minutes", "20")
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = json.loads((tmp_path / "out/gpu.json").read_text())
+    assert list(found) == PARTS
+    assert {name: part["error"] for name, part in found.items()} == dict.fromkeys(PARTS)
+    assert found["environment"]["result"]["bf16_tflops"] > 0
+    assert {test["result"] for test in found["tests"]["result"]["tests"]} <= {"passed", "skipped"}
+    for arms in found["step"]["result"]["models"].values():
+        assert all(speed > 0 for arm in arms.values() if "error" not in arm for speed in arm["images_per_s"])
+        assert "images_per_s" in arms["bf16"]
+    assert [row["workers"] for row in found["feed"]["result"]["rows"]] == [1, 2]
+    (resumed,) = found["resume"]["result"]["rows"].values()
+    assert resumed["steps"] == list(range(1, 61))
+    assert resumed["identical"] is True
+    assert found["learn"]["result"]["scores"]["model"]["psnr"] > 10
+    assert all(row["photos_per_s"] > 0 for row in found["colorize"]["result"]["rows"])
+    page = (tmp_path / "out/gpu.md").read_text()
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == PARTS
+
+
+@pytest.mark.slow
+def test_a_part_that_runs_out_of_time_or_fails_costs_neither_the_others_nor_what_it_had(
+    source_folder, tmp_path
+):
+    (tmp_path / "out").mkdir()
+    kept = {
+        "environment": {"result": {"versions": {"torch": "1"}, "card": "kept", "machine": ""}, "error": None}
+    }
+    (tmp_path / "out/gpu.json").write_text(json.dumps(kept))
+    done = measure(source_folder, tmp_path, "--minutes", "0.02", "--only", "step,feed")
+    assert done.returncode == 1
+    found = json.loads((tmp_path / "out/gpu.json").read_text())
+    assert found["environment"] == kept["environment"]
+    assert found["step"]["error"].startswith("cut off after 1 s")
+    assert found["feed"]["error"].startswith("cut off after 1 s")
+    assert "kept" in (tmp_path / "out/gpu.md").read_text()
+
+
+def test_an_unknown_part_is_refused(source_folder, tmp_path):
+    done = measure(source_folder, tmp_path, "--only", "steps")
+    assert done.returncode == 2
+    assert "no part 'steps' (choose from environment, tests, step," in done.stderr
