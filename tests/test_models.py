@@ -24,6 +24,7 @@ SMALL = {
     "koalarization": {"width": 4},
     "zhang": {"width": 4},
     "ddcolor": {"width": 8, "depth": 3},
+    "timm_unet": {"width": 4, "variant": "test_efficientnet"},
     **{f"{name}_unet": {"width": 4} for name in ("vgg16", "vgg19", "resnet18", "resnet34", "resnet50")},
 }
 PUBLISHED = {

@@ -24,10 +24,17 @@ def models(size: int, as_json: bool) -> None:
     \b
     streamgan models --json
     """
+    from streamgan.core.errors import ConfigError
+    from streamgan.core.logs import say
     from streamgan.models import DISCRIMINATORS, GENERATORS
     from streamgan.models.summary import summarise
 
-    rows = [summarise("generator", name, size=size) for name in GENERATORS]
+    rows = []
+    for name in GENERATORS:
+        try:
+            rows.append(summarise("generator", name, size=size))
+        except ConfigError as error:  # one that needs an extra
+            say(f"{name} is left out: {error.what}; {error.todo}")
     rows += [summarise("discriminator", name, size=size) for name in DISCRIMINATORS]
     head = [f"{size} x {size}", "parameters", "GMACs", "sees", "paper", "link"]
     lines = []

