@@ -126,7 +126,10 @@ def write_page(path: Path, results: Results, command: str) -> None:
         summary = " ".join((part.__doc__ or "").split("\n\n")[0].split())
         text.append(f"## {name}\n\n{summary}")
         if record.get("result"):
-            text.append(part.report(record["result"]))
+            try:
+                text.append(part.report(record["result"]))
+            except Exception:  # what was measured stays in gpu.json
+                record["error"] = traceback.format_exc()[-2000:]
         if record.get("error"):
             text.append(f"Not complete:\n\n```\n{record['error'].strip()}\n```")
         if "seconds" in record:

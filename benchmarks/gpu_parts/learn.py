@@ -102,7 +102,7 @@ def report(result: Result) -> str:
         )
     if scores := result.get("scores"):
         found = {"model": scores["model"], **scores["baselines"]}
-        rows = [[row, *(f"{found[row][key]:.4g}" for key in COLUMNS)] for row in ROWS if row in found]
+        rows = [[row, *(_cell(found[row][key]) for key in COLUMNS)] for row in ROWS if row in found]
         head = f"test, N = {scores['num_images']}"
         text += f".\n\n{markdown([head, *COLUMNS], rows)}"
     if rows := result.get("compare"):

@@ -72,15 +72,16 @@ Call = Callable[[], object]
 def measure(task: Task) -> Iterator[Result]:
     clock, result = task.began(), {"models": {}, "loop": None}
     eager = {arm: how for arm, how in ARMS.items() if not how[2]}
-    for name in MODELS:
+    models = task.choose(list(MODELS), ["default", "ddcolor"])
+    for name in models:
         yield from _model(task, clock, name, eager, result, by_hand=True)
         if name == "default":
             yield from _whole_loop(task, result)
-    for name in MODELS:
-        yield from _model(
-            task, clock, name, {"bf16, compiled": ARMS["bf16, compiled"]}, result, by_hand=False
-        )
-    yield from _model(task, clock, "default", MORE_ARMS, result, by_hand=False)
+    for name in models[: task.choose(None, 1)]:
+        compiled = {"bf16, compiled": ARMS["bf16, compiled"]}
+        yield from _model(task, clock, name, compiled, result, by_hand=False)
+    if not task.rehearse:
+        yield from _model(task, clock, "default", MORE_ARMS, result, by_hand=False)
 
 
 def _model(
