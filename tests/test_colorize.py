@@ -11,8 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from streamgan.cli.colorize import colorize
+from streamgan.core.checkpoints import FORMAT, VERSION, sealed
 from streamgan.core.color import HEADS, rgb_to_lab
 from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
+from streamgan.core.files import sha256_file, write_json
 from streamgan.inference.colorizer import Colorizer
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.models import GENERATORS
@@ -189,7 +191,13 @@ def write_run(root, scores: dict[int, float | None]):
         folder = root / "checkpoints" / f"step-{step:08d}"
         save_generator(folder / "ema.safetensors", step=step)
         validation = {} if psnr is None else {"val/psnr": psnr}
-        (folder / "meta.json").write_text(json.dumps({"step": step, "score": psnr, "validation": validation}))
+        files = {"ema.safetensors": {"sha256": sha256_file(folder / "ema.safetensors")}}
+        meta = {
+            "format": FORMAT, "version": VERSION, "step": step, "finished": False, "shards_digest": "",
+            "validation": validation, "progress": {"best": None, "stale": 0},
+            "config": {"run": {"best_metric": "psnr"}}, "files": files,
+        }  # fmt: skip
+        write_json(folder / "meta.json", sealed(meta))
     return root
 
 

@@ -67,7 +67,7 @@ def test_the_tars_of_webdataset_are_read_like_a_set(tmp_path):
         part = (folder / "set-train-1.tar").read_bytes()[sample.offset : sample.offset + sample.span]
         with tarfile.open(fileobj=io.BytesIO(part + bytes(1024))) as tar:
             assert tar.getnames() == [f"{sample.key}.{ending}" for ending in ("edge.png", "jpg", "txt")]
-    [batch] = build_loader(folder, batch=12, size=8, workers=0, epochs=1, gray="keep")
+    [batch] = build_loader(folder, batch=12, size=8, workers=0, epochs=1, gray="twin")
     assert sorted(batch.ids_B.tolist()) == list(range(12))
     assert verify(folder, full=True).findings == []
 

@@ -127,7 +127,7 @@ def test_a_checkpoint_says_what_its_validation_found(shard_set, tmp_path):
     found = {line["step"]: line["val/psnr"] for line in read_metrics(tmp_path) if "val/psnr" in line}
     kept = {one.step: one.meta["validation"].get("val/psnr") for one in list_checkpoints(tmp_path)}
     assert kept == {1: None, 2: found[2], 3: None, 4: found[4]}
-    assert [one.score for one in list_checkpoints(tmp_path)] == list(kept.values())
+    assert [one.score("psnr") for one in list_checkpoints(tmp_path)] == list(kept.values())
 
 
 def test_evaluate_replaces_damaged_samples_when_asked_to(damaged, whole_run, capfd):

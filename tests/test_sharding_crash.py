@@ -285,5 +285,5 @@ def test_a_finished_set_that_lost_a_shard_is_an_error(source, tmp_path):
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
     lost = sorted((tmp_path / "set").glob("*.tar"))[1]
     lost.unlink()
-    with pytest.raises(DataError, match=f"{lost.name}: missing or cut"):
+    with pytest.raises(DataError, match=f"{lost.name}: missing, cut or changed"):
         shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)

@@ -206,7 +206,7 @@ def test_other_options_and_foreign_objects_are_refused(source, store, request, s
 
 def test_a_finished_set_that_lost_bytes_is_an_error(source, store, finished):
     store.write(f"{finished}/train-000001.tar", b"short")
-    with pytest.raises(DataError, match=r"train-000001\.tar: missing or cut in a finished set"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: missing, cut or changed in a finished set"):
         make(source, finished)
 
 

@@ -115,7 +115,7 @@ def test_bench_loader_measures_this_set(shard_set):
 def test_bench_loader_wants_numbers_of_workers(shard_set):
     done = CliRunner().invoke(bench_loader, [str(shard_set), "--workers", "1,-2"])
     assert isinstance(done.exception, ConfigError)
-    assert str(done.exception) == "--workers: not numbers of processes (got 1,-2); write 0,1,2,4"
+    assert str(done.exception) == "--workers: not numbers of processes, 0 to 1024 (got 1,-2); write 0,1,2,4"
 
 
 def test_bench_loader_says_how_many_workers_would_do_where_none_that_was_measured_does(shard_set):

@@ -88,10 +88,12 @@ class ModelConfig(Section):
     """Rate of dropout in the three innermost up steps of a `unet`; None: as published (0.5; none at
     depth 5 or less). Its noise, and so the loss curve, depends on the number of ranks."""
     pretrained: PathOrTruth = False
-    """Start the encoder from ImageNet weights: true downloads torchvision's, a path is a file of them."""
+    """Start the encoder from ImageNet weights: true downloads torchvision's, or for timm_unet takes those of
+    an installed package (extra `pretrained`) or timm's; a path is a file of them."""
     variant: PathText | None = None
-    """Another form. koalarization: inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy
-    file of ab bins, such as the authors' 313."""
+    """Another form. timm_unet: any backbone of timm that gives a pyramid of maps; koalarization:
+    inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy file of ab bins, such as the
+    authors' 313."""
 
 
 class LossConfig(Section):
