@@ -118,6 +118,11 @@ def test_damaged_exif_is_dropped_with_a_note(color, data):
     assert "without its EXIF, which is damaged" in notes
 
 
+def test_a_colour_profile_of_which_a_part_is_missing_is_named(color):
+    _, notes = color(with_segments(PLAIN_JPEG, (0xE2, b"ICC_PROFILE\0\1\2" + bytes(200))), "a.jpg")
+    assert notes == "without its colour profile, which is damaged"
+
+
 def test_iptc_xmp_and_comments_of_a_jpeg_are_kept(color):
     data = with_segments(PLAIN_JPEG, XMP, PHOTOSHOP, (0xFE, b"first"), (0xFE, b"second"))
     made, notes = color(data, "a.jpg")

@@ -77,6 +77,8 @@ def read_photo(image: Image.Image) -> Photo:
         about, lost = read_metadata(image)
     except Exception as error:  # whatever a parser meets in foreign bytes
         about, lost = Metadata(), [f"metadata, which is damaged ({' '.join(str(error).split())})"]
+    if "icc_profile" in image.info and not profile:  # parts of it are missing, or it does not unpack
+        lost.append("colour profile, which is damaged")
     if lost:
         notes.append(f"without its {', '.join(lost)}")
     image = upright
