@@ -414,6 +414,11 @@ def test_absurd_numbers_and_places_are_one_line(run, words, extra):
         assert json.loads(result.stdout)["exit_code"] == 2
 
 
+def test_training_names_what_another_setting_switches_off(run):
+    result = run("train", "run.steps=1", "loss.gp_weight=5", "--dry-run")
+    assert (result.code, result.stderr) == (0, "without effect: loss.gp_weight (only with loss.gan=wgan)\n")
+
+
 def test_the_home_folder_is_found_behind_an_option_and_a_name(run, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"{tmp_path}/no.yaml: no such file" in run("train", "--config=~/no.yaml", "run.steps=1").stderr

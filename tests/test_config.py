@@ -17,6 +17,7 @@ from streamgan.core.config import (
     setting_names,
 )
 from streamgan.core.errors import ConfigError
+from streamgan.core.inert import without_effect
 from streamgan.core.setting_types import ShardSet
 
 
@@ -292,6 +293,25 @@ def test_a_value_on_the_command_line_is_what_was_typed(monkeypatch, override, va
 def test_a_setting_that_is_said_twice_is_refused(again):
     with pytest.raises(ConfigError, match="says again what"):
         refuse_twice(["run.steps=1", "optim.lr_g=1", again])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["loss.gp_weight=5"], ["loss.gp_weight (only with loss.gan=wgan)"]),
+        (["loss.gp_weight=5", "loss.gan=wgan"], []),
+        (["loss.r1_every=4"], ["loss.r1_every (only with loss.r1_weight)"]),
+        (["loss.r1_every=4", "loss.r1_weight=1"], []),
+        (["optim.decay=0.1"], ["optim.decay (only with optim.schedule=step)"]),
+        (["optim.decay=0.1", "optim.schedule=step"], []),
+        (["data.max_bad=5"], ["data.max_bad (only with data.on_bad=substitute)"]),
+        (["loss.gan_weight=0", "optim.lr_d=1"], ["optim.lr_d (only with loss.gan_weight)"]),
+        (["optim.lr_d=1"], []),
+        ([], []),
+    ],
+)
+def test_a_setting_that_another_switches_off_is_named(words, told):
+    assert without_effect(load_config(None, ["run.steps=1", *words])) == told
 
 
 def test_a_configuration_cannot_be_changed():

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -53,6 +54,23 @@ def disturb(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0, 0.2)
     return model
+
+
+@pytest.mark.parametrize("option", ["width", "depth", "norm", "dropout"])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_option_changes_the_model_or_is_refused(name, option):
+    values = {"width": [24, 48], "depth": [4, 5], "norm": ["batch", "none"], "dropout": [0.1, 0.2]}[option]
+    made = []
+    with torch.device("meta"):
+        for value in values:
+            with suppress(ConfigError):
+                made.append(repr(generator(name, **{option: value})))
+    assert len(made) == len(set(made))
+
+
+def test_a_u_net_deeper_than_any_photo_can_be_halved_is_refused():
+    with pytest.raises(ConfigError, match=r"^model.depth: too large \(got 100\); give at most 12$"):
+        generator("unet", depth=100)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -6,6 +6,7 @@ import pytest
 
 from streamgan.compare.settings import load_comparison
 from streamgan.core.config import load_config
+from streamgan.core.inert import without_effect
 from streamgan.models import GENERATORS
 from streamgan.train import build
 
@@ -19,6 +20,7 @@ RECIPES = [path for path in FILES if path != COMPARISON]
 def test_a_recipe_can_be_built(path):
     config = load_config(path)
     build.check_models(config)
+    assert without_effect(config) == []
     assert config.run.dir == f"runs/{path.stem}"
     if path.stem.endswith("_cpu"):
         assert not config.model.pretrained

@@ -32,6 +32,8 @@ def train(
         --config launch/recipes/default.yaml data.shards=shards/photos run.dir=runs/photos optim.lr_g=1e-4
     """
     from streamgan.core.config import dump_yaml, load_config, refuse_twice
+    from streamgan.core.inert import without_effect
+    from streamgan.core.logs import say
 
     if settings:
         text, rows = describe_settings()
@@ -44,6 +46,8 @@ def train(
     from streamgan.train.build import check_models
 
     check_models(resolved)
+    if inert := without_effect(resolved):
+        say(f"without effect: {', '.join(inert)}")
     if dry_run:
         emit(dump_yaml(resolved).rstrip(), {"config": resolved.model_dump(mode="json")}, as_json=as_json)
         return

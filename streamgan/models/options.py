@@ -31,6 +31,13 @@ def refuse(model: str, **options: object) -> None:
             )
 
 
+def between(least: int, most: int, value: int, option: str) -> int:
+    """`value` if it is in the range, else ConfigError."""
+    if value > most:
+        raise ConfigError(f"model.{option}", f"too large (got {value})", f"give at most {most}")
+    return at_least(least, value, option)
+
+
 def at_least(least: int, value: int, option: str) -> int:
     """`value` if it is large enough, else ConfigError."""
     if value < least:

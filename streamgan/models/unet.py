@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamgan.models.layers import Norm, normalization, zero_init
-from streamgan.models.options import at_least, refuse
+from streamgan.models.options import at_least, between, refuse
 from streamgan.models.padding import crop_like, reflect_to_multiple
+
+MAX_DEPTH = 12  # halves the largest training crop, of 4096 pixels, to 1
 
 
 def default_depth(size: int) -> int:
@@ -124,7 +126,7 @@ def build_generator(
     return UNet(
         out_channels,
         width=at_least(1, 64 if width is None else width, "width"),
-        depth=at_least(2, default_depth(size) if depth is None else depth, "depth"),
+        depth=between(2, MAX_DEPTH, default_depth(size) if depth is None else depth, "depth"),
         norm="instance" if norm is None else norm,
         bounded=bounded,
         dropout=dropout,
