@@ -42,7 +42,11 @@ class Website:
                 data = path.read_bytes()
                 tag = hashlib.sha256(data).hexdigest()
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-                if wanted and site.ranges:
+                if wanted and site.ranges and int(wanted[1]) >= len(data):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(data)}")
+                    data = b""
+                elif wanted and site.ranges:
                     begin, end = int(wanted[1]), min(int(wanted[2] or len(data)) + 1, len(data))
                     self.send_response(206)
                     self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")

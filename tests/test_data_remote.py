@@ -282,7 +282,10 @@ def test_retry_after_is_honoured(root, site):
 
 def test_a_server_without_ranges_is_refused(root, site, tmp_path):
     site.ranges = False
-    with pytest.raises(DataError, match=r"train\.index: the server ignores ranges; use one that allows them"):
+    with pytest.raises(
+        DataError,
+        match=r"train\.index: the server does not answer requests for a part of a file",
+    ):
         build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS)
 
 

@@ -254,6 +254,13 @@ def test_a_tar_with_an_upper_case_ending_is_indexed(run, tmp_path):
     assert keys(tmp_path) == ["0", "1"]
 
 
+def test_a_tar_whose_name_is_not_utf_8_is_named(run, tmp_path):
+    os.rename(write(tmp_path / "a.tar", member("0.jpg", color(0))), os.fsencode(tmp_path) + b"/a-\xff.tar")
+    code, result = run(tmp_path)
+    assert code == 3
+    assert "a-\\udcff.tar': is a name that a manifest cannot hold" in result["error"]["message"]
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_tars_in_sub_folders_are_refused_by_name_and_links_of_an_index_are_none(run, tmp_path, linked):
     folder = tmp_path / "tars"

@@ -251,7 +251,7 @@ def test_full_finds_an_index_that_disagrees_with_its_shards(damaged):
     _reseal(damaged, index_sha256=sha256_file(damaged / "train.index"))
     assert found(damaged) == []
     assert found(damaged, full=True) == [
-        ("train.index", None, "disagrees with the .idx files or the manifest")
+        ("train.index", None, "disagrees with the .idx files or the manifest (train-000000.tar)")
     ]
 
 

@@ -26,29 +26,28 @@ def inspect(folder, out, pairs, split, seed, as_json):
     """Show counts, bytes, image sizes, rejected rows, options and source of the shard set in DIR.
 
     With --out, draws random pairs (gray | colour). Reads the indexes and a few thousand samples, not all
-    bytes: that is `streamgan verify`.
+    bytes: that is `streamgan verify`. DIR may be an address; there it reads a hundred samples.
 
     \b
     Example:
       streamgan inspect shards/photos --out sheet.png --pairs 24
     """
-    from pathlib import Path
-
     from streamgan.core.errors import ConfigError
+    from streamgan.core.remote import shown
     from streamgan.sharding.inspect import choose, write_sheet
     from streamgan.sharding.inspect import inspect as summarise
 
     if out and not out.lower().endswith(".png"):
         raise ConfigError("--out", f"does not end in .png (got {out})", "the sheet is a PNG")
     summary = summarise(folder, split=split, seed=seed)
-    value = _value(str(folder), summary)
-    lines = _text(str(folder), summary)
+    value = _value(shown(str(folder)), summary)
+    lines = _text(shown(str(folder)), summary)
     if out:
         names = list(summary.splits)
-        places = list(choose(Path(folder), summary.manifest, names, count=pairs, seed=seed))
+        places = list(choose(folder, summary.manifest, names, count=pairs, seed=seed))
         write_sheet(folder, out, places)
-        shown = [{"split": p.split, "shard": p.shard, "key": p.sample.key} for p in places]
-        value |= {"sheet": str(out), "pairs": shown}
+        pictured = [{"split": p.split, "shard": p.shard, "key": p.sample.key} for p in places]
+        value |= {"sheet": str(out), "pairs": pictured}
         lines += f"\n\n{out}: {len(places)} pairs, gray | colour"
     emit(lines, value, as_json=as_json)
 

@@ -10,24 +10,27 @@ from .output import emit
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path())
-@click.option("--full", is_flag=True, show_default=True, help="Decode every image too.")
+@click.option("--full", is_flag=True, show_default=True, help="Decode every image, count all again.")
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
 def verify(folder, full, as_json):
     """Check every byte of the shard set in DIR against its manifest.
 
     Prints one line for each thing that is wrong, with shard and key, and exits with 1; or one line
-    beginning with OK. Nothing is written. DIR may be s3://BUCKET/PREFIX.
+    beginning with OK. Nothing is written. DIR may be an address, s3://BUCKET/PREFIX or https://HOST/PATH; on
+    a website, which lists nothing, files that are not the set's stay unseen.
 
     \b
     Example:
       streamgan verify shards/photos --full
     """
     from streamgan.core.errors import CheckFailed
+    from streamgan.core.remote import shown
     from streamgan.sharding.verify import verify as check
 
     report = check(folder, full=full)
+    folder = shown(str(folder))
     summary = {
-        "folder": str(folder),
+        "folder": folder,
         "digest": report.digest,
         "samples": report.samples,
         "files": report.files,

@@ -84,6 +84,8 @@ def size_of(address: str) -> int:
         try:
             _request(address, (0, 1), lambda data: None, None, total=total)
         except Exception as error:
+            if remote.status_of(error) == 416:  # nothing to satisfy the range: an empty file
+                return 0
             patience.after(error, at=None)
     return total[0]
 
@@ -254,6 +256,9 @@ async def _get(
     async with fs._session.get(fs.encode_url(url), headers=headers, **options) as response:
         response.raise_for_status()
         expected = None
+        if total is not None and response.status == 200 and response.content_length == 0:
+            total.append(0)  # how some servers answer for an empty file
+            return
         if limits:
             whole = _check_range(address, response, limits)
             expected = limits[1] - limits[0]
@@ -277,8 +282,8 @@ async def _get(
 def _check_range(address: str, response: Any, limits: tuple[int, int]) -> int:
     """The size of the file, if the answer is the part asked for."""
     if response.status == 200:
-        what = "the server ignores ranges"
-        raise DataError(shown(address), what, "use one that allows them, or download the set")
+        what = "the server does not answer requests for a part of a file (ranges)"
+        raise DataError(shown(address), what, "use one that does, or download the set and name its folder")
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
     if not found or (int(found[1]), int(found[2]) + 1) != limits:
         raise _OtherRange("another range than asked for")

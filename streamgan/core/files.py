@@ -84,15 +84,18 @@ def read_json(path: Place, *, todo: str) -> Any:
     except FileNotFoundError:
         raise DataError(path, "no such file", todo) from None
     except OSError as error:
-        raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
+        raise DataError(path, f"cannot be read ({error.strerror or error})", todo) from error
 
 
 def parse_json(path: Place | str, data: bytes, *, todo: str) -> Any:
     """As `read_json`, of the bytes `data` of `path`."""
     try:
         return json.loads(data)
-    except ValueError as error:
-        raise DataError(path, f"cannot be read as JSON ({error})", todo) from error
+    except json.JSONDecodeError as error:
+        what = f"cannot be read as JSON (line {error.lineno}, column {error.colno})"
+        raise DataError(path, what, todo) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, too deep
+        raise DataError(path, f"cannot be read as JSON ({type(error).__name__})", todo) from error
 
 
 def canonical_sha256(value: Any) -> str:

@@ -8,6 +8,8 @@ manifest order, samples in tar order.
 
 import io
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +21,8 @@ from streamgan.core.errors import DataError
 from streamgan.core.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
 from streamgan.core.objects import Place
 from streamgan.core.remote import is_remote, join, shown
+
+from .schema import Body, Idx, short, wrong_type
 
 FORMAT = "streamgan-shards"
 VERSION = 1
@@ -136,23 +140,38 @@ def read_manifest(root: Place | str) -> Manifest:
 def _manifest(path: Place | str, raw: Any) -> Manifest:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise DataError(path, "not a streamgan manifest", "point at a folder written by `streamgan shard`")
-    if raw.get("version") != VERSION:
-        raise DataError(
-            path, f"format version {raw.get('version')} (this release reads {VERSION})", "upgrade streamgan"
-        )
-    try:
-        splits = {
-            name: SplitEntry(**{**split, "shards": tuple(ShardEntry(**shard) for shard in split["shards"])})
-            for name, split in raw["splits"].items()
-        }
-        manifest = Manifest(raw["source"], raw["options"], splits, raw["quarantine"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"damaged ({error!r})", "shard the source again") from error
+    if repr(raw.get("version")) != repr(VERSION):  # true and 1.0 are equal to 1
+        what = f"format version {short(raw.get('version'))} (this release reads {VERSION})"
+        raise DataError(path, what, "upgrade streamgan")
+    todo = "restore the file or shard the source again"
+    if what := wrong_type(Body, raw):
+        raise DataError(path, f"damaged ({what})", todo)
+    splits = {
+        name: SplitEntry(**{**split, "shards": tuple(ShardEntry(**shard) for shard in split["shards"])})
+        for name, split in raw["splits"].items()
+    }
+    manifest = Manifest(raw["source"], raw["options"], splits, raw["quarantine"])
     if manifest.digest != raw.get("digest"):
-        raise DataError(
-            path, "its digest does not match its content", "restore the file or shard the source again"
-        )
+        raise DataError(path, "its digest does not match its content", todo)
+    if what := next(_contradictions(manifest), None):
+        raise DataError(path, f"contradicts itself: {what}", todo)
     return manifest
+
+
+def _contradictions(manifest: Manifest) -> Iterator[str]:
+    """What no program that makes sets rightly writes, though its digest holds."""
+    if "files" not in manifest.source:
+        yield "source.files is missing"
+    for name, split in manifest.splits.items():
+        for what in ("samples", "bytes"):
+            said, total = getattr(split, what), sum(getattr(shard, what) for shard in split.shards)
+            if said != total:
+                yield f"splits.{name}.{what} is {said}, its shards have {total}"
+    names = Counter(shard.name for split in manifest.splits.values() for shard in split.shards)
+    yield from (f"{name} is listed twice" for name, count in names.items() if count > 1)
+    rows, reasons = manifest.quarantine["rows"], sum(manifest.quarantine["reasons"].values())
+    if rows != reasons:
+        yield f"quarantine.rows is {rows}, its reasons add up to {reasons}"
 
 
 def idx_name(shard_name: str) -> str:
@@ -187,13 +206,12 @@ def parse_idx(path: str, data: bytes) -> list[Sample]:
 
 
 def _samples(path: Place | str, raw: Any) -> list[Sample]:
-    try:
-        return [
-            Sample(key, offset, span, tuple(Member(suffix, *where) for suffix, where in members.items()))
-            for key, offset, span, members in raw["samples"]
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(path, f"damaged ({error!r})", _RESTORE_IDX) from error
+    if what := wrong_type(Idx, raw):
+        raise DataError(path, f"damaged ({what})", _RESTORE_IDX)
+    return [
+        Sample(key, offset, span, tuple(Member(suffix, *where) for suffix, where in members.items()))
+        for key, offset, span, members in raw["samples"]
+    ]
 
 
 def pack_index(samples: list[Sample]) -> np.ndarray:
@@ -232,19 +250,25 @@ def write_index(path: Place, rows: np.ndarray) -> None:
         file.write(index_bytes(rows))
 
 
-def open_index(root: Path, split: str, entry: SplitEntry) -> np.ndarray:
-    """The packed index of a split, memory-mapped, its length checked against the manifest."""
+def open_index(root: Place, split: str, entry: SplitEntry) -> np.ndarray:
+    """The packed index of a split, memory-mapped in a folder, its length checked against the manifest."""
     path = root / f"{split}.index"
-    return load_index(path, path, entry)
+    return load_index(path, path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), entry)
 
 
-def load_index(where: Path | str, file: Path | BinaryIO, entry: SplitEntry) -> np.ndarray:
+def load_index(where: Place | str, file: Path | BinaryIO, entry: SplitEntry) -> np.ndarray:
     """The packed index in `file`, memory-mapped if that is a path; messages call it `where`."""
     todo = "run `streamgan verify` on the set, then shard the source again"
     try:
-        rows = np.load(file, mmap_mode="r" if isinstance(file, Path) else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(where, f"cannot be read ({error})", todo) from error
-    if rows.dtype != INDEX_DTYPE or len(rows) != entry.samples:
-        raise DataError(where, f"{len(rows)} rows of {rows.dtype} (the manifest says {entry.samples})", todo)
+        if isinstance(file, Path):
+            rows = np.lib.format.open_memmap(file, mode="r")
+        else:
+            rows = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise DataError(where, f"cannot be read ({error.strerror or error})", todo) from error
+    except Exception as error:  # numpy evaluates the header, which fails in many ways
+        raise DataError(where, f"cannot be read ({type(error).__name__}: damaged or cut)", todo) from error
+    if rows.dtype != INDEX_DTYPE or rows.shape != (entry.samples,):
+        what = f"{'x'.join(map(str, rows.shape))} rows of {rows.dtype} (the manifest says {entry.samples})"
+        raise DataError(where, what, todo)
     return rows

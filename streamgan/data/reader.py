@@ -178,7 +178,11 @@ class ShardReader:
         """`SHARD, key KEY` of a sample, for messages."""
         shard = self._shard(sample_id)
         number = sample_id - int(self.starts[shard])
-        return f"{self.files.name(shard)}, key {self.files.samples(shard)[number].key}"
+        try:
+            key = f"key {self.files.samples(shard)[number].key}"
+        except (DataError, IndexError):  # its index is damaged as well
+            key = f"sample {number}"
+        return f"{self.files.name(shard)}, {key}"
 
     @property
     def all_files(self) -> "list[Files]":
@@ -206,6 +210,11 @@ class ShardReader:
         if kind == "gray" and not size:
             raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
         shard, attempt = self._shard(sample_id), 0
+        if offset + size > (whole := self.entry.shards[shard].bytes):
+            what = f"{self.split}.index is damaged (bytes {offset}-{offset + size - 1} of {whole})"
+            raise DataError(
+                self.where(sample_id), what, f"run `streamgan verify {self.root}`, restore the index"
+            )
         while True:
             attempt += 1
             try:

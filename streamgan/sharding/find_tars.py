@@ -24,6 +24,8 @@ def find_tars(folder: Path) -> tuple[list[Path], int]:
         elif found.kind == "broken" and (is_tar or not path.is_symlink()):
             raise DataError(path, found.detail, "repair it, or move it elsewhere")
         elif is_tar and found.kind != "again":
+            if not path.name.isprintable():  # bytes that are not UTF-8 among them
+                raise DataError(ascii(path.name), "is a name that a manifest cannot hold", "rename the tar")
             (tars if path.parent == folder else below).append(path)
         elif found.kind == "file" and _COMPRESSED.fullmatch(path.name):
             compressed.append(str(path.relative_to(folder)))

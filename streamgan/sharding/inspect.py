@@ -1,7 +1,7 @@
 """`streamgan inspect`: what is in a set, from its manifest and indexes, and some of its pairs to look at.
 
 Counts and byte sizes are exact. Widths and heights stand beside the samples in their shards, so of a large
-set those of `SIZES_OF` samples, chosen by a hash, stand for all.
+set those of `SIZES_OF` samples, or fewer at an address, chosen by a hash, stand for all.
 """
 
 import io
@@ -19,15 +19,17 @@ from isal import isal_zlib
 from PIL import Image, ImageDraw
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.files import atomic_write
+from streamgan.core.files import atomic_write, open_binary
 from streamgan.core.logs import progress
-from streamgan.core.remote import shown
+from streamgan.core.objects import Place as Address
 from streamgan.core.seeding import hash64
+from streamgan.core.web import readable
 from streamgan.data.format import Manifest, Sample, idx_name, open_index, read_idx, read_manifest
 
-SIZES_OF = 10_000
+SIZES_OF, SIZES_OF_REMOTE = 10_000, 100
 CELL = 192  # pixels of an image on the sheet, at most, either way
 GAP, LABEL = 8, 16
+_VERIFY = "run `streamgan verify` on the set, then restore what it names"
 _PAPER, _INK = (255, 255, 255), (90, 90, 90)
 
 
@@ -60,12 +62,9 @@ class Place:
     row: Any  # a record of INDEX_DTYPE
 
 
-def inspect(root: Path | str, *, split: str | None = None, seed: int = 0) -> Summary:
+def inspect(root: Address | str, *, split: str | None = None, seed: int = 0) -> Summary:
     """Read the summary of the set in `root`, or of one split; writes nothing. DataError if it is damaged."""
-    if "://" in str(root):
-        todo = "copy it to a folder first; `streamgan verify` takes it as it is"
-        raise ConfigError(shown(str(root)), "lies in a bucket, and inspect reads folders", todo)
-    root = Path(root)
+    root = readable(root)
     manifest = read_manifest(root)
     if split is not None:
         manifest.split(split, root)
@@ -84,19 +83,23 @@ def inspect(root: Path | str, *, split: str | None = None, seed: int = 0) -> Sum
     color = np.concatenate([part["color_size"] for part in rows.values()])
     gray = np.concatenate([part["gray_size"] for part in rows.values()])
     sizes: Counter[tuple[int, int]] = Counter()
-    places = choose(root, manifest, names, count=SIZES_OF, seed=seed)
-    with progress(total=min(SIZES_OF, len(color)), unit=" samples", label="sizes") as bar:
+    count = SIZES_OF if isinstance(root, Path) else SIZES_OF_REMOTE  # several requests each
+    places = choose(root, manifest, names, count=count, seed=seed)
+    with progress(total=min(count, len(color)), unit=" samples", label="sizes") as bar:
         for place in places:
             sizes[_size(root, place)] += 1
             bar.update()
     return Summary(manifest, splits, _low_middle_high(color), _low_middle_high(gray), sizes, sizes.total())
 
 
-def choose(root: Path, manifest: Manifest, names: Sequence[str], *, count: int, seed: int) -> Iterator[Place]:
+def choose(
+    root: Address | str, manifest: Manifest, names: Sequence[str], *, count: int, seed: int
+) -> Iterator[Place]:
     """`count` random samples of the splits `names` (all, if there are fewer) in the order of the set.
 
     The choice depends on `seed` and on the number of samples alone.
     """
+    root = readable(root)
     total = sum(manifest.splits[name].samples for name in names)
     chosen = np.sort(np.argsort(hash64(seed, 6, np.arange(total)), kind="stable")[:count])
     first = 0
@@ -106,20 +109,23 @@ def choose(root: Path, manifest: Manifest, names: Sequence[str], *, count: int, 
             low, high = np.searchsorted(chosen, [first + begin, first + begin + entry.samples])
             if low < high:
                 samples = read_idx(root / idx_name(entry.name))
+                if len(samples) != entry.samples:
+                    what = f"{len(samples)} samples (the manifest says {entry.samples})"
+                    raise DataError(root / idx_name(entry.name), what, _VERIFY)
                 for number in chosen[low:high] - first:
                     yield Place(name, entry.name, samples[number - begin], rows[number])
             begin += entry.samples
         first += begin
 
 
-def write_sheet(root: Path | str, path: Path | str, places: Sequence[Place]) -> None:
+def write_sheet(root: Address | str, path: Path | str, places: Sequence[Place]) -> None:
     """Write a contact sheet as PNG: of each sample gray | colour with its key below.
 
     A set without gray twins gets the luminance of the colour image. ConfigError if `path` lies in the set,
     where it would be a foreign file.
     """
-    root, path = Path(root), Path(path)
-    if root.resolve() in path.resolve().parents:
+    root, path = readable(root), Path(path)
+    if isinstance(root, Path) and root.resolve() in path.resolve().parents:
         raise ConfigError(path, "lies in the folder of the set", "write the sheet to another folder")
     sheet = _draw_sheet(root, places)
     try:
@@ -135,24 +141,26 @@ def _low_middle_high(sizes: np.ndarray) -> tuple[int, int, int] | None:
     return (int(present.min()), int(np.median(present)), int(present.max())) if len(present) else None
 
 
-def _read(root: Path, place: Place, offset: int, size: int, crc32: int) -> bytes:
+def _read(root: Address, place: Place, offset: int, size: int, crc32: int) -> bytes:
     path = root / place.shard
+    where = f"{path}, key {place.sample.key}"
     try:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
+            if offset + size > file.seek(0, io.SEEK_END):
+                raise DataError(
+                    where, f"lies outside the shard (bytes {offset}-{offset + size - 1})", _VERIFY
+                )
             file.seek(offset)
             data = file.read(size)
     except OSError as error:
-        what = f"cannot be read ({error.strerror})"
+        what = f"cannot be read ({error.strerror or 'no such object'})"
         raise DataError(path, what, "check the disk, restore the shard") from error
     if len(data) != size or isal_zlib.crc32(data) != crc32:
-        where = f"{path}, key {place.sample.key}"
-        raise DataError(
-            where, "is damaged (CRC)", "run `streamgan verify` on the set, then restore the shard"
-        )
+        raise DataError(where, "is damaged (CRC)", _VERIFY)
     return data
 
 
-def _image(root: Path, place: Place, kind: str) -> Image.Image | None:
+def _image(root: Address, place: Place, kind: str) -> Image.Image | None:
     """The colour image or the gray twin (None if there is none), opened but not decoded."""
     offset, size, crc32 = (int(place.row[f"{kind}_{part}"]) for part in ("offset", "size", "crc32"))
     if not size:
@@ -160,13 +168,15 @@ def _image(root: Path, place: Place, kind: str) -> Image.Image | None:
     return Image.open(io.BytesIO(_read(root, place, offset, size, crc32)))
 
 
-def _size(root: Path, place: Place) -> tuple[int, int]:
+def _size(root: Address, place: Place) -> tuple[int, int]:
     """(width, height): as written beside the sample, otherwise from the header of the colour image."""
     for member in place.sample.members:
         if member.suffix == "json":
-            about: dict[str, Any] = json.loads(_read(root, place, member.offset, member.size, member.crc32))
-            if "width" in about and "height" in about:
-                return about["width"], about["height"]
+            data = _read(root, place, member.offset, member.size, member.crc32)
+            with _naming(root, place):
+                about: dict[str, Any] = json.loads(data)
+                if "width" in about and "height" in about:
+                    return int(about["width"]), int(about["height"])
     with _naming(root, place):
         color = _image(root, place, "color")
     assert color is not None, "every sample has a colour image"
@@ -174,7 +184,7 @@ def _size(root: Path, place: Place) -> tuple[int, int]:
 
 
 @contextmanager
-def _naming(root: Path, place: Place) -> Iterator[None]:
+def _naming(root: Address, place: Place) -> Iterator[None]:
     """An image that does not decode as DataError with shard and key."""
     try:
         yield
@@ -186,7 +196,7 @@ def _naming(root: Path, place: Place) -> Iterator[None]:
         raise DataError(where, what, "shard the source again with --check decode") from error
 
 
-def _pair(root: Path, place: Place) -> tuple[Image.Image, Image.Image]:
+def _pair(root: Address, place: Place) -> tuple[Image.Image, Image.Image]:
     """(gray, colour) as RGB, each at most `CELL` pixels wide and high."""
     color = _image(root, place, "color")
     assert color is not None, "every sample has a colour image"
@@ -200,7 +210,7 @@ def _pair(root: Path, place: Place) -> tuple[Image.Image, Image.Image]:
     return small[0], small[1]
 
 
-def _draw_sheet(root: Path, places: Sequence[Place]) -> Image.Image:
+def _draw_sheet(root: Address, places: Sequence[Place]) -> Image.Image:
     """Pairs in rows, about 4:3 altogether."""
     wide, high = 2 * CELL + 3 * GAP, CELL + LABEL + GAP
     columns = max(1, min(len(places), round(math.sqrt(len(places) * 4 / 3 * high / wide))))

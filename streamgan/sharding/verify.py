@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 from isal import isal_zlib
 
 from streamgan.core.errors import DataError
 from streamgan.core.files import TEMPORARY_SUFFIX, file_size, list_names, open_binary, sha256_file
 from streamgan.core.logs import progress
-from streamgan.core.objects import Place, place
+from streamgan.core.objects import Place
+from streamgan.core.web import readable
 from streamgan.data.format import (
     MANIFEST,
     QUARANTINE,
@@ -27,12 +27,12 @@ from streamgan.data.format import (
     Sample,
     ShardEntry,
     idx_name,
-    pack_index,
     read_idx,
     read_manifest,
 )
 from streamgan.data.image import BadImage, to_pixels
 
+from .cross_check import Found, cross_check
 from .foreign import KIND as FOREIGN
 from .tar import BLOCK
 from .writer import WORK
@@ -66,7 +66,7 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
 
     DataError if there is no set at all.
     """
-    root = place(root)
+    root = readable(root)
     try:
         manifest = read_manifest(root)
     except DataError as error:
@@ -93,7 +93,7 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
         bar.close()
         pool.shutdown(cancel_futures=True)
     if full and not findings:
-        findings += _disagreements(root, manifest)
+        findings += [Finding(*found) for found in _disagreements(root, manifest, foreign)]
     samples = sum(split.samples for split in manifest.splits.values())
     return Report(findings, samples, len(seals), size, manifest.digest)
 
@@ -147,6 +147,8 @@ def _check_file(
         return list(_damage(root, name, seals, names_by_seal, shard, full, foreign))
     except OSError as error:  # a failing disk, a file that may not be read: the others still have their say
         return [Finding(name, None, f"cannot be read ({error.strerror or error})")]
+    except DataError as error:  # an .idx that is as sealed, and no index
+        return [] if error.where != str(root / name) else [Finding(name, None, error.what)]
 
 
 def _damage(
@@ -164,7 +166,10 @@ def _damage(
         return
     sha256 = sha256_file(path)
     if sha256 == seals[name]:
-        if full and shard:
+        if shard and (size := file_size(path)) != shard.bytes:
+            yield Finding(name, None, f"{size} bytes (the manifest says {shard.bytes})")
+        elif shard and full:
+            yield from _locate(root, shard, seals[idx_name(name)], foreign, sealed=True)
             yield from _undecodable(root, shard)
         return
     if sha256 in names_by_seal:
@@ -175,13 +180,17 @@ def _damage(
         yield Finding(name, None, "sha256 differs from the manifest")
 
 
-def _locate(root: Place, shard: ShardEntry, idx_sha256: str, foreign: bool) -> Iterator[Finding]:
-    """Where in a shard of the wrong sha256 the damage lies. Every shard that comes here has a finding."""
+def _locate(
+    root: Place, shard: ShardEntry, idx_sha256: str, foreign: bool, *, sealed: bool = False
+) -> Iterator[Finding]:
+    """Where in a shard the damage lies. One that is not `sealed`, its sha256 wrong, always has a finding."""
     path, idx = root / shard.name, root / idx_name(shard.name)
     size = file_size(path)
     if size != shard.bytes:
         yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
     if not idx.is_file() or sha256_file(idx) != idx_sha256:
+        if sealed:
+            return  # its own check says so
         yield Finding(shard.name, None, f"sha256 differs; without a sound {idx.name} the place is unknown")
         return
     found = size != shard.bytes
@@ -189,7 +198,7 @@ def _locate(root: Place, shard: ShardEntry, idx_sha256: str, foreign: bool) -> I
         for finding in _walk(file, size, shard, read_idx(idx), foreign):
             found = True
             yield finding
-    if not found:
+    if not found and not sealed:
         yield Finding(shard.name, None, "sha256 differs, but no member, header or padding shows where")
 
 
@@ -259,14 +268,8 @@ def _undecodable(root: Place, shard: ShardEntry) -> Iterator[Finding]:
         return  # the .idx is damaged, which its own check reports
 
 
-def _disagreements(root: Place, manifest: Manifest) -> Iterator[Finding]:
-    """Sealed files that contradict each other: the work of a defect, not of a disk."""
-    for name, split in manifest.splits.items():
-        listed = [sample for entry in split.shards for sample in read_idx(root / idx_name(entry.name))]
-        with open_binary(root / f"{name}.index") as file:
-            packed = np.load(file, allow_pickle=False)
-        if not np.array_equal(pack_index(listed), packed) or len(listed) != split.samples:
-            yield Finding(f"{name}.index", None, "disagrees with the .idx files or the manifest")
-    with open_binary(root / QUARANTINE) as file:
-        if sum(1 for line in file if json.loads(line)) != manifest.quarantine["rows"]:
-            yield Finding(QUARANTINE, None, "disagrees with the manifest")
+def _disagreements(root: Place, manifest: Manifest, foreign: bool) -> Iterator[Found]:
+    try:
+        yield from cross_check(root, manifest, foreign=foreign)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # sealed, but of another kind
+        yield MANIFEST, None, f"is not what `streamgan` writes ({type(error).__name__}: {error})"

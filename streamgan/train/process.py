@@ -132,7 +132,8 @@ def naming_lost_processes(run: str) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.distributed.DistError) and "/gloo/" not in str(error):
             raise
-        reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+        late = any(word in str(error).lower() for word in ("timed out", "timeout"))
+        reason = "it did not answer in time" if late else "its connection broke"
         todo = "the error of the process that ended first says why; the same command continues"
         raise StreamganError(run, f"another process is lost ({reason})", todo) from error
 

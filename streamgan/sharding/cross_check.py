@@ -1,0 +1,171 @@
+"""Sealed files that contradict each other: the work of a defect, not of a disk.
+
+Every number of the manifest that the set itself can tell is counted again. Others describe what is not in the
+set (bytes and footers of the source, the seed, sizes of units, quality): for those its digest must do.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamgan.core.errors import DataError
+from streamgan.core.files import open_binary, read_json
+from streamgan.core.objects import Place
+from streamgan.data.format import (
+    FORMAT,
+    MANIFEST,
+    QUARANTINE,
+    VERSION,
+    Manifest,
+    Sample,
+    ShardEntry,
+    idx_name,
+    open_index,
+    pack_index,
+    read_idx,
+)
+
+from .plan import HASH_RANGE
+
+Found = tuple[str, str | None, str]  # file, key, what
+
+
+def cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[Found]:
+    """What disagrees in a set all of whose files are as sealed."""
+    counted, sound = _Counted(), True
+    for name, split in manifest.splits.items():
+        try:
+            rows = open_index(root, name, split)
+        except DataError as error:
+            yield f"{name}.index", None, error.what
+            sound = False
+            continue
+        begin = 0
+        for entry in split.shards:
+            try:
+                samples = read_idx(root / idx_name(entry.name))
+            except DataError as error:
+                yield idx_name(entry.name), None, error.what
+                samples = []
+            yield from _idx(root, entry, samples)
+            packed = rows[begin : begin + entry.samples]
+            if len(samples) != len(packed) or not np.array_equal(pack_index(samples), packed):
+                yield f"{name}.index", None, f"disagrees with the .idx files or the manifest ({entry.name})"
+                sound = False
+            elif not foreign:
+                yield from counted.add(root, manifest, name, entry, samples)
+            begin += entry.samples
+    yield from _quarantine(root, manifest, counted)
+    if foreign:
+        yield from _foreign(manifest)
+    elif sound:
+        yield from counted.compare(manifest)
+
+
+def _idx(root: Place, entry: ShardEntry, samples: list[Sample]) -> Iterator[Found]:
+    path = root / idx_name(entry.name)
+    head = read_json(path, todo="")
+    about = {"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}
+    for key, value in {"format": FORMAT, "version": VERSION, **about}.items():
+        if repr(head.get(key)) != repr(value):
+            yield path.name, None, f"{key} is {head.get(key)!r}, not {value!r} as in the manifest"
+    if len(samples) != entry.samples:
+        yield path.name, None, f"{len(samples)} samples (the manifest says {entry.samples})"
+    for sample in samples:
+        if any(member.offset + member.size > entry.bytes for member in sample.members):
+            yield path.name, sample.key, f"lies outside {entry.name}"
+
+
+class _Counted:
+    """What samples and rejected rows add up to."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+
+    def add(
+        self, root: Place, manifest: Manifest, split: str, entry: ShardEntry, samples: list[Sample]
+    ) -> Iterator[Found]:
+        """Count the samples of a shard, and hold them against the options."""
+        files = manifest.source["files"]
+        with open_binary(root / entry.name) as file:
+            for sample in samples:
+                about: dict[str, Any] = {}
+                for member in sample.members:
+                    if member.suffix == "json":
+                        file.seek(member.offset)
+                        about = json.loads(file.read(member.size))
+                number = int(sample.key.partition("-")[0])
+                if number >= len(files):
+                    yield entry.name, sample.key, f"is of source file {number}, of {len(files)}"
+                    continue
+                self.rows[files[number]["name"]] += 1
+                self.changed.update(about.get("changed", ()))
+                if what := _against_options(manifest.options, split, sample, about):
+                    yield entry.name, sample.key, what
+
+    def compare(self, manifest: Manifest) -> Iterator[Found]:
+        """Differences between what was counted and what the manifest says."""
+        said = Counter(manifest.quarantine.get("changed", {}))
+        for what in sorted(said | self.changed):
+            if said[what] != self.changed[what]:
+                said_in = f"quarantine.changed says {what} {said[what]}"
+                yield MANIFEST, None, f"{said_in}, the shards hold {self.changed[what]}"
+        files, limit = manifest.source["files"], manifest.options.get("max_samples")
+        for file in files:
+            rows = self.rows[file["name"]]
+            if rows != file["rows"] and (limit is None or rows > file["rows"]):
+                what = f"source file {file['name']} has {file['rows']} rows, {rows} are samples or rejected"
+                yield MANIFEST, None, what
+        if limit is not None and self.rows.total() != min(limit, sum(file["rows"] for file in files)):
+            what = f"options.max_samples is {limit}, {self.rows.total()} rows are samples or rejected"
+            yield MANIFEST, None, what
+
+
+def _against_options(
+    options: dict[str, Any], split: str, sample: Sample, about: dict[str, Any]
+) -> str | None:
+    """Which option would not have let a sample be what it is, or where."""
+    width, height = about.get("width", 0), about.get("height", 0)
+    if width * height > options["max_pixels"]:
+        return f"{width}x{height} pixels, but options.max_pixels is {options['max_pixels']}"
+    if options.get("size") and min(width, height) > options["size"]:
+        return f"{width}x{height} pixels, but options.size is {options['size']}"
+    ends = options["splits"].get("ends")
+    if ends and not about.get("changed"):  # otherwise the CRC-32 is not that of the source
+        color = next(member for member in sample.members if member.suffix.startswith("color."))
+        begins = dict(zip(ends, [0, *ends.values()], strict=False))
+        if options["splits"]["of"] != HASH_RANGE or not begins[split] <= color.crc32 < ends[split]:
+            return f"by options.splits no sample of {split}"
+    return None
+
+
+def _quarantine(root: Place, manifest: Manifest, counted: _Counted) -> Iterator[Found]:
+    reasons: Counter[str] = Counter()
+    with open_binary(root / QUARANTINE) as file:
+        for line in file:
+            row = json.loads(line)
+            reasons[row["reason"]] += 1
+            counted.rows[row["file"]] += 1
+    said = Counter(manifest.quarantine["reasons"])
+    for reason in sorted(said | reasons):
+        if said[reason] != reasons[reason]:
+            what = f"{reason} comes {reasons[reason]} times (the manifest says {said[reason]})"
+            yield QUARANTINE, None, what
+
+
+def _foreign(manifest: Manifest) -> Iterator[Found]:
+    """The tars are the source."""
+    listed = {file["name"]: file for file in manifest.source["files"]}
+    shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
+    for name in sorted(listed.keys() | shards.keys()):
+        if name not in listed or name not in shards:
+            yield MANIFEST, None, f"{name} is {'no shard' if name in listed else 'not in source.files'}"
+            continue
+        for key in ("bytes", "sha256"):
+            said, there = listed[name].get(key), getattr(shards[name], key)
+            if said != there:
+                yield MANIFEST, None, f"source file {name}: {key} is {said}, that of the shard {there}"
