@@ -130,11 +130,10 @@ def _against_options(
 ) -> str | None:
     """Which option would not have let a sample be what it is, or where."""
     width, height = about.get("width", 0), about.get("height", 0)
-    if width * height > options["max_pixels"]:
-        return f"{width}x{height} pixels, but options.max_pixels is {options['max_pixels']}"
-    if options.get("size") and min(width, height) > options["size"]:
-        return f"{width}x{height} pixels, but options.size is {options['size']}"
-    ends = options["splits"].get("ends")
+    for name, value in (("max_pixels", width * height), ("size", min(width, height))):
+        if (limit := options.get(name)) is not None and value > limit:
+            return f"{width}x{height} pixels, but options.{name} is {limit}"
+    ends = options.get("splits", {}).get("ends")
     if ends and not about.get("changed"):  # otherwise the CRC-32 is not that of the source
         color = next(member for member in sample.members if member.suffix.startswith("color."))
         begins = dict(zip(ends, [0, *ends.values()], strict=False))
