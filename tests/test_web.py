@@ -52,6 +52,7 @@ def test_no_set_on_a_website_is_one_line(site):
 def test_a_set_on_a_website_is_inspected(site, tmp_path):
     here, there = (inspect(root) for root in (tmp_path / "set", f"{site.url}/set"))
     assert there == here
+    assert site.sent < sum(path.stat().st_size for path in (tmp_path / "set").glob("*.tar"))
     sheet = tmp_path / "sheet.png"
     done = CliRunner().invoke(inspect_command, [f"{site.url}/set", "--out", str(sheet), "--pairs", "2"])
     assert done.exit_code == 0, done.exception

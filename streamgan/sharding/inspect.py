@@ -18,8 +18,9 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image, ImageDraw
 
+from streamgan.core.download import read_range
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.files import atomic_write, open_binary
+from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress
 from streamgan.core.objects import Place as Address
 from streamgan.core.seeding import hash64
@@ -145,15 +146,17 @@ def _read(root: Address, place: Place, offset: int, size: int, crc32: int) -> by
     path = root / place.shard
     where = f"{path}, key {place.sample.key}"
     try:
-        with open_binary(path) as file:
-            if offset + size > file.seek(0, io.SEEK_END):
-                raise DataError(
-                    where, f"lies outside the shard (bytes {offset}-{offset + size - 1})", _VERIFY
-                )
-            file.seek(offset)
-            data = file.read(size)
+        if isinstance(path, Path):
+            with open(path, "rb") as file:
+                if offset + size > file.seek(0, io.SEEK_END):
+                    what = f"lies outside the shard (bytes {offset}-{offset + size - 1})"
+                    raise DataError(where, what, _VERIFY)
+                file.seek(offset)
+                data = file.read(size)
+        else:
+            data = read_range(path.url, offset, offset + size)
     except OSError as error:
-        what = f"cannot be read ({error.strerror or 'no such object'})"
+        what = f"cannot be read ({error.strerror})"
         raise DataError(path, what, "check the disk, restore the shard") from error
     if len(data) != size or isal_zlib.crc32(data) != crc32:
         raise DataError(where, "is damaged (CRC)", _VERIFY)
