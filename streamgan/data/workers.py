@@ -146,7 +146,7 @@ def begin(worker: int) -> None:
     the step is done and saved. A collection of garbage would write to every page that the fork shares.
     """
     gc.freeze()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

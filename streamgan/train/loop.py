@@ -4,6 +4,7 @@ A run is its configuration and its shard set. The only state is the step, the we
 the same command continues a run exactly where its newest checkpoint is.
 """
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from streamgan.data.verdict import Verdict
 from . import build
 from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, write_config
 from .ema import ema_decay, update_ema
-from .process import StopRequest, join_processes, naming_lost_processes, run_lock, stop_with_launcher
+from .process import (
+    StopRequest,
+    join_processes,
+    naming_file_errors,
+    naming_lost_processes,
+    run_lock,
+    stop_with_launcher,
+)
 from .report import Interval, Report, format_values
 from .save import CheckpointWriter
 from .schedule import (
@@ -50,6 +58,7 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
         with (
             naming_lost_processes(config.run.dir),
             run_lock(Path(config.run.dir), active=accelerator.is_main_process),
+            naming_file_errors(Path(config.run.dir)),
             StopRequest() as stop,
         ):
             return _train(config, accelerator, stop, allow_changed=allow_changed)
@@ -99,12 +108,12 @@ def _train(
         write_config(run, config)
     validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
     loader = build.build_train_loader(config, accelerator, start_step=start, stop_step=total)
-    batches = iter(loader)
     train_step = GanStep(accelerator, networks, head, losses)
     verdict = Verdict(workers=config.data.workers, device="GPU" if device.type == "cuda" else "CPU")
     interval = Interval(start, batch_size=batch_size, loader=loader, verdict=verdict)
     bad_in_a_row = torch.zeros((), device=device)
     with (
+        closing(iter(loader)) as batches,
         Report(run, start_step=start, total_steps=total, active=active) as report,
         CheckpointWriter(run, config, digest, lengths, active=active) as writer,
         Trace(run, config.run.profile_steps, active=active) as trace,
@@ -145,8 +154,8 @@ def _train(
             stopping = stop.agreed(accelerator)
             hopeless = (due.log or stopping) and bad_in_a_row.item() >= config.run.max_bad_steps
             save = due.checkpoint or stopping or hopeless
-            closing = due.log or due.validate or save  # a checkpoint closes it: a resumed run logs the same
-            if closing:
+            ends = due.log or due.validate or save  # a checkpoint closes it: a resumed run logs the same
+            if ends:
                 values = interval.read(step, accelerator)
                 values |= {"lr/g": config.optim.lr_g * rate, "lr/d": config.optim.lr_d * rate}
                 report.scalars(step, values)
@@ -177,7 +186,7 @@ def _train(
                 writer.wait()
                 accelerator.wait_for_everyone()
                 raise diverged(run, step, int(bad_in_a_row.item()))
-            if closing:
+            if ends:
                 interval.restart(step)
 
     accelerator.wait_for_everyone()

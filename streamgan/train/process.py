@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -19,11 +19,19 @@ from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from streamgan.core.errors import CheckpointError, ConfigError, StreamganError, file_error
+from streamgan.core.errors import (
+    CheckpointError,
+    ConfigError,
+    StreamganError,
+    file_error,
+    is_of_file_system,
+)
+
+from .output import noticing_a_closed_console
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 SAME_S = 1.0
 _held: set[IO[str]] = set()  # open lock files
 
@@ -138,25 +146,43 @@ def naming_lost_processes(run: str) -> Iterator[None]:
         raise StreamganError(run, f"another process is lost ({reason})", todo) from error
 
 
-class StopRequest:
-    """SIGTERM, SIGUSR1 and Ctrl-C ask the run to finish its step and save; a second Ctrl-C kills.
+@contextmanager
+def naming_file_errors(run: Path) -> Iterator[None]:
+    """Turn what the file system refuses in mid-run (a full disk, a folder that is gone) into one line."""
+    try:
+        yield
+    except OSError as error:
+        if not is_of_file_system(error):
+            raise
+        if not run.is_dir():
+            todo = "start the run again, and leave its folder to it"
+            raise CheckpointError(run, "was removed while the run wrote to it", todo) from error
+        where, then = error.filename or run, "run the same command again"
+        raise file_error(error, where, then=then, kind=CheckpointError) from error
 
-    One that follows within a second is the same: the terminal and the launcher may both have sent it.
+
+class StopRequest:
+    """SIGTERM, SIGUSR1, SIGHUP and Ctrl-C ask the run to finish its step and save; a second Ctrl-C kills.
+
+    One that follows within a second is the same: the terminal and the launcher may both have sent it. So does
+    a console that goes away, but `nohup` is respected.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self._asked_at = 0.0
         self._votes: Any = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._undo = ExitStack()
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        for number in SIGNALS:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._undo.callback(signal.signal, number, signal.signal(number, self._ask))
+        self._undo.enter_context(noticing_a_closed_console(self._ask))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._undo.close()
 
     def agreed(self, accelerator: Accelerator) -> bool:
         """Whether to stop now, the same answer on every rank; to be called by all of them after every step.
@@ -169,7 +195,7 @@ class StopRequest:
         counted, self._votes = self._votes, accelerator.reduce(mine, "sum")
         return counted is not None and bool(counted.item() > 0)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int | None = None, frame: FrameType | None = None) -> None:
         now = time.monotonic()
         if not self.asked:
             self.asked, self._asked_at = True, now

@@ -2,9 +2,10 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ class Report:
             return
         self._jsonl = run / NAME
         cut_history(run, start_step)
+        self._excepthook, threading.excepthook = threading.excepthook, self._of_a_thread
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
         # Elsewhere than on a terminal the line of every interval tells the same.
         self._bar = progress(
@@ -158,10 +160,25 @@ class Report:
     def __enter__(self) -> "Report":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._active:
-            self._bar.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._active:
+            return
+        self._bar.close()
+        writer = self._board._get_file_writer()
+        try:
             self._board.close()
+        except OSError:  # a full disk
+            with suppress(OSError):
+                writer.close()
+            if kind is None:  # else what ended the run is told
+                raise
+        finally:
+            threading.excepthook = self._excepthook
+
+    def _of_a_thread(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread hands its error on at the next scalar, so its traceback tells nothing."""
+        if not issubclass(failed.exc_type, OSError):
+            self._excepthook(failed)
 
 
 _SHORT = {

@@ -7,6 +7,7 @@ before: the folder gets its name when it is whole.
 
 import json
 import os
+import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,7 +34,7 @@ from streamgan.core.checkpoints import (
     set_aside,
 )
 from streamgan.core.config import TrainConfig
-from streamgan.core.errors import CheckpointError
+from streamgan.core.errors import CheckpointError, file_error
 from streamgan.core.files import sha256_file, sync_directory, write_json
 
 from .build import generator_spec
@@ -106,9 +108,13 @@ class CheckpointWriter:
                 rewrite_meta(self._run, step, content)
             run = self._config.run
             prune(self._run, run.keep, run.keep_every, run.best_metric)
-        except OSError as error:
-            what = f"a checkpoint cannot be written ({error.strerror or error})"
-            raise CheckpointError(self._run, what, "make room, then run the same command again") from error
+        except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(_unfinished(checkpoint_path(self._run, step)), ignore_errors=True)
+            reason = _os_error(error)
+            if reason is None or (reason is error and not self._run.is_dir()):
+                raise
+            what, then = "a checkpoint cannot be written", "run the same command again"
+            raise file_error(reason, self._run, what=what, then=then, kind=CheckpointError) from error
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -173,13 +179,15 @@ def write_checkpoint(run: Path, step: int, snapshot: Snapshot) -> None:
     final = checkpoint_path(run, step)
     if (final / META).exists():
         return
-    temporary = final.with_name(final.name + _UNFINISHED)
+    temporary = _unfinished(final)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    checkpoint_folder(run).mkdir(exist_ok=True)  # but not `run`, which somebody may have removed
+    temporary.mkdir()
     for name, weights in snapshot.weights.items():
         contiguous = {key: value.contiguous() for key, value in weights.items()}
         save_file(contiguous, temporary / f"{name}.safetensors", metadata=snapshot.about)
-    torch.save(snapshot.trainer, temporary / "trainer.pt")
+    with open(temporary / "trainer.pt", "wb") as file:  # by its path, torch does not say what is wrong
+        torch.save(snapshot.trainer, file)
     files = {}
     for path in sorted(temporary.iterdir()):
         with open(path, "rb") as file:
@@ -202,6 +210,20 @@ def prune(run: Path, keep: int, keep_every: int, metric: str) -> None:
     for checkpoint in checkpoints[:-keep]:
         milestone = keep_every and checkpoint.step % keep_every == 0
         if not milestone and checkpoint.step != best.step:
-            going = checkpoint.path.with_name(checkpoint.path.name + _UNFINISHED)
+            going = _unfinished(checkpoint.path)
             os.replace(checkpoint.path, going)  # a half-deleted folder must not look whole
             shutil.rmtree(going)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + _UNFINISHED)
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    """The error of the file system that safetensors or torch wrap; None if there is none."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        if number := re.search(r"\(os error (\d+)\)", str(found)):
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        found = found.__cause__ or found.__context__
+    return found
