@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from training import losses, tiny_config
+from training import losses, read_metrics, tiny_config
 
 from streamgan.core.checkpoints import sealed
 from streamgan.core.errors import CheckpointError
@@ -278,3 +278,29 @@ def test_another_metric_is_judged_by_what_the_checkpoints_say(shard_set, tmp_pat
     assert [c.step for c in checkpoints.list_checkpoints(tmp_path)] == [3]
     assert find_weights(tmp_path).parent.name == "step-00000003"
     assert checkpoints.list_checkpoints(tmp_path)[0].meta["progress"] == {"best": -0.1, "stale": 0}
+
+
+@pytest.mark.parametrize("last", [3, 4])
+def test_a_validation_that_a_run_did_not_live_to_finish_is_made_up_for(
+    shard_set, tmp_path, monkeypatch, last
+):
+    """In mid-run, and at its end."""
+    words = ["run.validate_every=3", "run.checkpoint_every=3", "run.keep=9", f"run.steps={last}"]
+    train(tiny_config(shard_set, tmp_path / "whole", *words))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "scores", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(shard_set, tmp_path / "killed", *words))
+    (saved,) = checkpoints.list_checkpoints(tmp_path / "killed")
+    assert saved.step == 3
+    assert not saved.meta["validation"]
+    train(tiny_config(shard_set, tmp_path / "killed", *words))
+    ours, theirs = (checkpoints.list_checkpoints(tmp_path / run) for run in ("killed", "whole"))
+    for name in ("step", "validation", "progress", "finished"):
+        assert [one.meta[name] for one in ours] == [one.meta[name] for one in theirs]
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
+    assert (tmp_path / "killed/samples/step-00000003.png").exists()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from streamgan.core.color import Head
 from streamgan.core.config import TrainConfig, dump_yaml
 from streamgan.core.logs import say
 from streamgan.data.verdict import Verdict
@@ -37,6 +38,7 @@ from .schedule import (
     learning_rate_factor,
     settle,
 )
+from .state import Networks
 from .step import GanStep, StepSettings
 from .trace import Trace
 from .validation import Validation
@@ -96,7 +98,9 @@ def _train(
     elif config.run.init_from:
         initialise_from(config.run.init_from, networks, config)
     total, phases = lengths.total, settle(config, lengths)
-    if start >= total or _out_of_patience(config, progress):
+    due = _Due(config, start, steps_per_epoch=steps_per_epoch, total=total)
+    owed = found is not None and due.validate and not validation  # it ended while it validated
+    if (start >= total or _out_of_patience(config, progress)) and not owed:
         why = f"all {total} steps are done" if start >= total else f"{run} ended early at step {start}"
         say(f"{run}: {why}; raise run.steps, run.epochs or run.patience to go on")
         return {"run": str(run), "steps": start, "stopped": start < total, "validation": validation}
@@ -115,13 +119,19 @@ def _train(
     with (
         closing(iter(loader)) as batches,
         Report(run, start_step=start, total_steps=total, active=active) as report,
-        CheckpointWriter(run, config, digest, lengths, active=active) as writer,
+        CheckpointWriter(run, config, digest, lengths, saved=start, active=active) as writer,
         Trace(run, config.run.profile_steps, active=active) as trace,
     ):
         report.text("config", dump_yaml(config))
         flat = {f"{section}.{key}": value for section, one in config for key, value in one}
         report.hparams(flat, metrics=HPARAM_METRICS)
         step, stopping = start, False
+        keep = partial(writer.save, progress=progress, networks=networks, accelerator=accelerator)
+        if owed:
+            validation = _validate(step, due, validate, networks, head, report)
+            progress.add(validation)
+            stopping = _out_of_patience(config, progress)
+            keep(step, finished=step == total or stopping, validation=validation)
         while step < total and not stopping:
             with trace.step(step + 1):
                 with interval.waiting():
@@ -162,26 +172,21 @@ def _train(
                 report.line(step, values)
                 if news := interval.judge(step, images=len(color_B3HW)):
                     say(news)
-            keep = partial(writer.save, step, progress=progress, networks=networks, accelerator=accelerator)
             if save:  # first: a validation that fails, on whatever rank, costs no step
-                keep(finished=step == total, validation={})
+                keep(step, finished=step == total, validation={})
             try:
-                validation = validate.scores(networks.ema, head) if due.validate else {}
-                rows = validate.samples(networks, head) if due.sample and active else None
+                validation = _validate(step, due, validate, networks, head, report)
             except Exception:
                 if not save:
-                    keep(finished=False, validation={})
+                    keep(step, finished=False, validation={})
                 raise
-            if rows:
-                report.grid(step, "samples/val", rows)
             if validation:
-                report.scalars(step, validation)
-                report.line(step, validation)
                 save |= progress.add(validation)  # the best weights are kept, whatever else is due
                 if _out_of_patience(config, progress):
                     save = stopping = True
                 if save:
-                    keep(finished=step == total or _out_of_patience(config, progress), validation=validation)
+                    finished = step == total or _out_of_patience(config, progress)
+                    keep(step, finished=finished, validation=validation)
             if hopeless:
                 writer.wait()
                 accelerator.wait_for_everyone()
@@ -198,6 +203,19 @@ def _train(
     else:
         say(f"{run}: done, {total} steps; {format_values(validation)}")
     return {"run": str(run), "steps": step, "stopped": step < total, "validation": validation}
+
+
+def _validate(
+    step: int, due: "_Due", validate: Validation, networks: Networks, head: Head, report: Report
+) -> dict[str, float]:
+    """The figures of the validation that is due, else nothing; they and the samples are shown."""
+    validation = validate.scores(networks.ema, head) if due.validate else {}
+    if due.sample and report.active:
+        report.grid(step, "samples/val", validate.samples(networks, head))
+    if validation:
+        report.scalars(step, validation)
+        report.line(step, validation)
+    return validation
 
 
 def _out_of_patience(config: TrainConfig, progress: Progress) -> bool:

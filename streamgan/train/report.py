@@ -97,7 +97,7 @@ class Report:
     """
 
     def __init__(self, run: Path, *, start_step: int, total_steps: int, active: bool):
-        self._run, self._active = run, active
+        self._run, self.active = run, active
         if not active:
             return
         self._jsonl = run / NAME
@@ -111,23 +111,23 @@ class Report:
         self._started, self._start_step, self._total = time.monotonic(), start_step, total_steps
 
     def text(self, tag: str, text: str) -> None:
-        if self._active:
+        if self.active:
             self._board.add_text(tag, "```\n" + text + "\n```", 0)
 
     def hparams(self, settings: dict[str, Any], *, metrics: list[str]) -> None:
         """A row of TensorBoard's HPARAMS page; its figures are the newest of the scalars `metrics`."""
-        if self._active:
+        if self.active:
             plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
             for summary in hparams(plain, dict.fromkeys(metrics, 0)):  # of the metrics, it takes the names
                 self._board._get_file_writer().add_summary(summary)
 
     def advance(self) -> None:
-        if self._active:
+        if self.active:
             self._bar.update(1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write scalars to TensorBoard and metrics.jsonl (non-finite values as strings, JSON has none)."""
-        if not self._active:
+        if not self.active:
             return
         for tag, value in values.items():
             self._board.add_scalar(tag, value, step)
@@ -138,7 +138,7 @@ class Report:
 
     def line(self, step: int, values: dict[str, float]) -> None:
         """The console's line: progress, time left, losses and speed, or a validation's figures."""
-        if not self._active:
+        if not self.active:
             return
         done = step - self._start_step
         left = (time.monotonic() - self._started) / max(1, done) * (self._total - step)
@@ -146,7 +146,7 @@ class Report:
 
     def grid(self, step: int, tag: str, rows: list[Tensor]) -> None:
         """Rows of images ((B, 3, H, W), [0, 1]) under one another, to TensorBoard and RUN/samples."""
-        if not self._active:
+        if not self.active:
             return
         from torchvision.utils import make_grid, save_image  # a second of importing
 
@@ -161,7 +161,7 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not self._active:
+        if not self.active:
             return
         self._bar.close()
         writer = self._board._get_file_writer()

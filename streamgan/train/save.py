@@ -58,11 +58,13 @@ class Snapshot:
 class CheckpointWriter:
     """Saves the checkpoints of one run, from the main process; on other ranks every method does nothing."""
 
-    def __init__(self, run: Path, config: TrainConfig, digest: str, lengths: Lengths, *, active: bool):
+    def __init__(
+        self, run: Path, config: TrainConfig, digest: str, lengths: Lengths, *, saved: int, active: bool
+    ):
         self._run, self._config, self._digest, self._lengths = run, config, digest, lengths
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if active else None
         self._writing: Future[None] | None = None
-        self._saved: int | None = None
+        self._saved = saved  # the step of the newest checkpoint, 0 if there is none
 
     def save(
         self,
