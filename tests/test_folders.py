@@ -140,7 +140,7 @@ def words_of(command, far, tmp_path):
     return ["train", *words]
 
 
-@pytest.mark.parametrize("command", ["train", "bench", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "zhang", "compare", "bench", "evaluate"])
 def test_a_cache_that_is_named_is_the_only_one_that_is_filled(run, command, far, tmp_path):
     if command == "evaluate":
         assert run(*words_of("train", far, tmp_path))[0] == 0
