@@ -272,6 +272,14 @@ def test_a_missing_extra_is_named(model, tmp_path, monkeypatch):
     assert "pip install 'streamgan[onnx]'" in str(result.exception)
 
 
+def test_a_step_of_what_has_no_steps_is_refused(whole_run):
+    checkpoint = find_weights(whole_run).parent
+    for model in (checkpoint, checkpoint / "ema.safetensors"):
+        assert find_weights(model, "last") == checkpoint / "ema.safetensors"
+        with pytest.raises(ConfigError, match="without steps to choose from"):
+            find_weights(model, "5")
+
+
 def test_a_model_that_is_nowhere_is_one_line(monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled

@@ -45,12 +45,12 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
     """
     path = Path(model)
     if path.is_file():
-        return path
+        return _alone(path, which)
     if is_hub_model(str(model)):
         path = download_model(str(model))
     for name in (EMA, BUNDLED):
         if (path / name).is_file():
-            return path / name
+            return _alone(path / name, which)
     checkpoints = list_checkpoints(path)
     if not checkpoints:
         raise CheckpointError(
@@ -70,6 +70,14 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
             pass_over(checkpoint.path, error, newest=False)
     check_files(wanted[-1], [EMA])
     return wanted[-1].path / EMA
+
+
+def _alone(path: Path, which: str) -> Path:
+    """A file that is the best, the last and the only one; ConfigError if a step of a run was asked for."""
+    if which not in ("best", "last"):
+        what = f"one model, without steps to choose from (got {which!r})"
+        raise ConfigError(path, what, "leave out --checkpoint, or give the run folder")
+    return path
 
 
 def load_weights(path: Path) -> Weights:
