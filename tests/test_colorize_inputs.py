@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from parquet_fixtures import picture
+from PIL import EpsImagePlugin
 from test_colorize import save_generator
 
 from streamgan.cli.colorize import colorize
@@ -55,6 +56,16 @@ def test_what_is_passed_over_is_counted_by_its_ending(photos, run, tmp_path):
     assert json.loads(flat.stdout)["passed_over"] == {**passed, ".heic": 2, "folders": 1}
     pattern = run(photos / "**" / "*")
     assert json.loads(pattern.stdout)["passed_over"] == passed
+
+
+def test_what_pillow_would_start_a_program_for_is_no_photo_whatever_it_is_called(photos, run, monkeypatch):
+    picture(3).save(photos / "c.png", "EPS")
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started")
+    )
+    result = run(photos)
+    assert isinstance(result.exception, CheckFailed)
+    assert "c.png: not coloured" in result.stderr
 
 
 def test_a_folder_without_photos_says_what_it_holds_instead(tmp_path, run):

@@ -21,6 +21,8 @@ from .metadata import Metadata, fit, jpeg_options, options, png_chunks, read_met
 
 MAX_PIXELS = 170_000_000  # a little below the size that Pillow takes for an attack
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+# What a photo may be, whatever its name says: of the others Pillow has some that start programs (EPS).
+READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 DEEP_FORMATS = ("PNG", "TIFF")  # those that can hold 16 bits a channel
 QUALITY = 95
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
@@ -53,7 +55,7 @@ def open_photo(path: Path) -> Iterator[tuple[Image.Image, tuple[str, ...]]]:
     # By a file, since Pillow maps one with a name, and then reads turned TIFFs in the wrong order (13.0).
     with open(path, "rb") as file:
         source, unread = readable_png(file)
-        with Image.open(source) as image:
+        with Image.open(source, formats=READABLE) as image:
             yield image, (f"without its {', '.join(unread)}, which cannot be read",) if unread else ()
 
 

@@ -27,6 +27,8 @@ from streamgan.core.seeding import hash64
 from streamgan.core.web import readable
 from streamgan.data.format import Manifest, Sample, idx_name, open_index, read_idx, read_manifest
 
+from .pixels import PIL_FORMATS
+
 SIZES_OF, SIZES_OF_REMOTE = 10_000, 100
 CELL = 192  # pixels of an image on the sheet, at most, either way
 GAP, LABEL = 8, 16
@@ -168,7 +170,8 @@ def _image(root: Address, place: Place, kind: str) -> Image.Image | None:
     offset, size, crc32 = (int(place.row[f"{kind}_{part}"]) for part in ("offset", "size", "crc32"))
     if not size:
         return None
-    return Image.open(io.BytesIO(_read(root, place, offset, size, crc32)))
+    data = io.BytesIO(_read(root, place, offset, size, crc32))
+    return Image.open(data, formats=tuple(PIL_FORMATS.values()))
 
 
 def _size(root: Address, place: Place) -> tuple[int, int]:
