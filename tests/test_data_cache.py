@@ -4,6 +4,7 @@ import fcntl
 import importlib
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -395,6 +396,44 @@ def test_a_reader_alone_lets_go_of_its_oldest_shards_at_the_cap(root, site, tmp_
     assert used(tmp_path) <= 55_000
     reader.close()
     local.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("step", [0, 9])
+def test_a_cache_that_is_deleted_in_mid_run_is_made_again(
+    root, site, tmp_path, capfd, need_gb, workers, step
+):
+    settings = {**SETTINGS, "workers": workers, "epochs": 2}
+    expected = ids(build_loader(root, **settings))
+    folder, got = tmp_path / "cache", []
+    for batch in build_loader(site.url, cache=folder, cache_gb=need_gb, **settings):
+        if len(got) == step:
+            shutil.rmtree(folder, ignore_errors=True)
+        got += ids([batch])
+    assert got == expected
+    assert used(folder) <= need_gb * 1e9
+    assert not list((folder / "users").iterdir())
+    said = capfd.readouterr().err.splitlines()
+    assert [line for line in said if not line.startswith("cache: ")] in (
+        [],  # only a part of it was gone when it was needed next
+        [f"{folder}: deleted while in use; made again, shards are fetched anew"],
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cache_that_can_be_made_no_more_is_one_error(site, tmp_path, capfd, need_gb, workers):
+    folder = tmp_path / "cache"
+    settings = {**SETTINGS, "workers": workers, "epochs": 2, "cache": folder, "cache_gb": need_gb}
+
+    def read() -> None:
+        for _ in build_loader(site.url, **settings):
+            while not folder.is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.touch()
+
+    with pytest.raises(DataError, match=r": cannot be (used|read) \(Not a directory\); "):
+        read()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

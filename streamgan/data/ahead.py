@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from streamgan.core.download import Stopped
 from streamgan.core.errors import DataError
 
+from .cache import Deleted
 from .remote import CachedFiles
 
 NUM_DOWNLOADS = 8  # at once, in one process
@@ -119,20 +121,28 @@ class Ahead:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            shard = self._pick()
+            try:
+                shard = self._pick()
+            except Deleted:
+                continue
+            except DataError as error:  # the cache cannot be used any more
+                self.error = error
+                self._files.give_up()
+                return
             if shard is None:
                 self._changed.wait(_SOON_S)
                 self._changed.clear()
                 continue
             try:
                 self._fetch(shard)
-            except Stopped:
+            except (Stopped, Deleted):
                 pass
             except Exception as error:  # for whoever waits for this shard
                 with self._lock:
                     self._failed[shard] = error
                     self._not_before[shard] = time.monotonic() + RETRY_S
-                    self._let_go({shard})
+                    with suppress(DataError):  # it is the cache that cannot be used
+                        self._let_go({shard})
             finally:
                 with self._lock:
                     self._busy.discard(shard)
@@ -203,9 +213,11 @@ class Ahead:
                 self._not_before[shard] = time.monotonic() + _SOON_S
             return
         if claim.state == "mine":
-            files.download(
+            there = files.download(
                 blob, claim.descriptor, lambda descriptor: files.damaged(shard, descriptor), self._stop
             )
+            if not there:
+                return
         with self._lock:
             self._held.add(shard)
             self._failed.pop(shard, None)

@@ -24,10 +24,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from streamgan.core.errors import DataError
+from streamgan.core.logs import say
 
 LOCK_TIMEOUT_S = 60.0
 _POLL_S = 0.002
 _descriptors: set[int] = set()  # open in this process, of no use to its children
+
+
+class Deleted(DataError):
+    """Somebody deletes the folder at this moment: to be tried again."""
 
 
 class Blob(NamedTuple):
@@ -74,24 +79,26 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _try_lock(descriptor: int) -> bool:
-    try:
+    with suppress(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        return True
+    return False
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether what is open still lies at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
         return False
-    return True
 
 
 class NodeCache:
     """The cache in `folder`, which is made if need be. Methods may be called from any thread or process."""
 
     def __init__(self, folder: Path, cap_bytes: int):
-        self.folder, self.cap_bytes = folder.absolute(), cap_bytes
+        self.folder, self.cap_bytes, self._was_there = folder.absolute(), cap_bytes, False
         self.blobs, self.users = self.folder / "blobs", self.folder / "users"
-        try:
-            self.blobs.mkdir(parents=True, exist_ok=True)
-            self.users.mkdir(exist_ok=True)
-        except OSError as error:
-            raise self._failed(error) from error
         with self._locked():  # a lower cap than last time
             self._make_room(0, lambda sha256: math.inf)
 
@@ -101,13 +108,14 @@ class NodeCache:
 
     def usage(self) -> int:
         """Bytes kept and reserved."""
-        return sum(size for _, size, _ in self._entries())
+        with self._locked():
+            return sum(size for _, size, _ in self._entries())
 
     def progress(self, blobs: Iterable[Blob]) -> list[tuple[int, int]]:
         """A value that changes whenever a byte of these downloads arrives."""
         found = []
         for blob in blobs:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 about = self._part(blob).stat()
                 found.append((about.st_size, about.st_mtime_ns))
         return found
@@ -122,6 +130,7 @@ class NodeCache:
         of those never needed (infinity) the one used longest ago.
         """
         with self._locked():
+            lease._renew()
             with suppress(FileNotFoundError):
                 os.utime(self.path(blob.sha256))
                 lease._add(blob.sha256)
@@ -139,12 +148,14 @@ class NodeCache:
             lease._add(blob.sha256)
             return Claim("mine", descriptor)
 
-    def commit(self, blob: Blob, descriptor: int) -> None:
-        """The download behind `descriptor` is whole and right: give it its name."""
+    def commit(self, blob: Blob, descriptor: int) -> bool:
+        """The download behind `descriptor` is whole and right: give it its name. False if it was deleted."""
         os.fsync(descriptor)
         with self._locked():
-            os.replace(self._part(blob), self.path(blob.sha256))
+            if there := _is_at(descriptor, self._part(blob)):
+                os.replace(self._part(blob), self.path(blob.sha256))
         close_descriptor(descriptor)
+        return there
 
     def distrust(self, blob: Blob, inode: int) -> None:
         """Make a damaged file a download again, in which what is right need not be fetched anew."""
@@ -199,21 +210,36 @@ class NodeCache:
                     close_descriptor(descriptor)
         return found
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _open_lock(self) -> int:
+        """The open lock, with the folders, also if somebody deletes them while they are used."""
         try:
-            descriptor = open_descriptor(self.folder / "lock", os.O_RDWR | os.O_CREAT)
+            with suppress(FileExistsError):
+                self.folder.mkdir(parents=True)
+                if self._was_there:
+                    say(f"{self.folder}: deleted while in use; made again, shards are fetched anew")
+            self._was_there = True
+            for inner in (self.blobs, self.users):
+                with suppress(FileExistsError):
+                    inner.mkdir()
+            return open_descriptor(self.folder / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._failed(error) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = self._open_lock()
         try:
             deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while not _try_lock(descriptor):
+            while not (locked := _try_lock(descriptor)) or not _is_at(descriptor, self.folder / "lock"):
                 if time.monotonic() > deadline:
                     what = f"locked by another process for {LOCK_TIMEOUT_S:.0f} s"
-                    raise DataError(
-                        self.folder / "lock", what, "end that process, or choose another data.cache"
-                    )
-                time.sleep(_POLL_S)
+                    todo = "end that process, or choose another data.cache"
+                    raise DataError(self.folder / "lock", what, todo)
+                if locked:  # a lock that was deleted excludes nobody
+                    close_descriptor(descriptor)
+                    descriptor = self._open_lock()
+                else:
+                    time.sleep(_POLL_S)
             yield
         except OSError as error:
             raise self._failed(error) from error
@@ -221,7 +247,8 @@ class NodeCache:
             close_descriptor(descriptor)
 
     def _failed(self, error: OSError) -> DataError:
-        return DataError(self.folder, f"cannot be used ({error.strerror})", "choose another data.cache")
+        kind = Deleted if isinstance(error, FileNotFoundError) else DataError
+        return kind(self.folder, f"cannot be used ({error.strerror})", "choose another data.cache")
 
 
 class Lease:
@@ -231,8 +258,7 @@ class Lease:
         self._cache, self._pid, self._held = cache, os.getpid(), set[str]()
         self._path = cache.users / f"{os.getpid()}-{uuid.uuid4().hex}.lease"
         with cache._locked():  # so that nobody takes it for a dead one before it is locked
-            self._descriptor = open_descriptor(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            _try_lock(self._descriptor)
+            self._open()
 
     @property
     def valid(self) -> bool:
@@ -247,8 +273,20 @@ class Lease:
 
     def close(self) -> None:
         if self.valid:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # deleted, or out of reach: void all the same
+                self._path.unlink()
             close_descriptor(self._descriptor)
+
+    def _open(self) -> None:
+        self._descriptor = open_descriptor(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        _try_lock(self._descriptor)
+
+    def _renew(self) -> None:
+        """Be there again if somebody has deleted it."""
+        if not self._path.exists():
+            close_descriptor(self._descriptor)
+            self._open()
+            self._write()
 
     def _add(self, sha256: str) -> None:
         if sha256 not in self._held:

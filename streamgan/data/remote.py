@@ -26,7 +26,7 @@ from streamgan.core.download import read_range, read_whole, size_of
 from streamgan.core.errors import ConfigError, DataError, StreamganError
 from streamgan.core.remote import join, shown
 
-from .cache import Blob, NodeCache, close_descriptor, open_descriptor
+from .cache import Blob, Deleted, NodeCache, close_descriptor, open_descriptor
 from .fill import MAX_DOWNLOADS, RESTORE, Spans, fill, sha256_of
 from .format import Sample, SplitEntry, idx_name, load_index, parse_idx
 from .pieces import Coming, Piece
@@ -242,15 +242,15 @@ class CachedFiles(_Files):
         if not self._lease.valid:  # closed, or of the process that this one is a fork of
             self._lease = self.cache.lease()
             self._leased.clear()
-        while (claim := self.cache.claim(blob, self._lease, lambda sha256: math.inf)).state != "full":
-            if claim.state == "there":
-                return True
-            self.num_missed += 1
-            if claim.state == "mine":
-                self.download(blob, claim.descriptor, damaged)
-                return True
+        while True:
+            with suppress(Deleted):
+                claim = self.cache.claim(blob, self._lease, lambda sha256: math.inf)
+                if claim.state in ("there", "full"):
+                    return claim.state == "there"
+                self.num_missed += 1
+                if claim.state == "mine" and self.download(blob, claim.descriptor, damaged):
+                    return True
             time.sleep(_POLL_S)
-        return False
 
     def download(
         self,
@@ -258,11 +258,11 @@ class CachedFiles(_Files):
         descriptor: int,
         damaged: Callable[[int], Spans],
         stop: threading.Event | None = None,
-    ) -> None:
-        """Fill and commit what was claimed, or leave it to be continued."""
+    ) -> bool:
+        """Fill and commit what was claimed, or leave it to be continued; False if it has been deleted."""
         try:
             fill(descriptor, blob, damaged=damaged, stop=stop)
-            self.cache.commit(blob, descriptor)
+            return self.cache.commit(blob, descriptor)
         except BaseException:
             close_descriptor(descriptor)
             raise
