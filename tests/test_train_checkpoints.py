@@ -137,6 +137,9 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
                 shard_set, tmp_path / "x", "run.steps=1", f"run.init_from={whole_run}", "model.width=8"
             )
         )
+    words = ["run.steps=1", f"run.init_from={whole_run}", "model.head=ycbcr"]
+    with pytest.raises(CheckpointError, match=r"predicts lab, and this run ycbcr; choose model\.head=lab"):
+        train(tiny_config(shard_set, tmp_path / "z", *words))
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         train(tiny_config(shard_set, tmp_path / "y", "run.steps=1", f"run.init_from={tmp_path}"))
 

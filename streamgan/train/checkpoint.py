@@ -140,6 +140,12 @@ def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> Non
     else:
         for file in sorted(path.glob("*.safetensors")):
             check_weights(file)
+    file = next(path / name for name in ("generator.safetensors", BUNDLED) if (path / name).is_file())
+    theirs = _model_settings(file)
+    head = theirs["head"] if theirs else config.model.head
+    if head != config.model.head:  # the shapes of lab and ycbcr are alike, their numbers are not
+        what = f"predicts {head}, and this run {config.model.head}"
+        raise CheckpointError(file, what, f"choose model.head={head}")
     _load_weights(path, networks, config)
     say(f"starting from the networks of {path}")
 
@@ -164,12 +170,7 @@ def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> 
     kind, keys = "generator", ("head", "width", "depth", "norm", "dropout", "variant")
     if network == "discriminator":
         kind, keys = "discriminator", ("d_width",)
-    try:
-        with safe_open(file, "pt") as opened:
-            theirs = json.loads(opened.metadata()["config"])["model"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        theirs = None
-    ours = config.model.model_dump()
+    theirs, ours = _model_settings(file), config.model.model_dump()
     names = [key for key in keys if theirs is not None and theirs.get(key) != ours[key]]
     if theirs is None or (theirs[kind] == ours[kind] and not names):
         return f"does not fit this model ({str(error).splitlines()[-1].strip()})"
@@ -178,6 +179,15 @@ def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> 
         for model in (theirs, ours)
     )
     return f"is of the {kind} {old}, and this run has {new}"
+
+
+def _model_settings(file: Path) -> dict[str, Any] | None:
+    """The `model` settings of the run that wrote a file of weights; None if it does not say."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return json.loads(opened.metadata()["config"])["model"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
 
 
 def diverged(run: Path, step: int, bad_steps: int) -> StreamganError:
