@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from parquet_fixtures import picture
+from parquet_fixtures import encode, picture
 from PIL import EpsImagePlugin
 from test_colorize import save_generator
 
@@ -66,6 +66,20 @@ def test_what_pillow_would_start_a_program_for_is_no_photo_whatever_it_is_called
     result = run(photos)
     assert isinstance(result.exception, CheckFailed)
     assert "c.png: not coloured" in result.stderr
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+def test_a_photo_of_which_a_part_is_missing_is_not_coloured(photos, run, end):
+    whole = encode(picture(3, size=(200, 120)), quality=95)
+    (photos / "c.jpg").write_bytes(whole[: len(whole) * 2 // 3] + end)
+    (photos / "d.png").write_bytes(encode(picture(4), "PNG")[:-12])
+    (photos / "e.jpg").write_text("<html>")
+    result = run(photos)
+    assert isinstance(result.exception, CheckFailed)
+    assert "c.jpg: not coloured (part of the picture is missing)" in result.stderr
+    assert "d.png: not coloured (its end is missing)" in result.stderr
+    assert "e.jpg: not coloured (not an image that can be read)" in result.stderr
+    assert "3 of 4 photos failed" in str(result.exception)
 
 
 def test_a_folder_without_photos_says_what_it_holds_instead(tmp_path, run):

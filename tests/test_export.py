@@ -101,6 +101,14 @@ def test_one_flipped_byte_of_a_bundle_is_refused(model, tmp_path, part):
     assert not (tmp_path / "again").exists()
 
 
+def test_a_flipped_byte_of_what_a_bundle_says_about_its_files_is_refused(model, tmp_path):
+    assert run(model, "--to", "bundle", "--out", tmp_path / "bundle").exit_code == 0
+    about = tmp_path / "bundle" / "config.json"
+    about.write_bytes(about.read_bytes().replace(b'"files"', b'"filet"'))
+    with pytest.raises(CheckpointError, match=r"config\.json: damaged: its digest is another"):
+        streamgan.Colorizer.load(tmp_path / "bundle", device="cpu")
+
+
 def test_a_flipped_byte_of_a_companion_is_neither_shared_nor_trained_on(whole_run, shard_set, tmp_path):
     from training import tiny_config
 
@@ -129,6 +137,7 @@ def test_a_bundle_without_digests_is_taken_as_it_is(model, tmp_path):
     assert run(model, "--to", "bundle", "--out", bundle).exit_code == 0
     config = json.loads((bundle / "config.json").read_text())
     assert set(config.pop("files")) == {"model.safetensors"}
+    del config["digest"]
     (bundle / "config.json").write_text(json.dumps(config))
     streamgan.Colorizer.load(bundle, device="cpu")
     (bundle / "config.json").write_text("{")

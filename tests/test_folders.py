@@ -52,6 +52,19 @@ def unusable(kind, folder):
     return folder / ("x" * 300), "choose a shorter name"
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+def test_what_is_in_the_way_in_a_run_folder_is_found_before_the_first_step(run, name, shard_set, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("")
+    code, _, stderr = run("train", *settings(shard_set, tmp_path / "run", "run.steps=1"))
+    assert code != 0
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"run/{name}" in errors[0]
+    assert "a file is in the way" in errors[0]
+    assert "step 1/1" not in stderr
+
+
 @pytest.mark.parametrize("kind", ["a file", "below a file", "a dangling link", "a long name"])
 @pytest.mark.parametrize("command", ["train", "compare", "demo"])
 @pytest.mark.parametrize("extra", [[], ["--json"]])

@@ -307,3 +307,10 @@ def test_a_validation_that_a_run_did_not_live_to_finish_is_made_up_for(
         assert [one.meta[name] for one in ours] == [one.meta[name] for one in theirs]
     assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
     assert (tmp_path / "killed/samples/step-00000003.png").exists()
+
+
+def test_all_files_of_a_checkpoint_have_the_rights_that_the_umask_leaves(whole_run):
+    folder = checkpoints.list_checkpoints(whole_run)[-1].path
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        (folder / "meta.json").stat().st_mode & 0o777
+    }

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from .errors import CheckpointError
-from .files import sha256_file
+from .files import canonical_sha256, sha256_file
 
 _LISTS = {"meta.json": "streamgan-checkpoint", "config.json": "streamgan-bundle"}  # file: its format
 
@@ -22,6 +22,9 @@ def check_weights(path: Path) -> None:
             about = json.loads(list_path.read_bytes())
             if not isinstance(about, dict) or about.get("format") != kind:
                 continue
+            seal = about.pop("digest", None)
+            if seal is not None and seal != canonical_sha256(about):
+                raise CheckpointError(list_path, "damaged: its digest is another", _TODO)
             digest = about.get("files", {}).get(path.name, {}).get("sha256")
         except (ValueError, AttributeError) as error:
             raise CheckpointError(list_path, f"damaged ({error!r})", _TODO) from error

@@ -6,6 +6,7 @@ Values come from YAML as text (`yaml_text.py`), so the type of a setting alone d
 
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,8 +40,10 @@ def _printable(text: str) -> str:
 
 
 def _here(text: str) -> str:
-    if "://" in text:
+    if re.match(r"[a-z0-9]+:/", text):
         raise ValueError("must be a folder of this machine, not an address")
+    if os.path.expanduser(text).startswith("~"):
+        raise ValueError("must not name an unknown user's home (write ./~ for a folder of that name)")
     return text
 
 
@@ -48,7 +51,13 @@ Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_prin
 PathText = Annotated[Text, AfterValidator(os.path.expanduser)]
 """A path or an address; ~ is the home folder."""
 LocalPath = Annotated[PathText, AfterValidator(_here)]
-CachePath = Annotated[Text, AfterValidator(_here)]
+
+
+def _no_cache(text: str) -> str:
+    return text.lower() if text.lower() == "none" else text
+
+
+CachePath = Annotated[Text, AfterValidator(_no_cache), AfterValidator(_here)]
 """Its ~ stays until it is used: the default is the same for everybody."""
 
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
@@ -110,6 +119,9 @@ def explain(error: ValidationError, model: type[BaseModel], known: list[str]) ->
 
 def nearest(name: str, known: list[str]) -> str:
     """A guess in brackets at what an unknown name was meant to be, or nothing."""
+    section, dot, key = name.strip().partition(".")
+    if name.strip() in known and dot:
+        return f" (write {section}: {{{key}: VALUE}} in YAML, and no spaces around a name elsewhere)"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 

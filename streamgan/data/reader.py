@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from isal import isal_zlib
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import DataError, file_error
 from streamgan.core.remote import is_remote, pinned, shown
 
 from .format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
@@ -81,9 +81,7 @@ class LocalFiles:
             try:
                 self._open[shard] = os.open(path, os.O_RDONLY)
             except OSError as error:
-                raise DataError(
-                    path, f"cannot be opened ({error.strerror})", "restore or re-make the shard"
-                ) from error
+                raise file_error(error, path, what="cannot be opened") from error
             if len(self._open) > MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(shard)
@@ -220,8 +218,7 @@ class ShardReader:
             try:
                 data = self.files.read(shard, size, offset)
             except OSError as error:
-                what = f"cannot be read ({error.strerror})"
-                raise DataError(self.where(sample_id), what, "check the disk, restore the shard") from error
+                raise file_error(error, self.where(sample_id), what="cannot be read") from error
             if len(data) == size and isal_zlib.crc32(data) == int(row[f"{kind}_crc32"]):
                 return data
             if not self.files.retry(shard, attempt):

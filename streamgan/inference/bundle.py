@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import safe_open
 
 import streamgan
+from streamgan.core.checkpoints import sealed
 from streamgan.core.digests import check_weights
 from streamgan.core.errors import CheckpointError, ConfigError, file_error
 from streamgan.core.files import json_bytes, sha256_file, sync_directory, temporary_path
@@ -57,7 +58,7 @@ def bundle_files(weights: Weights, *, title: str) -> dict[str, bytes | Path]:
     if weights.path.name in (BUNDLED, "ema.safetensors"):
         files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
     config, metrics = {**_about(weights), "files": _digests(files)}, _metrics(folder)
-    files["config.json"] = json_bytes(config)
+    files["config.json"] = json_bytes(sealed(config))
     if metrics:
         files["metrics.json"] = json_bytes(metrics)
     files["README.md"] = _card(title, config, metrics).encode()

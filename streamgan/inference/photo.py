@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from streamgan.core.images import bits, plain
 from streamgan.core.png import readable_png
+from streamgan.data.image import BadImage, is_cut, to_pixels
 
 from . import profiles
 from .deep import write_png16, write_tiff
@@ -164,10 +165,12 @@ def _options(photo: Photo) -> dict[str, Any]:
 def load_photo(path: Path, *, kind: str) -> Photo:
     """The photo in a file that will be saved as `kind`; a note where that takes something away."""
     with open_photo(path) as (image, unread):
+        check_pixels(image)
+        damage = _damage(path, image)
         photo = read_photo(image)
         lossless = image.format == "WEBP" and _is_lossless(path)
     about, lost = fit(photo.about, kind)
-    notes = [*unread, *photo.notes]
+    notes = [*unread, *damage, *photo.notes]
     if photo.pixels.dtype == np.uint16 and kind not in DEEP_FORMATS:
         notes.append(f"16 bits become 8 in {kind}")
     if photo.alpha is not None and kind == "JPEG":
@@ -175,6 +178,22 @@ def load_photo(path: Path, *, kind: str) -> Photo:
     if lost:
         notes.append(f"{kind} cannot hold its {', '.join(lost)}")
     return replace(photo, about=about, lossless=lossless, notes=tuple(notes))
+
+
+def _damage(path: Path, image: Image.Image) -> tuple[str, ...]:
+    """A note about damaged bytes; ValueError if part of the photo is missing, which Pillow paints gray."""
+    data = path.read_bytes()
+    if not data.startswith(b"\xff\xd8"):
+        if is_cut(data):
+            raise ValueError("its end is missing")
+        return ()
+    try:
+        to_pixels(data, "CMYK" if image.mode == "CMYK" else "RGB", short=1)
+    except BadImage as bad:
+        if bad.reason == "truncated":
+            raise ValueError("part of the picture is missing") from bad
+        return ("parts of it are damaged",) if bad.reason == "damaged" else ()
+    return ()
 
 
 def _is_lossless(path: Path) -> bool:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from streamgan.core.errors import ConfigError, file_error
 from streamgan.core.files import atomic_write
@@ -161,4 +162,6 @@ def _unwritten(error: OSError, target: Target) -> Outcome:
 
 
 def _line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text names an object of Python
+        return "not an image that can be read"
     return " ".join(str(error).split()) or type(error).__name__

@@ -19,7 +19,7 @@ from isal import isal_zlib
 from PIL import Image, ImageDraw
 
 from streamgan.core.download import read_range
-from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.errors import ConfigError, DataError, file_error
 from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress
 from streamgan.core.objects import Place as Address
@@ -136,7 +136,7 @@ def write_sheet(root: Address | str, path: Path | str, places: Sequence[Place]) 
         with atomic_write(path) as file:
             sheet.save(file, "PNG")
     except OSError as error:
-        raise ConfigError(path, f"cannot be written ({error.strerror or error})", "choose another") from error
+        raise file_error(error, path, what="cannot be written", kind=ConfigError) from error
 
 
 def _low_middle_high(sizes: np.ndarray) -> tuple[int, int, int] | None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from isal import isal_zlib
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import DataError, file_error
 from streamgan.core.files import sha256_file
 from streamgan.data.format import Member, Sample
 
@@ -79,7 +79,7 @@ def scan_tar(path: Path, names: dict[str, tuple[str, ...]]) -> Scan:
                 raise DataError(path, what, todo)
         scan.sha256 = sha256_file(path)
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror or error})", "check the disk") from error
+        raise file_error(error, path, what="cannot be read") from error
     _reject_scattered(scan, path.name, {key: found for key, found in runs.items() if len(found) > 1})
     return scan
 

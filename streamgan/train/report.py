@@ -102,6 +102,7 @@ class Report:
             return
         self._jsonl = run / NAME
         cut_history(run, start_step)
+        (run / "samples").mkdir(exist_ok=True)  # what is in its way is found before the work
         self._excepthook, threading.excepthook = threading.excepthook, self._of_a_thread
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
         # Elsewhere than on a terminal the line of every interval tells the same.
@@ -152,9 +153,7 @@ class Report:
 
         grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=2)
         self._board.add_image(tag, grid, step)
-        folder = self._run / "samples"
-        folder.mkdir(exist_ok=True)
-        with atomic_write(folder / f"step-{step:08d}.png") as file:
+        with atomic_write(self._run / "samples" / f"step-{step:08d}.png") as file:
             save_image(grid, file, format="png")
 
     def __enter__(self) -> "Report":

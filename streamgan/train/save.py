@@ -62,6 +62,8 @@ class CheckpointWriter:
         self, run: Path, config: TrainConfig, digest: str, lengths: Lengths, *, saved: int, active: bool
     ):
         self._run, self._config, self._digest, self._lengths = run, config, digest, lengths
+        if active:
+            checkpoint_folder(run).mkdir(exist_ok=True)  # what is in its way is found before the work
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if active else None
         self._writing: Future[None] | None = None
         self._saved = saved  # the step of the newest checkpoint, 0 if there is none
@@ -192,6 +194,7 @@ def write_checkpoint(run: Path, step: int, snapshot: Snapshot) -> None:
         torch.save(snapshot.trainer, file)
     files = {}
     for path in sorted(temporary.iterdir()):
+        shutil.copymode(temporary / "trainer.pt", path)  # safetensors leaves others no right to read
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
