@@ -276,13 +276,15 @@ def test_subtitles_that_the_format_does_not_take_are_named(colorizer, tmp_path):
 
 
 def test_a_title_in_another_encoding_stays(colorizer, tmp_path):
+    from streamgan.inference.film import BYTES
+
     path, title = tmp_path / "film.mp4", b"Gr\xf6\xdfe".decode("utf-8", "surrogateescape")
-    with av.open(str(path), "w", metadata_errors="surrogateescape") as film:
+    with av.open(str(path), "w", **BYTES) as film:
         film.metadata["title"] = title
         put_frames(film, picture(film))
     outcome = color(colorizer, path, tmp_path / "out")
     assert outcome.kind == "colored", outcome.text
-    with av.open(str(outcome.target.path), metadata_errors="surrogateescape") as film:
+    with av.open(str(outcome.target.path), **BYTES) as film:
         assert film.metadata["title"] == title
 
 

@@ -26,7 +26,8 @@ from .photo import MAX_PIXELS
 _CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg"
 _MOOV = "its index (moov) is missing: it was cut, or its recording never ended"
 _CONSTANT = 0.9  # share of equal steps from frame to frame in a film of constant rate
-BYTES = "surrogateescape"  # names and titles in another encoding than UTF-8 stay what they are
+# Names and titles that are not UTF-8 stay what they are; PyAV 19 has no option for it, and does it.
+BYTES = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 _NAMED = 3  # gaps, by their times
 _TOLERANCE_S = 0.5  # of the length of a whole container, which is that of its longest stream
 _PAUSE = 4  # steps that MP4 and MOV may leave out on purpose: the index says how long a frame stays
@@ -47,7 +48,7 @@ def open_film(path: Path) -> Iterator[Any]:
     with file:  # not by its name, which ffmpeg could take for an address
         try:
             options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": ""}
-            film = av.open(file, options=options, metadata_errors=BYTES)
+            film = av.open(file, options=options, **BYTES)
         except (FFmpegError, OSError) as error:
             what = f"no film that can be read ({error.strerror})"
             raise ValueError(_MOOV if _lacks_moov(file) else what) from error

@@ -61,7 +61,7 @@ def _color(colorizer: Colorizer, film: Any, first: Any, file: BinaryIO, *, forma
 
     stream = picture_stream(film)
     reading = Reading(film, stream)
-    with av.open(file, "w", format=format, metadata_errors=BYTES) as made:
+    with av.open(file, "w", format=format, **BYTES) as made:
         made.metadata.update(film.metadata)
         made.set_chapters(film.chapters())
         writer = _Writer(av, made, stream, first)
