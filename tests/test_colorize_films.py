@@ -255,7 +255,10 @@ def test_languages_titles_flags_chapters_and_subtitles_stay(colorizer, tmp_path,
             ]
             packets = [one for one in film.demux(film.streams.subtitles[1]) if b"hello" in bytes(one)]
             texts = [(bytes(one), one.pts * one.time_base) for one in packets]
-            titles = [(one["start"], one["end"], one["metadata"]) for one in film.chapters()]
+            titles = [
+                (one["start"] * one["time_base"], one["end"] * one["time_base"], one["metadata"])
+                for one in film.chapters()
+            ]
             return {"title": film.metadata["title"], "streams": shown, "chapters": titles, "texts": texts}
 
     assert about(outcome.target.path) == about(path)
