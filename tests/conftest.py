@@ -26,6 +26,11 @@ torch.set_num_threads(1)  # many small tests on few cores, and bit-exact sums
 settings.register_profile("streamgan", deadline=None, derandomize=True)
 settings.load_profile("streamgan")
 
+# What a shell starts in the background ignores Ctrl-C, under nohup SIGHUP: tests of them would wait for ever.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
 GRACE_S = 5.0  # for what has been told to end and is ending
 # Threads and processes that a library keeps for the life of the interpreter.
 LASTING_THREADS = {"TMonitor"}  # tqdm's
