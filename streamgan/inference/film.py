@@ -27,7 +27,9 @@ _CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg"
 _MOOV = "its index (moov) is missing: it was cut, or its recording never ended"
 _CONSTANT = 0.9  # share of equal steps from frame to frame in a film of constant rate
 # Names and titles that are not UTF-8 stay what they are; PyAV 19 has no option for it, and does it.
-BYTES = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+BYTES: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 _NAMED = 3  # gaps, by their times
 _TOLERANCE_S = 0.5  # of the length of a whole container, which is that of its longest stream
 _PAUSE = 4  # steps that MP4 and MOV may leave out on purpose: the index says how long a frame stays
