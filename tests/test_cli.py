@@ -227,6 +227,9 @@ def test_scores_are_a_table_or_one_object(run, shard_set, model):
         told["baselines"]["median_ab"]["cf"], abs=1e-4
     )
     assert told["not_measured"] == {}
+    other = json.loads(run(*line, "--cf", "ddcolor", "--json").stdout)
+    assert other["baselines"]["median_ab"]["cf_truth"] < told["baselines"]["median_ab"]["cf_truth"]
+    assert "DDColor's code" in other["protocol"]
     assert {"saturation", "median_ab"} <= {line.split(" ")[0] for line in text.stdout.splitlines()}
 
 

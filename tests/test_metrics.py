@@ -16,6 +16,7 @@ from streamgan.metrics import (
     constant_ab,
     gray_passthrough,
     median_ab,
+    protocol,
 )
 from streamgan.metrics import functional as F
 from streamgan.metrics.baselines import BIN_WIDTH, ab_histogram, histogram_median
@@ -70,6 +71,14 @@ def test_ssim_is_that_of_scikit_image_for_each_image(images):
         assert value.item() == pytest.approx(skimage_ssim(one, other), abs=1e-4)
 
 
+def test_ssim_of_flat_bright_images_does_not_drown_in_rounding():
+    noise = torch.Generator().manual_seed(0)
+    pred, truth = (
+        torch.randint(252, 254, (1, 3, 32, 32), generator=noise, dtype=torch.uint8) for _ in range(2)
+    )
+    assert F.ssim(pred, truth).item() == pytest.approx(skimage_ssim(pred[0], truth[0]), abs=1e-7)
+
+
 def test_ssim_has_a_fixed_range_and_does_not_depend_on_the_rest_of_the_batch(images):
     darker = torch.arange(1, 7, dtype=torch.uint8).view(
         6, 1, 1, 1
@@ -93,6 +102,23 @@ def test_colourfulness_by_hand():
     halves = torch.cat((solid(255, 0, 0), solid(0, 255, 0)), 3)
     # rg = +-255 (population sigma 255, mean 0), yb = 127.5 on both sides
     assert F.colourfulness(halves).item() == pytest.approx(255 + 0.3 * 127.5, rel=1e-6)
+
+
+def test_colourfulness_of_ddcolor_takes_absolute_values_first(images):
+    halves = torch.cat((solid(255, 0, 0), solid(0, 255, 0)), 3)
+    # |rg| = 255 and yb = 127.5 everywhere: no spread
+    expected = 0.3 * math.hypot(255, 127.5)
+    assert F.colourfulness(halves, "ddcolor").item() == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(F.colourfulness(solid(9, 8, 7), "ddcolor"), F.colourfulness(solid(9, 8, 7)))
+    metrics, curve = ColorizationMetrics("ddcolor"), SaturationSweep("ddcolor")
+    metrics.update(*images)
+    curve.update(*HEADS["lab"].encode(images[0], None), images[1])
+    cf = F.colourfulness(images[0], "ddcolor").mean().item()
+    assert metrics.compute()["cf"] == pytest.approx(cf, rel=1e-5)
+    assert metrics.compute()["cf_truth"] < F.colourfulness(images[1]).mean().item()
+    assert curve.compute()["sweep"]["cf"][4] == pytest.approx(cf, rel=1e-3)  # s = 1
+    assert "--cf ddcolor" in protocol()
+    assert "absolute" in protocol("ddcolor")
 
 
 def test_chroma_ratio_and_ab_error_by_hand():

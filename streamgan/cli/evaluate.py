@@ -48,6 +48,13 @@ PERCEPTUAL = ("fid", "kid", "lpips")
     show_default=True,
     help="GB that the cache holds at most.",
 )
+@click.option(
+    "--cf",
+    type=click.Choice(["hasler", "ddcolor"]),
+    default="hasler",
+    show_default=True,
+    help="Colourfulness of Hasler and Suesstrunk, or as DDColor's figures have it: absolute values first.",
+)
 @click.option("--perceptual", is_flag=True, help="Also FID, KID (for fewer than 5,000 images) and LPIPS.")
 @click.option(
     "--fid-weights",
@@ -63,7 +70,8 @@ PERCEPTUAL = ("fid", "kid", "lpips")
 def evaluate(
     run: str, shards: str, split: str, checkpoint: str, max_images: int | None, size: int | None, batch: int,
     workers: int, gray: str, on_bad: Literal["raise", "substitute"], cache: str, cache_gb: float,
-    perceptual: bool, fid_weights: str | None, lpips_weights: str | None, as_json: bool,
+    cf: Literal["hasler", "ddcolor"], perceptual: bool, fid_weights: str | None,
+    lpips_weights: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the generator of RUN (a run or checkpoint folder, or a weights file) on a split of a shard set.
 
@@ -83,7 +91,7 @@ def evaluate(
     result = evaluate_weights(
         weights.generator, weights.head, shards, split, num_images=max_images, size=size or weights.size,
         batch=batch, workers=workers, gray="twin" if gray == "twin" else None,
-        on_bad=on_bad, cache=cache, cache_gb=cache_gb, networks=networks,
+        on_bad=on_bad, cache=cache, cache_gb=cache_gb, cf=cf, networks=networks,
     )  # fmt: skip
     lines = [*score_lines(result), result["protocol"], f"weights: {weights.path} (step {weights.step})"]
     emit("\n".join(lines), {"weights": str(weights.path), "step": weights.step, **result}, as_json=as_json)

@@ -2,16 +2,18 @@
 
 from streamgan.metrics.baselines import constant_ab, gray_passthrough, median_ab
 from streamgan.metrics.collection import ColorizationMetrics
-from streamgan.metrics.functional import PROTOCOL
+from streamgan.metrics.functional import PROTOCOL, Cf, protocol
 from streamgan.metrics.legacy import LegacyPsnr
 from streamgan.metrics.saturation import SaturationSweep
 
 __all__ = [
     "PROTOCOL",
+    "Cf",
     "ColorizationMetrics",
     "LegacyPsnr",
     "SaturationSweep",
     "constant_ab",
     "gray_passthrough",
     "median_ab",
+    "protocol",
 ]

@@ -14,13 +14,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from streamgan.core.errors import DataError
-from streamgan.metrics.functional import PSNR_CAP_DB, per_image
+from streamgan.metrics.functional import PSNR_CAP_DB, Cf, per_image
 
 _SUMMED = ("psnr", "mse", "ssim", "cf", "cf_truth", "chroma", "chroma_truth", "ab_error")
 
 
 class ColorizationMetrics(Metric):
-    """Mean quality over all valid images; `PROTOCOL` says exactly how.
+    """Mean quality over all valid images; `protocol(cf)` says exactly how.
 
     `compute` gives floats: psnr, psnr_pooled (dB), ssim, cf, cf_truth, dcf, chroma_ratio (NaN if the truth
     is gray), ab_error (Lab units), num_images. DataError if no image was counted on any rank.
@@ -31,8 +31,9 @@ class ColorizationMetrics(Metric):
     sums: Tensor
     num_images: Tensor
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, cf: Cf = "hasler", **kwargs: Any):
         super().__init__(**kwargs)
+        self._cf: Cf = cf
         self.add_state("sums", torch.zeros(len(_SUMMED), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -48,7 +49,7 @@ class ColorizationMetrics(Metric):
             pred_B3HW, truth_B3HW = pred_B3HW[valid_B], truth_B3HW[valid_B]
         if len(pred_B3HW) == 0:
             return
-        values = per_image(pred_B3HW, truth_B3HW)
+        values = per_image(pred_B3HW, truth_B3HW, self._cf)
         self.sums += torch.stack([values[name].double().sum() for name in _SUMMED])
         self.num_images += len(pred_B3HW)
 

@@ -6,26 +6,47 @@ wrong range is how a published PSNR came to be 5 dB). Floats are rounded to uint
 a file would hold.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torch.signal.windows import gaussian
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from streamgan.core.color import rgb_to_lab, to_uint8, unit_rgb, without_autocast
 from streamgan.core.errors import DataError
 
 PSNR_CAP_DB = 100.0  # two equal images have no finite PSNR; one grey level off in every value is 48 dB
 SMALLEST_SSIM = 11  # the side of SSIM's Gaussian window in pixels
+_BELL = gaussian(SMALLEST_SSIM, std=1.5, dtype=torch.float64)
+_WINDOW = (_BELL / _BELL.sum()).tolist()
+_C1, _C2 = 0.01**2, 0.03**2
 _SLACK = 1e-4  # float rounding beyond [0, 1]; a fortieth of a grey level
 
-PROTOCOL = (
-    "sRGB after the head's decode with the input's luminance, clamped, rounded to uint8, compared in fp32 at "
-    f"the same size; PSNR: mean over images, data range [0, 1], at most {PSNR_CAP_DB:.0f} dB an image; "
-    "psnr_pooled: of the mean squared error over all images; SSIM: 11 x 11 Gaussian window, sigma 1.5, "
-    "mean over R, G, B and where the window fits, range [0, 1]; CF: Hasler and Suesstrunk 2003 on 0-255 with "
-    "population sigma; dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "
-    "that of truth, all images; ab error: mean |d ab| in Lab units; psnr_at_cf50: mean PSNR with the "
-    "predicted ab scaled so that mean CF is half of the truth's, to be compared with gray's psnr"
-)
+Cf = Literal["hasler", "ddcolor"]  # definition of colourfulness
+_CF_PROTOCOL: dict[Cf, str] = {
+    "hasler": "CF: Hasler and Suesstrunk 2003 on 0-255 with population sigma (figures published with DDColor "
+    "take absolute values first: --cf ddcolor)",
+    "ddcolor": "CF: as in DDColor's code, Hasler and Suesstrunk 2003 of the opponents' absolute values, on "
+    "0-255 with population sigma",
+}
+
+
+def protocol(cf: Cf = "hasler") -> str:
+    """How the scores are measured, in one line."""
+    return (
+        "sRGB after the head's decode with the input's luminance, clamped, rounded to uint8, compared in "
+        "fp32 at the same size; PSNR: mean over images, data range [0, 1], at most "
+        f"{PSNR_CAP_DB:.0f} dB an image; psnr_pooled: of the mean squared error over all images; SSIM: "
+        "11 x 11 Gaussian window, sigma 1.5, "
+        f"mean over R, G, B and where the window fits, range [0, 1], in fp64; {_CF_PROTOCOL[cf]}; "
+        "dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "
+        "that of truth, all images; ab error: mean |d ab| in Lab units; psnr_at_cf50: mean PSNR with the "
+        "predicted ab scaled so that mean CF is half of the truth's, to be compared with gray's psnr"
+    )
+
+
+PROTOCOL = protocol()
 
 
 def quantised(rgb_B3HW: Tensor, name: str) -> Tensor:
@@ -79,21 +100,26 @@ def _ssim(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
             f"images are smaller than its window (got {height} x {width})",
             f"use images of at least {SMALLEST_SSIM} pixels a side",
         )
-    _, map_B3HW = structural_similarity_index_measure(
-        pred_B3HW.contiguous(),
-        truth_B3HW.contiguous(),
-        data_range=(0.0, 1.0),
-        reduction="none",
-        return_full_image=True,
-    )  # contiguous: cuDNN takes channels_last convolutions and may round to TF32, bad for E[x^2] - E[x]^2
-    margin = SMALLEST_SSIM // 2
-    return map_B3HW[..., margin : height - margin, margin : width - margin].mean((1, 2, 3))
+    pred, truth = pred_B3HW.double(), truth_B3HW.double()
+    mu_p, mu_t, pp, tt, pt = (_blur(x) for x in (pred, truth, pred * pred, truth * truth, pred * truth))
+    variances, covariance = pp - mu_p * mu_p + tt - mu_t * mu_t, pt - mu_p * mu_t
+    lightness = (2 * mu_p * mu_t + _C1) / (mu_p * mu_p + mu_t * mu_t + _C1)
+    return (lightness * (2 * covariance + _C2) / (variances + _C2)).mean((1, 2, 3)).float()
 
 
-def _colourfulness(rgb_B3HW: Tensor) -> Tensor:
+def _blur(image_BCHW: Tensor) -> Tensor:
+    """SSIM's window where it fits, axis by axis: a float64 convolution would copy each pixel 121 times."""
+    for axis in (2, 3):
+        length = image_BCHW.shape[axis] - SMALLEST_SSIM + 1
+        image_BCHW = sum(w * image_BCHW.narrow(axis, at, length) for at, w in enumerate(_WINDOW))  # type: ignore[assignment]
+    return image_BCHW
+
+
+def _colourfulness(rgb_B3HW: Tensor, cf: Cf) -> Tensor:
     red, green, blue = (rgb_B3HW * 255).flatten(2).unbind(1)
     spread, centre = 0.0, 0.0
     for opponent in (red - green, (red + green) / 2 - blue):
+        opponent = opponent.abs() if cf == "ddcolor" else opponent
         spread = spread + opponent.var(1, correction=0)
         centre = centre + opponent.mean(1).square()
     return torch.as_tensor(spread).sqrt() + 0.3 * torch.as_tensor(centre).sqrt()
@@ -112,17 +138,20 @@ def ssim(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
     """Structural similarity of each image, (B,): Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861.
 
     Images need at least 11 pixels a side. As in scikit-image, only where the window lies inside the image.
+    In float64: E[x^2] - E[x]^2 in float32 is 0.0014 off on flat bright images.
     """
     with without_autocast(pred_B3HW):
         return _ssim(*_pair(pred_B3HW, truth_B3HW))
 
 
-def colourfulness(rgb_B3HW: Tensor) -> Tensor:
+def colourfulness(rgb_B3HW: Tensor, cf: Cf = "hasler") -> Tensor:
     """Colourfulness of each image, (B,): 0 for gray, about 30 to 60 for photos (Hasler and Suesstrunk 2003).
 
-    sqrt(var rg + var yb) + 0.3 sqrt(mean rg^2 + mean yb^2), rg = R - G, yb = (R + G) / 2 - B in 0-255.
+    sqrt(var rg + var yb) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2), rg = R - G, yb = (R + G) / 2 - B in 0-255.
+    "ddcolor" is `calculate_cf` of https://github.com/piddnad/DDColor, which takes |rg| and |yb|: the figures
+    that it published are about a tenth lower than Hasler's would be.
     """
-    return _colourfulness(quantised(rgb_B3HW, "image"))
+    return _colourfulness(quantised(rgb_B3HW, "image"), cf)
 
 
 def chroma(rgb_B3HW: Tensor) -> Tensor:
@@ -142,7 +171,7 @@ def ab_error(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
     return (rgb_to_lab(pred_B3HW)[:, 1:] - rgb_to_lab(truth_B3HW)[:, 1:]).abs().mean((1, 2, 3))
 
 
-def per_image(pred_B3HW: Tensor, truth_B3HW: Tensor) -> dict[str, Tensor]:
+def per_image(pred_B3HW: Tensor, truth_B3HW: Tensor, cf: Cf = "hasler") -> dict[str, Tensor]:
     """Everything that an evaluation sums up, each (B,) in float32: psnr, mse, ssim, cf, cf_truth, chroma,
     chroma_truth, ab_error."""
     with without_autocast(pred_B3HW):
@@ -152,8 +181,8 @@ def per_image(pred_B3HW: Tensor, truth_B3HW: Tensor) -> dict[str, Tensor]:
             "psnr": _psnr(pred_B3HW, truth_B3HW),
             "mse": (pred_B3HW - truth_B3HW).square().mean((1, 2, 3)),
             "ssim": _ssim(pred_B3HW, truth_B3HW),
-            "cf": _colourfulness(pred_B3HW),
-            "cf_truth": _colourfulness(truth_B3HW),
+            "cf": _colourfulness(pred_B3HW, cf),
+            "cf_truth": _colourfulness(truth_B3HW, cf),
             "chroma": _chroma(ab_B2HW),
             "chroma_truth": _chroma(ab_truth_B2HW),
             "ab_error": (ab_B2HW - ab_truth_B2HW).abs().mean((1, 2, 3)),

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from streamgan.core.color import HEADS
 from streamgan.core.errors import DataError
-from streamgan.metrics.functional import colourfulness, psnr
+from streamgan.metrics.functional import Cf, colourfulness, psnr
 
 SATURATIONS = tuple(step / 4 for step in range(13))  # 0, 0.25 .. 3
 
@@ -40,8 +40,9 @@ class SaturationSweep(Metric):
     cf_truth: Tensor
     num_images: Tensor
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, cf: Cf = "hasler", **kwargs: Any):
         super().__init__(**kwargs)
+        self._cf: Cf = cf
         for name in ("psnr_S", "cf_S"):
             self.add_state(name, torch.zeros(len(SATURATIONS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("cf_truth", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -62,8 +63,8 @@ class SaturationSweep(Metric):
         for index, saturation in enumerate(SATURATIONS):
             pred_B3HW = HEADS["lab"].decode(l_B1HW, saturation * ab_B2HW.float())
             self.psnr_S[index] += psnr(pred_B3HW, truth_B3HW).double().sum()
-            self.cf_S[index] += colourfulness(pred_B3HW).double().sum()
-        self.cf_truth += colourfulness(truth_B3HW).double().sum()
+            self.cf_S[index] += colourfulness(pred_B3HW, self._cf).double().sum()
+        self.cf_truth += colourfulness(truth_B3HW, self._cf).double().sum()
         self.num_images += len(truth_B3HW)
 
     def compute(self) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
 from streamgan.data.samples import Batch, GrayMode, OnBad
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
-    PROTOCOL,
+    Cf,
     ColorizationMetrics,
     LegacyPsnr,
     SaturationSweep,
     constant_ab,
     gray_passthrough,
     median_ab,
+    protocol,
 )
 
 from .perceptual import PerceptualNetworks, Way, score_perceptual
@@ -47,6 +48,7 @@ def score_generator(
     *,
     accelerator: Accelerator,
     reconstruction: Callable[[Tensor, Tensor], Tensor],
+    cf: Cf = "hasler",
     in_full: bool = False,
     show_progress: bool = False,
 ) -> Scores:
@@ -55,8 +57,8 @@ def score_generator(
     `in_full` adds what costs more than it tells during training: the saturation sweep and `psnr_legacy`.
     """
     generator.eval()
-    metrics = ColorizationMetrics().to(accelerator.device)
-    more = _InFull(accelerator.device) if in_full else None
+    metrics = ColorizationMetrics(cf).to(accelerator.device)
+    more = _InFull(cf, accelerator.device) if in_full else None
     losses = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum over images, images
     bar = progress(total=len(loader), unit="batch", label="model", hidden=not show_progress)
     for batch in loader:
@@ -79,8 +81,8 @@ def score_generator(
 class _InFull:
     """The saturation sweep and the legacy PSNR of one model."""
 
-    def __init__(self, device: torch.device):
-        self._sweep, self._legacy = SaturationSweep().to(device), LegacyPsnr().to(device)
+    def __init__(self, cf: Cf, device: torch.device):
+        self._sweep, self._legacy = SaturationSweep(cf).to(device), LegacyPsnr().to(device)
 
     def update(
         self, l_B1HW: Tensor, ab_B2HW: Tensor, truth_B3HW: Tensor, valid_B: Tensor, *, raw: Tensor
@@ -106,6 +108,7 @@ def score_baselines(
     *,
     accelerator: Accelerator,
     median_2: Tensor | None,
+    cf: Cf = "hasler",
     in_full: bool = False,
     show_progress: bool = False,
 ) -> dict[str, Scores]:
@@ -114,8 +117,8 @@ def score_baselines(
     Without a median, gray alone.
     """
     lab, ways = HEADS["lab"], _baselines(median_2)
-    metrics = {name: ColorizationMetrics().to(accelerator.device) for name in ways}
-    more = {name: _InFull(accelerator.device) for name in ways if in_full}
+    metrics = {name: ColorizationMetrics(cf).to(accelerator.device) for name in ways}
+    more = {name: _InFull(cf, accelerator.device) for name in ways if in_full}
     bar = progress(total=len(loader), unit="batch", label="baselines", hidden=not show_progress)
     for batch in loader:
         given, _, truth, valid = _on_device(batch, lab, accelerator.device)
@@ -147,13 +150,15 @@ def evaluate_weights(
     cache: str = DEFAULT_CACHE,
     cache_gb: float = DEFAULT_CACHE_GB,
     baselines: dict[str, Scores] | None = None,
+    cf: Cf = "hasler",
     networks: PerceptualNetworks | None = None,
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
     Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address. With
     `on_bad="substitute"` another sample stands in for a damaged one.
-    `baselines` of an earlier call for the same images are not measured again.
+    `baselines` of an earlier call for the same images are not measured again. `cf` is the definition of
+    colourfulness, for the sweep and `psnr_at_cf50` too.
     `networks`: FID, KID and LPIPS as far as they are there. `not_measured` says what is not, and why: one of
     them, or median_ab of a set without a training split.
     """
@@ -165,9 +170,9 @@ def evaluate_weights(
     loader = build_eval_loader(shards, split, **common, **mine)
 
     generator = generator.to(accelerator.device)
-    extra = {"accelerator": accelerator, "show_progress": True}
+    extra: dict[str, Any] = {"accelerator": accelerator, "show_progress": True}
     model = score_generator(
-        generator, head, loader, reconstruction=RECONSTRUCTION["l1"], in_full=True, **extra
+        generator, head, loader, reconstruction=RECONSTRUCTION["l1"], cf=cf, in_full=True, **extra
     )
     median_2, not_measured = None, {}
     if not split_size(shards, "train"):
@@ -176,9 +181,9 @@ def evaluate_weights(
         train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
         median_2 = measure_median_ab(train, accelerator.device)
     if baselines is None:
-        baselines = score_baselines(loader, median_2=median_2, in_full=True, **extra)
+        baselines = score_baselines(loader, median_2=median_2, cf=cf, in_full=True, **extra)
     rows = {"model": model, **baselines}
-    protocol = f"{PROTOCOL}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
+    told = f"{protocol(cf)}; split {split}, {size} x {size} centre crops, N = {loader.num_samples}"
     if networks is not None:
         ways: dict[str, Way] = {"model": partial(_colored, head, predict=generator)}
         for name, predict in _baselines(median_2).items():
@@ -187,13 +192,13 @@ def evaluate_weights(
         not_measured |= absent
         for name, scores in measured.items():
             rows[name] |= scores
-        protocol += "".join(f"; {text}" for text in networks.protocols)
+        told += "".join(f"; {text}" for text in networks.protocols)
     model = rows.pop("model")
     return {
         "num_images": loader.num_samples,
         "split": split,
         "size": size,
-        "protocol": protocol,
+        "protocol": told,
         "shards_digest": loader.digest,
         "model": model,
         "baselines": rows,
