@@ -282,6 +282,42 @@ def test_fid_stands_beside_that_of_the_baselines_and_what_is_absent_in_its_colum
     assert told["not_measured"]["fid"] == "fid: needs at least 2 images"
 
 
+def test_what_a_classifier_sees_stands_beside_gray_and_the_truth_as_a_jpeg(
+    run, shard_set, model, monkeypatch
+):
+    import torch
+    from dist.scores import features
+
+    class Tiny(torch.nn.Module):
+        """Sees which of the three channels is the brightest."""
+
+        num_features = 12
+
+        def forward(self, color_B3HW):
+            assert color_B3HW.dtype == torch.uint8
+            return features(color_B3HW), color_B3HW.float().mean((2, 3)).argmax(1)
+
+    line = ("evaluate", model, "--shards", shard_set, "--workers", 0, "--batch", 5, "--semantic")
+    monkeypatch.setattr("streamgan.train.perceptual.build_classifier", Tiny)
+    told = json.loads(run(*line, "--json").stdout)
+    rows = {"model": told["model"], **told["baselines"]}
+    assert list(rows) == ["model", "gray", "median_ab", "truth_jpeg"]
+    assert all(
+        {"semantic", "fid_lite0", "kid_lite0"} <= set(row) and "fid" not in row for row in rows.values()
+    )
+    assert rows["truth_jpeg"]["semantic"] > rows["gray"]["semantic"]
+    assert rows["truth_jpeg"]["fid_lite0"] < rows["gray"]["fid_lite0"]
+    assert "psnr" not in rows["truth_jpeg"]
+    assert told["not_measured"] == {}
+    assert "same ImageNet class as to the true photo" in told["protocol"]
+    head, *lines = run(*line).stdout.splitlines()
+    assert head.split()[-3:] == ["fid_lite0", "kid_lite0", "semantic"]
+    assert lines[3].split()[:2] == ["truth_jpeg", "-"]
+    told = json.loads(run(*line, "--max-images", 1, "--json").stdout)
+    assert told["baselines"]["truth_jpeg"] == {"semantic": 1.0}
+    assert told["not_measured"]["fid_lite0"] == "fid_lite0: needs at least 2 images"
+
+
 def test_a_gray_photo_is_coloured_and_its_place_told(run, places, model):
     result = run("colorize", places["photo.png"], "--model", model, "--out", places["out"])
     assert (result.code, result.stdout.strip()) == (0, str(places["out"] / "photo.png"))

@@ -66,9 +66,9 @@ def test_fid_and_kid_are_those_of_torch_fidelity(sets):
         input1=Images(made), input2=Images(real), feature_extractor="tiny", cuda=False, fid=True, kid=True,
         kid_subsets=1, kid_subset_size=40, verbose=False, cache=False, batch_size=8, save_cpu_ram=True,
     )  # fmt: skip
-    scores = PerceptualScores(num_features=12, with_kid=True, with_lpips=False, device=torch.device("cpu"))
+    scores = PerceptualScores(num_features={"": 12}, with_kid=True, means=[], device=torch.device("cpu"))
     for part in (slice(0, 7), slice(7, 7), slice(7, 40)):
-        scores.update(features(made[part]), features(real[part]))
+        scores.update({"": (features(made[part]), features(real[part]))}, {})
     ours = scores.compute()
     assert set(ours) == {"fid", "kid"}
     assert ours["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
@@ -85,7 +85,9 @@ def test_two_processes_score_like_one(tmp_path):
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert (one.pop("world"), two.pop("world")) == (1, 2)
     assert one["num_images"] == 11
-    assert {"psnr", "psnr_pooled", "ssim", "psnr_at_cf50", "fid", "kid", "lpips"} < set(one)
+    assert {"psnr", "psnr_pooled", "ssim", "psnr_at_cf50", "fid", "kid_lite0", "lpips", "semantic"} < set(one)
+    assert 0 < one["semantic"] < 1
+    assert one["fid"] != one["fid_lite0"]
     curves = [result.pop("sweep") for result in (one, two)]
     assert two == pytest.approx(one, rel=1e-6, nan_ok=True)
     for name, values in curves[0].items():
@@ -162,8 +164,8 @@ def test_what_is_absent_is_said_and_what_was_named_must_be_there(monkeypatch, tm
     assert found.absent["lpips"].startswith("lpips: no weights; give --lpips-weights FILE")
     assert all("no route to host" in text and "\n" not in text for text in found.absent.values())
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    text = "fid: not installed; pip install 'streamgan[fid]'"
-    assert find_networks(everything=True).absent["fid"] == text
+    text = "fid: not installed; pip install 'streamgan[fid]'; "
+    assert find_networks(everything=True).absent["fid"].startswith(text)
     with pytest.raises(ConfigError, match="not installed"):
         find_networks(everything=False, fid_weights="x.pth")
     with pytest.raises(ConfigError, match=r"^--lpips-weights: no such file"):

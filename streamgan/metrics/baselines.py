@@ -1,19 +1,23 @@
-"""The two trivial colourings that every table shows beside a model: gray passthrough and the median colour.
+"""What a table shows beside a model: gray passthrough, the median colour and, for scale, truth as a JPEG.
 
 Shape suffixes: B batch, H height, W width, N histogram bins, 1/2/3 channels.
-Both give ab_n of the `lab` head, for its `decode`. The median is the best constant ab under L1. It comes
-from a histogram of integer counts, which ranks can add up: the same number on every machine and in every
-order.
+The first two give ab_n of the `lab` head, for its `decode`. The median is the best constant ab under L1. It
+comes from a histogram of integer counts, which ranks can add up: the same number on every machine and in
+every order.
 """
 
+import io
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from streamgan.core.color import AB_SCALE, rgb_to_lab, unit_rgb
 from streamgan.core.errors import DataError
 
+JPEG_QUALITY = 90  # at 75 blocks of small photos are visible
 BIN_WIDTH = 0.1  # Lab units; the median is exact to half of it. Centres are its multiples, so gray stays 0
 _REACH = 1100  # bins on either side of 0: +-110 holds the whole sRGB gamut
 
@@ -28,6 +32,16 @@ def constant_ab(l_B1HW: Tensor, ab_2: Tensor) -> Tensor:
     batch, _, height, width = l_B1HW.shape
     scaled = (ab_2.to(l_B1HW.device, torch.float32) / AB_SCALE).view(1, 2, 1, 1)
     return scaled.expand(batch, 2, height, width)
+
+
+def through_jpeg(color_B3HW: Tensor) -> Tensor:
+    """uint8 images -> what a JPEG keeps of them, with chroma at half its size: few people see the change."""
+    kept = []
+    for image_HW3 in color_B3HW.permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(image_HW3).save(file, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
+        kept.append(np.asarray(Image.open(file)))
+    return torch.from_numpy(np.stack(kept)).permute(0, 3, 1, 2).to(color_B3HW.device)
 
 
 def ab_histogram(color_B3HW: Tensor) -> Tensor:

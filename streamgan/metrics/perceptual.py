@@ -1,4 +1,4 @@
-"""FID, KID and LPIPS by torchmetrics, over ranks that hold different numbers of images.
+"""FID, KID, LPIPS and the semantic share by torchmetrics, over ranks with different numbers of images.
 
 Frechet distance: Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Kernel distance: Binkowski et al.
 2018, https://arxiv.org/abs/1801.01401. LPIPS: Zhang et al. 2018, https://arxiv.org/abs/1801.03924.
@@ -10,18 +10,30 @@ for every number of ranks.
 """
 
 import warnings
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities.data import dim_zero_cat
+
+from streamgan.metrics.baselines import JPEG_QUALITY
 
 KID_BELOW = 5000  # images: it keeps the features of all
 PROTOCOL = (
     "FID, KID: InceptionV3 of torch-fidelity, 2048 features, uint8 images, its own resize to 299 x 299; "
     f"compare FID at equal N alone; KID (N < {KID_BELOW:,}): unbiased, over all images at once"
+)
+LITE0_PROTOCOL = (
+    "fid_lite0, kid_lite0: the same distances on 1280 features of EfficientNet-Lite0 at 224 x 224; not to be "
+    "compared with FID and KID, which are InceptionV3's"
+)
+SEMANTIC_PROTOCOL = (
+    "semantic: share of images to which EfficientNet-Lite0 gives the same ImageNet class as to the true "
+    "photo, after Zhang et al. 2016, with a standard error of up to 0.5 / sqrt(N); truth_jpeg: the true "
+    f"photo through a JPEG of quality {JPEG_QUALITY}, 4:2:0, at the same size"
 )
 LPIPS_PROTOCOL = "LPIPS 0.1 ({net}): uint8 images at their size, mean over images"
 
@@ -56,34 +68,37 @@ class KernelDistance(KernelInceptionDistance):
 
 
 class PerceptualScores:
-    """FID, KID and LPIPS of one way to colour a set.
+    """What networks see in one way to colour a set: FID and KID of their features, means of other values.
 
-    `num_features` None: no FID and no KID; `with_kid`, `with_lpips` likewise. Every rank updates with all of
-    its batches, also those of which no image counts.
+    `num_features` by what ends the names of FID and KID: "" for InceptionV3, "_lite0". `means` are names of
+    what every image has a value of. Every rank updates with all of its batches, also those of which no image
+    counts.
     """
 
-    def __init__(self, *, num_features: int | None, with_kid: bool, with_lpips: bool, device: torch.device):
-        self._fid = self._kid = self._lpips = None
-        if num_features is not None:
-            self._fid = FrechetInceptionDistance(_Given(num_features)).to(device)
-            self._kid = KernelDistance(num_features).to(device) if with_kid else None
-        if with_lpips:
-            self._lpips = MeanMetric().set_dtype(torch.float64).to(device)
+    def __init__(
+        self, *, num_features: Mapping[str, int], with_kid: bool, means: Iterable[str], device: torch.device
+    ):
+        self._distances: dict[str, dict[str, Metric]] = {}
+        for suffix, count in num_features.items():
+            chosen = self._distances[suffix] = {}
+            chosen[f"fid{suffix}"] = FrechetInceptionDistance(_Given(count)).to(device)
+            if with_kid:
+                chosen[f"kid{suffix}"] = KernelDistance(count).to(device)
+        self._means = {name: MeanMetric().set_dtype(torch.float64).to(device) for name in means}
 
-    def update(
-        self, made_BD: Tensor | None, real_BD: Tensor | None, distance_B: Tensor | None = None
-    ) -> None:
-        """Add the features of images and their truths, and the LPIPS between them."""
-        for metric in (self._fid, self._kid):
-            if metric is not None:
-                assert made_BD is not None
-                assert real_BD is not None
+    def update(self, features: Mapping[str, tuple[Tensor, Tensor]], values: Mapping[str, Tensor]) -> None:
+        """Add the features of images and of their truths, both (B, D), and the other values, each (B,)."""
+        for suffix, (made_BD, real_BD) in features.items():
+            for metric in self._distances[suffix].values():
                 metric.update(made_BD.double(), real=False)
                 metric.update(real_BD.double(), real=True)
-        if self._lpips is not None and distance_B is not None and len(distance_B):
-            self._lpips.update(distance_B.double())
+        for name, value_B in values.items():
+            if len(value_B):
+                self._means[name].update(value_B.double())
 
     def compute(self) -> dict[str, float]:
-        """`fid`, `kid`, `lpips`, as far as they are measured; on every rank the same."""
-        measured = {"fid": self._fid, "kid": self._kid, "lpips": self._lpips}
-        return {name: float(metric.compute()) for name, metric in measured.items() if metric is not None}
+        """By name, on every rank the same."""
+        measured: dict[str, Metric] = {}
+        for chosen in self._distances.values():
+            measured |= chosen
+        return {name: float(metric.compute()) for name, metric in (measured | self._means).items()}

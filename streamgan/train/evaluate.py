@@ -27,6 +27,7 @@ from streamgan.metrics import (
     gray_passthrough,
     median_ab,
     protocol,
+    through_jpeg,
 )
 
 from .perceptual import PerceptualNetworks, Way, score_perceptual
@@ -159,8 +160,9 @@ def evaluate_weights(
     `on_bad="substitute"` another sample stands in for a damaged one.
     `baselines` of an earlier call for the same images are not measured again. `cf` is the definition of
     colourfulness, for the sweep and `psnr_at_cf50` too.
-    `networks`: FID, KID and LPIPS as far as they are there. `not_measured` says what is not, and why: one of
-    them, or median_ab of a set without a training split.
+    `networks`: FID, KID, LPIPS and the semantic share as far as they are there; with the last, the baselines
+    have `truth_jpeg`, the truth through a JPEG, with scores by networks alone. `not_measured` says what is
+    not, and why: one of them, or median_ab of a set without a training split.
     """
     accelerator = Accelerator()
     common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
@@ -188,10 +190,12 @@ def evaluate_weights(
         ways: dict[str, Way] = {"model": partial(_colored, head, predict=generator)}
         for name, predict in _baselines(median_2).items():
             ways[name] = partial(_colored, HEADS["lab"], predict=predict)
+        if networks.semantic:
+            ways["truth_jpeg"] = lambda color_B3HW, _: unit_rgb(through_jpeg(color_B3HW))
         measured, absent = score_perceptual(ways, loader, size=size, networks=networks, **extra)
         not_measured |= absent
         for name, scores in measured.items():
-            rows[name] |= scores
+            rows[name] = {**rows.get(name, {}), **scores}
         told += "".join(f"; {text}" for text in networks.protocols)
     model = rows.pop("model")
     return {

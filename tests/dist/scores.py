@@ -33,15 +33,18 @@ def main(path: str) -> None:
     steps = -(-NUM_IMAGES // (BATCH * world)) + 1  # one more, which is padding
     ids = torch.full((steps * BATCH * world,), -1)
     ids[:NUM_IMAGES] = torch.arange(NUM_IMAGES)
-    scores = PerceptualScores(num_features=12, with_kid=True, with_lpips=True, device=torch.device("cpu"))
+    scores = PerceptualScores(
+        num_features={"": 12, "_lite0": 12}, with_kid=True, means=["lpips", "semantic"], device=torch.device("cpu")
+    )
     metrics, sweep = ColorizationMetrics(), SaturationSweep()
     for row in ids.view(steps, world, BATCH)[:, accelerator.process_index]:
         valid = row >= 0
         real_B3HW, made_B3HW = truth[row], made[row]
         metrics.update(made_B3HW, real_B3HW, valid)
         sweep.update(*HEADS["lab"].encode(made_B3HW, None), real_B3HW, valid)
-        distance_B = features(made_B3HW).mean(1)
-        scores.update(features(made_B3HW)[valid], features(real_B3HW)[valid], distance_B[valid])
+        seen = features(made_B3HW)[valid], features(real_B3HW)[valid]
+        same_B = seen[0].argmax(1) == seen[1].argmax(1)
+        scores.update({"": seen, "_lite0": (seen[0] / 2, seen[1])}, {"lpips": seen[0].mean(1), "semantic": same_B})
     result = {**metrics.compute(), **sweep.compute(), **scores.compute()}
     if accelerator.is_main_process:
         Path(path).write_text(json.dumps({"world": world, **result}))
