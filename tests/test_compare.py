@@ -266,12 +266,12 @@ def test_ctrl_c_in_a_row_ends_with_130_and_the_next_call_goes_on(write_compariso
 
 def test_a_schedule_keeps_its_shares_when_it_is_stretched():
     config = load_config(None, ["run.epochs=2", "loss.warmup_steps=900", "optim.warmup_steps=50",
-                                "optim.decay_every=400", "optim.ema_half_life_images=5000",
-                                "run.validate_every=300"])  # fmt: skip
+                                "optim.decay_every=400", "optim.decay_after=200",
+                                "optim.ema_half_life_images=5000", "run.validate_every=300"])  # fmt: skip
     short = stretch(config, 1200, 120)
     assert (short.run.steps, short.run.epochs, short.run.validate_every) == (120, None, 30)
     assert (short.loss.warmup_steps, short.loss.ramp_steps) == (90, None)  # None: a share already
-    assert (short.optim.warmup_steps, short.optim.decay_every) == (5, 40)
+    assert (short.optim.warmup_steps, short.optim.decay_every, short.optim.decay_after) == (5, 40, 20)
     assert short.optim.ema_half_life_images == 500
     assert gan_share(short, 120) == gan_share(config, 1200) == 0.25
     assert stretch(config, 1200, 1).optim.decay_every == 1

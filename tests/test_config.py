@@ -308,6 +308,13 @@ def test_a_setting_that_is_said_twice_is_refused(again):
         (["loss.r1_every=4", "loss.r1_weight=1"], []),
         (["optim.decay=0.1"], ["optim.decay (only with optim.schedule=step)"]),
         (["optim.decay=0.1", "optim.schedule=step"], []),
+        (["optim.decay_after=5"], ["optim.decay_after (only with optim.schedule=step)"]),
+        (
+            ["loss.real_saturation=1.2"],
+            ["loss.real_saturation (only with loss.perceptual_weight or loss.judge=photo)"],
+        ),
+        (["loss.real_saturation=1.2", "loss.judge=photo"], []),
+        (["loss.gan_weight=0", "loss.judge=photo"], ["loss.judge (only with loss.gan_weight)"]),
         (["data.max_bad=5"], ["data.max_bad (only with data.on_bad=substitute)"]),
         (["loss.gan_weight=0", "optim.lr_d=1"], ["optim.lr_d (only with loss.gan_weight)"]),
         (["optim.lr_d=1"], []),

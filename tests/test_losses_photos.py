@@ -28,6 +28,8 @@ def save_vgg(path, name: str):
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
             nn.init.normal_(layer.bias, 0, 0.1)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
     torch.save({f"features.{key}": value for key, value in features.state_dict().items()}, path)
     return features.eval()
 
@@ -36,6 +38,21 @@ def save_vgg(path, name: str):
 def vgg16(tmp_path_factory):
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
     return save_vgg(path, "vgg16"), PerceptualLoss("vgg16", weights=str(path)), path
+
+
+def test_ddcolors_distance_is_between_first_convolutions_before_norm_and_relu(tmp_path):
+    features = save_vgg(tmp_path / "vgg16_bn.pth", "vgg16_bn")
+    loss = PerceptualLoss("vgg16_bn", weights=str(tmp_path / "vgg16_bn.pth"))
+    photos = torch.rand(4, 3, 32, 32)
+    x = torchvision.transforms.functional.normalize(photos, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    weights = dict(zip((0, 7, 14, 24, 34), (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1), strict=True))  # conv1_1 ...
+    expected = 0.0
+    with torch.no_grad():
+        for index, layer in enumerate(features):
+            x = layer(x)
+            if index in weights:
+                expected = expected + weights[index] * F.l1_loss(x[:2], x[2:])
+    torch.testing.assert_close(loss(photos[:2], photos[2:]), expected)
 
 
 def test_the_perceptual_distance_is_that_of_torchvisions_features(vgg16, tmp_path):

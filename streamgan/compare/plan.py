@@ -105,6 +105,7 @@ def stretch(config: TrainConfig, recipe_steps: int, steps: int) -> TrainConfig:
             "loss.ramp_steps": scaled(loss.ramp_steps),
             "optim.warmup_steps": scaled(optim.warmup_steps),
             "optim.decay_every": scaled(optim.decay_every, least=1),
+            "optim.decay_after": scaled(optim.decay_after),
             "optim.ema_half_life_images": optim.ema_half_life_images * steps / recipe_steps,
             "run.steps": steps,
             "run.epochs": None,

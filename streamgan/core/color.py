@@ -89,12 +89,28 @@ def luma(rgb_B3HW: Tensor) -> Tensor:
         return (rgb_B3HW.float() * weights_311).sum(1, keepdim=True)
 
 
+def saturate(rgb_B3HW: Tensor, factor: float) -> Tensor:
+    """sRGB [0, 1] with `factor` times the distance of each pixel from its BT.601 gray, clamped to [0, 1]."""
+    if factor == 1:
+        return rgb_B3HW
+    gray_B1HW = luma(rgb_B3HW)
+    return (gray_B1HW + factor * (rgb_B3HW.float() - gray_B1HW)).clamp(0, 1)
+
+
 def _lightness(gray_B1HW: Tensor) -> Tensor:
     """Gray sRGB value [0, 1] -> l in [-1, 1]. For r = g = b, Y is the linear gray value."""
     y = _linear(gray_B1HW.float())
     cube = _DELTA**3
     f = torch.where(y > cube, y.clamp_min(cube) ** (1 / 3), y / (3 * _DELTA**2) + 4 / 29)
     return (116 * f - 16) / L_CENTRE - 1
+
+
+def gray_value(l_B1HW: Tensor) -> Tensor:
+    """l in [-1, 1] -> the gray sRGB value in [0, 1] of this lightness: `_lightness` undone."""
+    with without_autocast(l_B1HW):
+        f = ((l_B1HW.float() + 1) * L_CENTRE + 16) / 116
+        y = torch.where(f > _DELTA, f.clamp_min(_DELTA) ** 3, 3 * _DELTA**2 * (f - 4 / 29))
+        return _gamma(y.clamp(0, 1))
 
 
 def _lab_input(rgb_B3HW: Tensor) -> Tensor:

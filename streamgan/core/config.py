@@ -46,8 +46,7 @@ class DataConfig(Section):
     lanes: Count | None = None
     """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
     window: Count | None = None
-    """Shards shuffled together inside a lane; None: 4, or as many as make a batch nearly as mixed as a full
-    shuffle would."""
+    """Shards shuffled together inside a lane; None: 4, or as many as mix a batch about as a full shuffle."""
     reshuffle: Literal["global", "lane"] = "global"
     """What an epoch deals out anew: all shards over all lanes, or inside every lane the shards it always has
     (with remote shards, a machine then fetches its share only once)."""
@@ -85,15 +84,15 @@ class ModelConfig(Section):
     norm: Literal["batch", "instance", "group", "none"] | None = None
     """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks."""
     dropout: _Beta | None = None
-    """Rate of dropout in the three innermost up steps of a `unet`; None: as published (0.5; none at
-    depth 5 or less). Its noise, and so the loss curve, depends on the number of ranks."""
+    """Rate of dropout in the three innermost up steps of a `unet`; None: as published (0.5 from depth 7 on;
+    none at depth 5 or less). Its noise, and so the loss curve, depends on the number of ranks."""
     pretrained: PathOrTruth = False
     """Start the encoder from ImageNet weights: true downloads torchvision's, or for timm_unet takes those of
     an installed package (extra `pretrained`) or timm's; a path is a file of them."""
     variant: PathText | None = None
-    """Another form. timm_unet: any backbone of timm that gives a pyramid of maps; koalarization:
-    inception_resnet_v2, the published embedder (extra `timm`); zhang: a .npy file of ab bins, such as the
-    authors' 313."""
+    """Another form. unet, ddcolor: published, the authors' network to the digit; timm_unet: any backbone of
+    timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published embedder (extra
+    `timm`); zhang: a .npy file of ab bins, such as the authors' 313."""
 
 
 class LossConfig(Section):
@@ -121,15 +120,18 @@ class LossConfig(Section):
     warm-up). A step takes one global batch, whoever moves in it. Published for WGAN-GP: 5."""
     perceptual_weight: PositiveOrZero = 0.0
     """Weight of the distance of VGG features; 0: off."""
-    perceptual: Literal["vgg16", "vgg19"] = "vgg19"
-    """Network of the perceptual loss."""
+    perceptual: Literal["vgg16", "vgg19", "vgg16_bn"] = "vgg19"
+    """Network of the perceptual loss; vgg16_bn: DDColor's, with batch norm and its own layers and weights."""
     perceptual_file: PathText | None = None
     """File of that network's weights, as torchvision's; None: download them."""
     colourfulness_weight: PositiveOrZero = 0.0
     """Weight of DDColor's colourfulness loss, which rewards any colour; 0: off."""
+    judge: Literal["pair", "photo"] = "pair"
+    """What the discriminator sees: gray and chroma side by side, or the photo in sRGB that they make."""
+    real_saturation: Positive = 1.0
+    """Saturation of real photos in the perceptual loss and, with judge=photo, for D. DDColor: 1.2."""
     warmup_steps: CountOrZero | None = None
-    """Steps of reconstruction alone; None: 15% of the run when gan_weight > 0, by its length when it
-    began."""
+    """Steps of reconstruction alone; None: 15% of the run, as it was to be at first, if gan_weight > 0."""
     ramp_steps: CountOrZero | None = None
     """Steps over which the adversarial weight then rises from 0; None: as long as the warm-up."""
 
@@ -150,6 +152,8 @@ class OptimConfig(Section):
     """Learning rate after the warm-up: constant, down to 0 at the last step, or by `decay` every so often."""
     decay_every: Count = 10_000
     """Steps between two falls of the learning rate (schedule step)."""
+    decay_after: CountOrZero = 0
+    """Steps from which the first `decay_every` is counted (schedule step)."""
     decay: float = Field(default=0.5, gt=0, le=1)
     """What a fall multiplies the learning rates by (schedule step)."""
     warmup_steps: CountOrZero = 0
@@ -184,8 +188,7 @@ class RunConfig(Section):
     sample_images: int = Field(default=8, ge=1, le=1024)
     """Columns of the sample grid."""
     checkpoint_every: CountOrZero = 0
-    """Steps between checkpoints beside those at the end of every epoch and of the best validation so far;
-    0: none beside."""
+    """Steps between checkpoints beside those of each epoch's end and the best validation; 0: none beside."""
     keep: Count = 3
     """Newest checkpoints kept, beside the best one."""
     keep_every: CountOrZero = 0
@@ -257,10 +260,7 @@ def split_override(override: str) -> tuple[str, str, str]:
     key, separator, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not (separator and section and dot and name):
-        known = list(setting_names())
-        guess = (
-            nearest(key, known) if dot else nearest(key, [full for full in known if full.endswith(f".{key}")])
-        )
+        guess = nearest(key, [full for full in setting_names() if dot or full.endswith(f".{key}")])
         raise ConfigError(override, f"is not SECTION.KEY=VALUE{guess}", "write for example optim.lr_g=1e-4")
     return section, name, text
 

@@ -3,7 +3,7 @@
 from .config import TrainConfig, setting_names
 
 _OF_D = ("model.discriminator", "model.d_width", "optim.lr_d", "optim.clip_d")
-_OF_GAN = ("gan", "r1_weight", "r1_every", "gp_weight", "n_critic", "warmup_steps", "ramp_steps")
+_OF_GAN = ("gan", "judge", "r1_weight", "r1_every", "gp_weight", "n_critic", "warmup_steps", "ramp_steps")
 
 
 def without_effect(config: TrainConfig) -> list[str]:
@@ -17,6 +17,11 @@ def without_effect(config: TrainConfig) -> list[str]:
         "loss.uniform_share": ("loss.rec=cross_entropy", loss.rec == "cross_entropy"),
         "loss.perceptual": ("loss.perceptual_weight", loss.perceptual_weight > 0),
         "loss.perceptual_file": ("loss.perceptual_weight", loss.perceptual_weight > 0),
+        "loss.real_saturation": (
+            "loss.perceptual_weight or loss.judge=photo",
+            loss.perceptual_weight > 0 or (loss.judge == "photo" and loss.gan_weight > 0),
+        ),
+        "optim.decay_after": ("optim.schedule=step", optim.schedule == "step"),
         "optim.decay_every": ("optim.schedule=step", optim.schedule == "step"),
         "optim.decay": ("optim.schedule=step", optim.schedule == "step"),
     }

@@ -13,9 +13,9 @@ Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] 
     variant = None       another form of the model, by the name that its module gives it
 
 Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape
-(B, 1, ...); called with full_precision=True it computes in float32 even under autocast. A model that does
-not have an option raises ConfigError when it is set; none is ignored. All have normal parameters on the
-default device, so `with torch.device("meta")` builds them without memory.
+(B, 1, ...); layers.judging has the options of a call. A model that does not have an option raises ConfigError
+when it is set; none is ignored. All have normal parameters on the default device, so
+`with torch.device("meta")` builds them without memory.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from torch import nn
 
 from streamgan.models import (
     ddcolor,
+    ddcolor_discriminator,
     koalarization,
     paper_cnn,
     patchgan,
@@ -53,7 +54,9 @@ GENERATORS: dict[str, Callable[..., nn.Module]] = {
 }
 
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
+    "ddcolor": ddcolor_discriminator.build_discriminator,
     "paper_cnn": paper_cnn.build_discriminator,
     "patchgan": patchgan.build_discriminator,
+    "pix2pix": patchgan.build_pix2pix,
     "unet": unet_discriminator.build_discriminator,
 }

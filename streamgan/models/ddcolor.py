@@ -22,36 +22,49 @@ Shape suffixes: B batch, C the head's channels, D = 256 channels, H height, W wi
 | concat the input, conv1x1 (and a sigmoid when bounded) | C, H, W |
 
 A LayerNorm stands on each of the four feature maps, as in networks that use ConvNeXt for dense prediction.
+
+`variant="published"` is the authors' network (https://github.com/piddnad/DDColor), their tiny one at width 96
+and their large one at 192, both with 9 layers of queries. Published: a pixel decoder with spectral norm, and
+batch norm before each shuffle, on the skips and after each convolution; blur after the last shuffle; the gray
+value of sRGB, normalised, in three channels, for the encoder and beside the maps at the end; a last
+convolution that starts at random and has spectral norm; positions as query_decoder.py says. Here: the pixel
+decoder of the other U-Nets with group norm, so that a photo is coloured alike in any batch; L / 100; a last
+layer that starts at zero. Published: ConvNeXt of ImageNet-22k. Here, in either form: torchvision's, of
+ImageNet-1k, because it has no other; and no norm after the encoder's global mean, which nothing used.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt, LayerNorm2d
 
+from streamgan.core.color import AB_SCALE
 from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_pretrained
 
-from .decoder import ShuffleUp, UpBlock
+from .decoder import ShuffleUp, SpectralShuffleUp, SpectralUpBlock, UpBlock
 from .gray import GrayToImageNet
 from .layers import Norm, zero_init
-from .options import at_least, refuse
+from .options import at_least, is_published, refuse
 from .padding import crop_like, reflect_to_multiple
 from .query_decoder import QueryDecoder
 
 _BLOCKS = (3, 3, 9, 3)  # ConvNeXt-T
+_LARGE = 192  # width of ConvNeXt-L, with 27 blocks for 9
 _NUM_QUERIES = 100
 
 
 class ConvNeXtFeatures(nn.Module):
     """torchvision's ConvNeXt features, a map after every stage: (B, 3, H, W) -> H/4, H/8, H/16, H/32.
 
-    Stochastic depth is off. Below width 96 the stages have 1, 1, 3, 1 blocks instead of 3, 3, 9, 3.
+    Stochastic depth is off. Below width 96 the stages have 1, 1, 3, 1 blocks instead of 3, 3, 9, 3; `large`:
+    3, 3, 27, 3.
     """
 
-    def __init__(self, *, width: int):
+    def __init__(self, *, width: int, large: bool = False):
         super().__init__()
         self.widths = [width * 2**level for level in range(4)]
-        blocks = _BLOCKS if width >= 96 else (1, 1, 3, 1)
+        blocks = (3, 3, 27, 3) if large else _BLOCKS if width >= 96 else (1, 1, 3, 1)
         settings = [
             CNBlockConfig(num_in, num_out, count)
             for num_in, num_out, count in zip(self.widths, [*self.widths[1:], None], blocks, strict=True)
@@ -69,37 +82,64 @@ class ConvNeXtFeatures(nn.Module):
 
 
 class DDColor(nn.Module):
-    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
 
-    def __init__(self, out_channels: int, *, width: int, num_layers: int, norm: Norm, bounded: bool):
+    If `published`, it starts at random and computes in Lab units.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        *,
+        width: int,
+        num_layers: int,
+        norm: Norm,
+        bounded: bool,
+        published: bool = False,
+    ):
         super().__init__()
         # Published at width 96: 512, 512, 256; heads of 32 channels.
         model_dim = max(32, 256 * width // 96 // 32 * 32)
+        if published:
+            model_dim = min(256, model_dim)
         widths = (2 * model_dim, 2 * model_dim, model_dim)
-        self.bounded = bounded
-        self.gray = GrayToImageNet()
-        self.encoder = ConvNeXtFeatures(width=width)
+        self.bounded, self.published = bounded, published
+        self.gray = GrayToImageNet(exact=published)
+        self.encoder = ConvNeXtFeatures(width=width, large=published and width >= _LARGE)
         *skips, num_in = self.encoder.widths
         self.ups = nn.ModuleList()
+        block = SpectralUpBlock if published else UpBlock
         for num_skip, num_out in zip(skips[::-1], widths, strict=True):
-            self.ups.append(UpBlock(num_in, num_skip, num_out, norm=norm))
+            self.ups.append(block(num_in, num_skip, num_out, norm=norm))
             num_in = num_out
-        self.full = ShuffleUp(num_in, model_dim, factor=4)
+        if published:
+            self.full = SpectralShuffleUp(num_in, model_dim, norm="none", factor=4)
+        else:
+            self.full = ShuffleUp(num_in, model_dim, factor=4)
         self.queries = QueryDecoder(
-            widths, model_dim=model_dim, num_queries=_NUM_QUERIES, num_layers=num_layers
+            widths,
+            model_dim=model_dim,
+            num_queries=_NUM_QUERIES,
+            num_layers=num_layers,
+            published=published,
         )
-        self.last = zero_init(nn.Conv2d(_NUM_QUERIES + 1, out_channels, 1))
+        self.last = zero_init(nn.Conv2d(_NUM_QUERIES + (3 if published else 1), out_channels, 1))
+        if published:
+            nn.init.kaiming_normal_(self.last.weight)
+            spectral_norm(self.last)
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         padded = reflect_to_multiple(input_B1HW, 32)
-        *skips, x = self.encoder(self.gray(padded))
+        gray = self.gray(padded)
+        *skips, x = self.encoder(gray)
         scales = []
         for up in self.ups:
             x = up(x, skips.pop())
             scales.append(x)
         colors_BQD = self.queries(scales)
         maps_BQHW = torch.einsum("bqd,bdhw->bqhw", colors_BQD, self.full(x))
-        x = crop_like(self.last(torch.cat((maps_BQHW, padded), 1)), input_B1HW)
+        x = self.last(torch.cat((maps_BQHW, gray if self.published else padded), 1))
+        x = crop_like(x / AB_SCALE if self.published else x, input_B1HW)
         return torch.sigmoid(x) if self.bounded else x
 
 
@@ -118,20 +158,33 @@ def build_generator(
     """DDColor: `width` (96) channels of the first stage, `depth` (9) layers of queries, `norm` ("group").
 
     The norm is the pixel decoder's; ConvNeXt and the queries have LayerNorm. Below width 96 the encoder has
-    5 blocks instead of 18. `size` changes nothing.
+    5 blocks instead of 18. `variant="published"` is the authors' network, whose norm is "batch"; it predicts
+    Lab ab. `size` changes nothing.
     """
-    refuse("ddcolor", dropout=dropout, variant=variant)
-    if pretrained is not False and width not in (None, 96):
-        raise ConfigError(
-            "model.width", f"pretrained weights are for width 96 (got {width})", "leave model.width out"
-        )
+    refuse("ddcolor", dropout=dropout)
+    published = is_published("ddcolor", variant)
+    if published and (bounded or out_channels != 2):
+        raise ConfigError("model.head", "ddcolor as published predicts Lab ab", "choose model.head=lab")
+    encoders = {None: "convnext_tiny", 96: "convnext_tiny"} | (
+        {_LARGE: "convnext_large"} if published else {}
+    )
+    if pretrained is not False and width not in encoders:
+        what = f"pretrained weights are for width {' or '.join(str(w) for w in encoders if w)} (got {width})"
+        raise ConfigError("model.width", what, "leave model.width out")
     model = DDColor(
         out_channels,
         width=at_least(1, 96 if width is None else width, "width"),
         num_layers=at_least(1, 9 if depth is None else depth, "depth"),
-        norm="group" if norm is None else norm,
+        norm=norm or ("batch" if published else "group"),
         bounded=bounded,
+        published=published,
     )
-    features = model.encoder.features
-    load_pretrained(features, "convnext_tiny", pretrained, setting="model.pretrained", prefix="features.")
+    if pretrained is not False:
+        load_pretrained(
+            model.encoder.features,
+            encoders[width],
+            pretrained,
+            setting="model.pretrained",
+            prefix="features.",
+        )
     return model

@@ -11,6 +11,7 @@ Shape suffixes: B batch, C channels, D skip channels, O output channels, H heigh
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
 from .layers import Norm, normalization
 
@@ -59,6 +60,43 @@ class UpBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(torch.cat((self.up(x_BCHW), skip_BDHW), 1))))
+
+
+class SpectralShuffleUp(nn.Module):
+    """(B, C, H, W) -> (B, O, factor H, factor W): spectral conv1x1, norm, ReLU, PixelShuffle, blur."""
+
+    def __init__(self, num_in: int, num_out: int, *, norm: Norm, factor: int = 2):
+        super().__init__()
+        self.factor = factor
+        conv = nn.Conv2d(num_in, num_out * factor**2, 1, bias=norm == "none")
+        icnr_(conv.weight, 2)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        self.conv = spectral_norm(conv)
+        self.norm = normalization(norm, num_out * factor**2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return blur(F.pixel_shuffle(F.relu(self.norm(self.conv(x_BCHW))), self.factor))
+
+
+class SpectralUpBlock(nn.Module):
+    """(B, C, H, W), skip (B, D, 2H, 2W) -> (B, O, 2H, 2W): the `UpBlock` of DDColor's authors.
+
+    Up, concat the normalised skip, ReLU, conv3x3 with spectral norm, ReLU, norm.
+    """
+
+    def __init__(self, num_in: int, num_skip: int, num_out: int, *, norm: Norm):
+        super().__init__()
+        self.up = SpectralShuffleUp(num_in, num_out, norm=norm)
+        self.skip_norm = normalization(norm, num_skip)
+        conv = nn.Conv2d(num_out + num_skip, num_out, 3, padding=1, bias=norm == "none")
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        self.conv = spectral_norm(conv)
+        self.norm = normalization(norm, num_out)
+
+    def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
+        joined = F.relu(torch.cat((self.up(x_BCHW), self.skip_norm(skip_BDHW)), 1))
+        return self.norm(F.relu(self.conv(joined)))
 
 
 class SelfAttention(nn.Module):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from streamgan.core.color import without_autocast
@@ -47,18 +48,32 @@ def normalization(norm: Norm, num_channels: int) -> nn.Module:
             )
 
 
-def fp32_on_request(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A module's `forward(self, image)` that also takes `full_precision=True`: float32 without autocast.
+def judging(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A discriminator's `forward(self, image)` with two more options.
 
-    Autocast that was turned off around a module wrapped by accelerate would be turned on again inside it.
+    `full_precision=True`: float32 without autocast, which, turned off around a module wrapped by accelerate,
+    would be turned on again inside it. `parts`: how many sets, real photos and made ones, stand behind each
+    other in the batch; a module whose `apart` is true normalises each by its own statistics. That happens in
+    one forward, because two of them with batch norm crash DistributedDataParallel.
     """
 
     @functools.wraps(forward)
-    def wrapper(self: nn.Module, image: Tensor, *, full_precision: bool = False) -> Tensor:
+    def wrapper(self: nn.Module, image: Tensor, *, full_precision: bool = False, parts: int = 1) -> Tensor:
         with without_autocast(image) if full_precision else nullcontext():
-            return forward(self, image.float() if full_precision else image)
+            image = image.float() if full_precision else image
+            if parts > 1 and getattr(self, "apart", False):
+                return torch.cat([forward(self, part) for part in image.chunk(parts)])
+            return forward(self, image)
 
     return wrapper
+
+
+def normal_init(module: nn.Module) -> None:
+    """The start of pix2pix: weights from N(0, 0.02), those of batch norm from N(1, 0.02), biases 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def zero_init(layer: _Conv) -> _Conv:

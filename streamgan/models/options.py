@@ -31,6 +31,15 @@ def refuse(model: str, **options: object) -> None:
             )
 
 
+def is_published(model: str, variant: str | None, *others: str) -> bool:
+    """Whether `variant` is "published"; ConfigError if it is neither that nor one of `others` nor None."""
+    known = ("published", *others)
+    if variant is not None and variant not in known:
+        what = f"{model} has no variant of this name (got {variant!r})"
+        raise ConfigError("model.variant", what, f"choose {' or '.join(known)}, or leave it out")
+    return variant == "published"
+
+
 def between(least: int, most: int, value: int, option: str) -> int:
     """`value` if it is in the range, else ConfigError."""
     if value > most:

@@ -32,7 +32,7 @@ The published norm is BatchNorm.
 import torch
 from torch import Tensor, nn
 
-from streamgan.models.layers import Norm, fp32_on_request, normalization, zero_init
+from streamgan.models.layers import Norm, judging, normalization, zero_init
 from streamgan.models.options import at_least, refuse
 from streamgan.models.padding import crop_like, reflect_to_multiple
 
@@ -105,7 +105,7 @@ class PaperDiscriminator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classify = nn.Linear(8 * width, 1)
 
-    @fp32_on_request
+    @judging
     def forward(self, image_BKHW: Tensor) -> Tensor:
         return self.classify(torch.mean(self.features(image_BKHW), dim=(2, 3)))
 

@@ -18,19 +18,24 @@ _HEAD_DIM = 32  # 8 heads at 256 channels
 _FFN_FACTOR = 8  # 2048 at 256 channels
 
 
-def sine_positions(height: int, width: int, num_channels: int, *, device: torch.device) -> Tensor:
+def sine_positions(
+    height: int, width: int, num_channels: int, *, device: torch.device, published: bool = False
+) -> Tensor:
     """Sines and cosines of the row and the column at many wavelengths, float32 (N, D).
 
     Carion et al., "End-to-End Object Detection with Transformers", 2020: coordinates run from 0 to 2 pi over
-    the image, wavelengths grow geometrically up to 10,000.
+    the image, wavelengths grow geometrically up to 10,000. Published: a pixel's coordinate is that of its
+    lower right corner; sines and cosines alternate. Here: of its centre, the same seen from either side; the
+    sines come first, an order that means nothing to a network that learns.
     """
+    anchor, alternating = (1.0, 2) if published else (0.5, 1)
     quarter = num_channels // 4
     wavelength = 10_000 ** (torch.arange(quarter, device=device) / quarter)
     angles = []
     for size in (height, width):
-        place = (torch.arange(size, device=device) + 0.5) / size * 2 * math.pi
+        place = (torch.arange(size, device=device) + anchor) / size * 2 * math.pi
         angle = place[:, None] / wavelength
-        angles.append(torch.cat((angle.sin(), angle.cos()), 1))
+        angles.append(torch.stack((angle.sin(), angle.cos()), alternating).flatten(1))
     rows, columns = angles
     both = torch.cat(
         (rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)), -1
@@ -69,9 +74,17 @@ class QueryDecoder(nn.Module):
     Layer i looks at scale i modulo their number, the smallest first.
     """
 
-    def __init__(self, widths: Sequence[int], *, model_dim: int, num_queries: int, num_layers: int):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        model_dim: int,
+        num_queries: int,
+        num_layers: int,
+        published: bool = False,
+    ):
         super().__init__()
-        self.model_dim = model_dim
+        self.model_dim, self.published = model_dim, published
         self.content = nn.Parameter(torch.empty(num_queries, model_dim).normal_())
         self.places = nn.Parameter(torch.empty(num_queries, model_dim).normal_())
         # A scale that no layer looks at has no parameters: each of them must learn.
@@ -84,13 +97,26 @@ class QueryDecoder(nn.Module):
             nn.Linear(model_dim, model_dim), nn.ReLU(), nn.Linear(model_dim, model_dim), nn.ReLU(),
             nn.Linear(model_dim, model_dim),
         )  # fmt: skip
+        if published:
+            self._start_as_published()
+
+    def _start_as_published(self) -> None:
+        for parameter in self.layers.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        for conv in self.project:
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, maps_BCHW: Sequence[Tensor]) -> Tensor:
         keys, values = [], []
         for project, scale_D, x_BCHW in zip(self.project, self.scales, maps_BCHW, strict=False):
             values_BND = project(x_BCHW).flatten(2).transpose(1, 2) + scale_D
             height, width = x_BCHW.shape[-2:]
-            places_ND = sine_positions(height, width, self.model_dim, device=x_BCHW.device)
+            places_ND = sine_positions(
+                height, width, self.model_dim, device=x_BCHW.device, published=self.published
+            )
             values.append(values_BND)
             keys.append(values_BND + places_ND)
         x_BQD = self.content.expand(maps_BCHW[0].shape[0], -1, -1)  # len() would fix the batch of an export

@@ -16,10 +16,11 @@ from streamgan.models import DISCRIMINATORS, GENERATORS
 
 _HE = ("He et al. 2016, residual blocks", "https://arxiv.org/abs/1512.03385")
 _VGG = ("Simonyan and Zisserman 2015", "https://arxiv.org/abs/1409.1556")
+_DDCOLOR = ("Kang et al. 2023, DDColor", "https://arxiv.org/abs/2212.11613")
 _PIX2PIX = ("Isola et al. 2017, pix2pix", "https://arxiv.org/abs/1611.07004")
 PAPERS = {
     "generator": {
-        "ddcolor": ("Kang et al. 2023, DDColor", "https://arxiv.org/abs/2212.11613"),
+        "ddcolor": _DDCOLOR,
         "koalarization": ("Baldassarre et al. 2017, Deep Koalarization", "https://arxiv.org/abs/1712.03400"),
         "paper_cnn": _HE,
         "resnet18_unet": _HE,
@@ -32,8 +33,10 @@ PAPERS = {
         "zhang": ("Zhang et al. 2016, Colorful Image Colorization", "https://arxiv.org/abs/1603.08511"),
     },
     "discriminator": {
+        "ddcolor": _DDCOLOR,
         "paper_cnn": _HE,
         "patchgan": _PIX2PIX,
+        "pix2pix": _PIX2PIX,
         "unet": ("Schoenfeld et al. 2020, U-Net discriminator", "https://arxiv.org/abs/2002.12655"),
     },
 }

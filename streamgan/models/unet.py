@@ -18,20 +18,28 @@ depth 8, width 64; every conv is 4x4 with stride 2:
 | 8 | 512, no norm | 1 | 1, dropout 0.5 | 512 -> 512 |
 
 LeakyReLU 0.2 going down, ReLU going up; each up step is joined with the down step of its size. Depth d ends
-at 1 / 2^d of the image; a shallower net drops the innermost 512 -> 512 levels first, and its dropout with
-them: none is left at depth 5 and below. The option `dropout` puts another rate at the three innermost up
-steps of any depth, a brake on learning few photos by heart. Published: BatchNorm (with a batch of 1, thus
-instance norm) and a tanh; ours is linear and starts at zero.
+at 1 / 2^d of the image; a shallower net drops the innermost 512 -> 512 levels first. Dropout is at the three
+innermost up steps from depth 7 on, as the authors' two sizes have it; one is left at depth 6, none below. The
+option `dropout` puts another rate at the three innermost of any depth, a brake on learning few photos by
+heart.
+
+Published: BatchNorm, no biases beside it, weights from N(0, 0.02) to the last layer, a tanh. Here: instance
+norm, so that a photo is coloured alike in any batch, and a linear last layer that starts at zero, which is
+gray: it is paler after equally many steps. `variant="published"` is the authors' network to the digit
+(https://github.com/phillipi/pix2pix, models.lua; https://github.com/junyanz/pytorch-CycleGAN-and-pix2pix has
+its dropout one step further out). Published, too: dropout and the statistics of the test batch when colouring
+(section 3.3). Here: none and the running ones, so that a photo has one colouring.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamgan.models.layers import Norm, normalization, zero_init
-from streamgan.models.options import at_least, between, refuse
+from streamgan.models.layers import Norm, normal_init, normalization, zero_init
+from streamgan.models.options import at_least, between, is_published, refuse
 from streamgan.models.padding import crop_like, reflect_to_multiple
 
+_SMALLEST_PUBLISHED = 7  # the authors have a net of depth 8 for 256 pixels and one of 7 for 128
 MAX_DEPTH = 12  # halves the largest training crop, of 4096 pixels, to 1
 
 
@@ -40,18 +48,11 @@ def default_depth(size: int) -> int:
     return max(2, min(8, size.bit_length() - 1))
 
 
-def _initialise(layer: nn.Module) -> None:
-    """The published start: weights from N(0, 0.02), biases zero."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(layer.weight, 0.0, 0.02)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
 class UNet(nn.Module):
     """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
 
-    The smallest maps are never normalised, so a bottleneck of one pixel keeps its content under every norm.
+    If `published`, it starts at random and ends in a tanh unless bounded. The smallest maps are never
+    normalised, so a bottleneck of one pixel keeps its content under every norm.
     """
 
     def __init__(
@@ -63,21 +64,24 @@ class UNet(nn.Module):
         norm: Norm,
         bounded: bool,
         dropout: float | None = None,
+        published: bool = False,
     ):
         super().__init__()
         outermost_dropped = depth - 3
-        if dropout is None:  # as published
-            dropout, outermost_dropped = 0.5, max(5, outermost_dropped)
+        if dropout is None:
+            dropout, outermost_dropped = 0.5, depth - 3 if depth >= _SMALLEST_PUBLISHED else 5
         widths = [width * min(2**level, 8) for level in range(depth)]
         bias = norm in ("none", "group")  # batch and instance norm subtract it again
+        outer_bias = bias or not published  # where no norm follows
         self.multiple = 2**depth
-        self.bounded = bounded
-        self.first = nn.Conv2d(1, widths[0], 4, stride=2, padding=1)
+        self.bounded, self.published = bounded, published
+        self.first = nn.Conv2d(1, widths[0], 4, stride=2, padding=1, bias=outer_bias)
         self.downs = nn.ModuleList()
         self.ups = nn.ModuleList()
         for level in range(1, depth):
             innermost = level == depth - 1
-            conv = nn.Conv2d(widths[level - 1], widths[level], 4, stride=2, padding=1, bias=bias or innermost)
+            has_bias = outer_bias if innermost else bias
+            conv = nn.Conv2d(widths[level - 1], widths[level], 4, stride=2, padding=1, bias=has_bias)
             self.downs.append(conv if innermost else nn.Sequential(conv, normalization(norm, widths[level])))
         for level in range(depth - 1, 0, -1):
             num_in = widths[level] if level == depth - 1 else 2 * widths[level]
@@ -90,8 +94,9 @@ class UNet(nn.Module):
             self.ups.append(nn.Sequential(*up))
         self.last = nn.ConvTranspose2d(2 * widths[0], out_channels, 4, stride=2, padding=1)
         if norm != "none":  # without a norm the small start would fade from layer to layer
-            self.apply(_initialise)
-        zero_init(self.last)
+            self.apply(normal_init)
+        if not published:
+            zero_init(self.last)
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         x = self.first(reflect_to_multiple(input_B1HW, self.multiple))
@@ -102,7 +107,9 @@ class UNet(nn.Module):
         for up in self.ups:
             x = torch.cat((skips.pop(), up(F.relu(x))), 1)
         x = crop_like(self.last(F.relu(x)), input_B1HW)
-        return torch.sigmoid(x) if self.bounded else x
+        if self.bounded:
+            return torch.sigmoid(x)
+        return torch.tanh(x) if self.published else x
 
 
 def build_generator(
@@ -119,15 +126,17 @@ def build_generator(
 ) -> UNet:
     """The U-Net: `width` (64) channels at half size, `depth` (8 at size 256, 6 at 64), `norm` ("instance").
 
-    Instance norm is what the published BatchNorm is at its batch of 1, and does not depend on how a batch is
-    split. `dropout`: None, as published, or the rate of the three innermost up steps, in [0, 1).
+    `variant="published"` is the authors' network, whose `norm` is "batch". `dropout`: None, as published, or
+    the rate of the three innermost up steps, in [0, 1).
     """
-    refuse("unet", pretrained=pretrained, variant=variant)
+    refuse("unet", pretrained=pretrained)
+    published = is_published("unet", variant)
     return UNet(
         out_channels,
         width=at_least(1, 64 if width is None else width, "width"),
         depth=between(2, MAX_DEPTH, default_depth(size) if depth is None else depth, "depth"),
-        norm="instance" if norm is None else norm,
+        norm=norm or ("batch" if published else "instance"),
         bounded=bounded,
         dropout=dropout,
+        published=published,
     )

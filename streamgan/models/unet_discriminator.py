@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .layers import fp32_on_request
+from .layers import judging
 from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
 
@@ -41,14 +41,15 @@ def _conv(num_in: int, num_out: int, *, kernel: int = 3, stride: int = 1) -> nn.
 
 
 class PooledAttention(nn.Module):
-    """x + gamma * attention(x), (B, C, H, W) -> the same; keys and values from 2 x 2 maxima.
+    """x + gamma * attention(x), (B, C, H, W) -> the same; keys and values from maxima of `pool` x `pool`.
 
     gamma starts at 0. Written out, because the fused attention of torch has no second derivative, which R1
     and the gradient penalty need.
     """
 
-    def __init__(self, num_channels: int):
+    def __init__(self, num_channels: int, *, pool: int = 2):
         super().__init__()
+        self.pool = pool
         inner = max(1, num_channels // 8)
         self.query, self.key = (
             spectral_norm(nn.Conv2d(num_channels, inner, 1, bias=False)) for _ in range(2)
@@ -57,7 +58,7 @@ class PooledAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        pooled = F.max_pool2d(x_BCHW, 2)
+        pooled = F.max_pool2d(x_BCHW, self.pool)
         query_BCN, key_BCN, value_BCN = (
             layer(x).flatten(2)
             for layer, x in ((self.query, x_BCHW), (self.key, pooled), (self.value, pooled))
@@ -90,7 +91,7 @@ class UNetDiscriminator(nn.Module):
         # No bias on the logits, for the reason that patchgan.py gives.
         self.last = nn.Conv2d(width, 1, 3, padding=1, bias=False)
 
-    @fp32_on_request
+    @judging
     def forward(self, image_BKHW: Tensor) -> Tensor:
         x = F.leaky_relu(self.first(reflect_to_multiple(image_BKHW, self.multiple)), 0.2)
         skips = []

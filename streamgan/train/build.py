@@ -70,6 +70,8 @@ def build_losses(config: TrainConfig) -> Losses:
         colourfulness_weight=loss.colourfulness_weight,
         rec_weight=loss.rec_weight,
         log_mse_weight=loss.log_mse_weight,
+        judge_photos=loss.judge == "photo",
+        real_saturation=loss.real_saturation,
         r1_weight=loss.r1_weight,
         r1_every=loss.r1_every,
     )

@@ -102,5 +102,6 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
     if optim.schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     if optim.schedule == "step":
-        return optim.decay ** ((step - optim.warmup_steps) // optim.decay_every)
+        counted = max(0, step - optim.warmup_steps - optim.decay_after)
+        return optim.decay ** (counted // optim.decay_every)
     return 1.0

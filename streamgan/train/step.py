@@ -28,7 +28,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from streamgan.core.color import Head
+from streamgan.core.color import Head, saturate
 from streamgan.core.seeding import torch_seed, uniform
 from streamgan.losses import (
     AdversarialLoss,
@@ -64,6 +64,8 @@ class Losses:
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
     perceptual_weight: float = 0.0
     colourfulness_weight: float = 0.0
+    judge_photos: bool = False
+    real_saturation: float = 1.0
 
 
 class Made(NamedTuple):
@@ -129,6 +131,7 @@ class GanStep:
         # Dropout is seeded by its place in the run: a resumed run, and a second forward, draw the same noise.
         rank = self._accelerator.process_index
         torch.manual_seed(torch_seed(settings.seed, _NOISE, settings.step, rank, index))
+        _power_iteration(self._networks.plain_generator, first=index == 0)
         if self._losses.by_class:
             return Made(*self._networks.generator(micro.input_B1HW, with_logits=True))
         return Made(self._networks.generator(micro.input_B1HW), None)
@@ -150,12 +153,12 @@ class GanStep:
             if fake is None:
                 with torch.no_grad():
                     fake = self._generate(micro, index, settings)
-            real_pair = self._head.pair(micro.input_B1HW, micro.target_BCHW).requires_grad_(with_r1)
-            pairs = [real_pair, self._head.pair(micro.input_B1HW, fake.output_BCHW.detach())]
+            real_pair = self._judged(micro, micro.target_BCHW, real=True).requires_grad_(with_r1)
+            pairs = [real_pair, self._judged(micro, fake.output_BCHW.detach())]
             if losses.gp_weight > 0:
                 pairs.append(mix(pairs[0], pairs[1], self._shares(micro, settings)))
             # The gradient of a pixel is tiny: fp16 would round it to 0, bf16 to three digits.
-            options = {"full_precision": True} if with_r1 or losses.gp_weight > 0 else {}
+            options = {"full_precision": with_r1 or losses.gp_weight > 0, "parts": len(pairs)}
             _power_iteration(discriminator, first=index == 0)
             with self._synchronised(discriminator, last=index == len(micros) - 1):
                 real, made, *between = discriminator(torch.cat(pairs), **options).chunk(len(pairs))
@@ -205,9 +208,7 @@ class GanStep:
                     _add(scalars, share, {"loss/g_log_mse": by_image})
                 if judge is not None:
                     _power_iteration(judge, first=index == 0)
-                    adversarial = losses.adversarial.g(
-                        judge(self._head.pair(micro.input_B1HW, fake.output_BCHW))
-                    )
+                    adversarial = losses.adversarial.g(judge(self._judged(micro, fake.output_BCHW)))
                     loss = loss + settings.adversarial_weight * adversarial
                     _add(scalars, share, {"loss/g_adv": adversarial})
                 self._accelerator.backward(loss * share)
@@ -215,6 +216,15 @@ class GanStep:
         if judge is not None:
             judge.requires_grad_(True)
         self._finish(generator, self._networks.optimizer_g, settings.clip_g, "grad/g_norm", scalars)
+
+    def _judged(self, micro: MicroBatch, output_BCHW: Tensor, *, real: bool = False) -> Tensor:
+        """What the discriminator sees of an output, (B, 3, H, W)."""
+        if not self._losses.judge_photos:
+            return self._head.pair(micro.input_B1HW, output_BCHW)
+        return self._real_photo(micro) if real else self._head.decode(micro.input_B1HW, output_BCHW)
+
+    def _real_photo(self, micro: MicroBatch) -> Tensor:
+        return saturate(self._head.decode(micro.input_B1HW, micro.target_BCHW), self._losses.real_saturation)
 
     def _reconstruction(self, fake: Made, target_BCHW: Tensor) -> Tensor:
         if fake.logits is None:
@@ -235,9 +245,7 @@ class GanStep:
         made_B3HW = self._head.decode(micro.input_B1HW, fake.output_BCHW)
         if losses.perceptual is not None:
             with self._accelerator.autocast():
-                distance = losses.perceptual(
-                    made_B3HW, self._head.decode(micro.input_B1HW, micro.target_BCHW)
-                )
+                distance = losses.perceptual(made_B3HW, self._real_photo(micro))
             total = total + losses.perceptual_weight * distance
             _add(scalars, share, {"loss/g_perc": distance})
         if losses.colourfulness_weight > 0:
@@ -273,12 +281,12 @@ class GanStep:
         _add(scalars, 1.0, {tag: torch.where(finite, norm, 0.0), "grad/skipped": ~finite})
 
 
-def _power_iteration(discriminator: nn.Module, *, first: bool) -> None:
+def _power_iteration(network: nn.Module, *, first: bool) -> None:
     """Spectral norms move with every forward in training mode: of the micro-batches, with the first alone.
 
     All of them then see the same network, and accumulation does not change it.
     """
-    for module in discriminator.modules():
+    for module in network.modules():
         if parametrize.is_parametrized(module):
             module.parametrizations.train(first and module.training)  # type: ignore[operator]
 
