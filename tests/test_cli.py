@@ -144,6 +144,26 @@ def test_an_error_is_one_json_object_where_json_was_asked_for(run, places, model
     assert f"error: {told['error']['message']}" == result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "shard @shards --out @photo.png",
+        "index @shards --out @photo.png",
+        "compare --config nowhere --out @photo.png",
+        "colorize @photo.png --model @model --out @photo.png",
+        "export @model --to bundle --out @photo.png",
+        "demo --out @photo.png",
+    ],
+)
+def test_a_file_in_the_place_of_the_folder_to_make_has_one_code(run, places, model, line):
+    file = places["photo.png"]
+    before = file.read_bytes()
+    result = run(*words(line, places | {"model": model}))
+    assert result.code == 2
+    assert str(file) in result.stderr
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize("extra", [[], ["--json"]])
 @pytest.mark.parametrize(("line", "what"), USAGE)
 def test_wrong_usage_points_at_the_help(run, places, model, line, what, extra):

@@ -106,20 +106,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(model, photo, tmp_path, run_
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "code", "told"),
     [
-        ("file", "a file is in the way"),
-        ("file/below", "a file is in the way"),
-        ("n" * 256, "choose a shorter name"),
+        ("file", 2, "Invalid value for '--out': Directory"),
+        ("file/below", 3, "a file is in the way"),
+        ("n" * 256, 3, "choose a shorter name"),
     ],
 )
-def test_an_out_that_cannot_be_a_folder_is_one_line(model, photo, tmp_path, run_as_program, place, told):
+def test_an_out_that_cannot_be_a_folder_is_one_line(
+    model, photo, tmp_path, run_as_program, place, code, told
+):
     photo(0).save(tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
     done = run_as_program(
         "colorize", tmp_path / "a.png", "--model", model, "--out", tmp_path / place, "--json"
     )
-    assert done.code == 3
+    assert done.code == code
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "mine"

@@ -18,7 +18,12 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @click.option(
     "--model", required=True, type=click.Path(), help="Run folder, checkpoint folder or weights file."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the coloured photos.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the coloured photos.",
+)
 @click.option("--recursive", is_flag=True, help="Folders with all their subfolders.")
 @click.option("--skip-existing", is_flag=True, help="Leave out what --out has already.")
 @click.option(

@@ -17,7 +17,11 @@ from .output import emit, table
     help="YAML file that names the recipes; launch/recipes/compare.yaml is one.",
 )
 @click.option("--shards", help="Folder or address of the shard set.  [default: as in the file]")
-@click.option("--out", type=LocalPath(), help="Folder for runs, table and grid.  [default: as in the file]")
+@click.option(
+    "--out",
+    type=LocalPath(file_okay=False),
+    help="Folder for runs, table and grid.  [default: as in the file]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def compare(config: str, shards: str | None, out: str | None, as_json: bool) -> None:
     """Train every recipe of a list under the same budget, score all of them and the trivial baselines on the

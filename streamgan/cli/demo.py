@@ -28,7 +28,7 @@ TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
 @click.command(cls=Command, short_help="The whole journey on real photographs, in minutes, on a CPU.")
 @click.option(
     "--out",
-    type=LocalPath(path_type=Path),
+    type=LocalPath(file_okay=False, path_type=Path),
     default=Path("demo"),
     show_default=True,
     help="Folder for everything that the demo makes.",

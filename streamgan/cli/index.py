@@ -4,6 +4,7 @@ import click
 
 from .options import Command, Number
 from .output import emit
+from .stopping import stop_on_signals
 
 
 @click.command(cls=Command)
@@ -54,6 +55,7 @@ def index(folder, out, color, gray, split, max_bad, as_json):
     from streamgan.core.remote import shown
     from streamgan.sharding.foreign import index as make_index
 
+    stop_on_signals("the same command starts again")
     color, gray = (tuple(name.lower().lstrip(".") for name in names) for names in (color, gray))
     if "://" in (out or ""):
         raise ConfigError("--out", f"is an address (got {shown(out)})", "name a folder, then copy it there")

@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from .options import Command, Count, Number
 from .shard_report import report, report_part
+from .stopping import stop_on_signals
 
 _LARGEST = 2**63 - 1  # what other readers of a manifest can hold
 _PIXEL_LIMIT = (
@@ -187,6 +188,7 @@ def shard(
     from streamgan.sharding.run import shard as make_set
     from streamgan.sharding.sizes import parse_size
 
+    stop_on_signals("the same command continues")
     if only_finish:
         return report(out, finish(out, max_bad=max_bad), as_json)
     shard_bytes = parse_size(shard_size) if shard_size is not None else None

@@ -6,6 +6,7 @@ import click
 
 from .options import Command
 from .output import emit
+from .stopping import stop_on_signals
 
 
 @click.command(cls=Command)
@@ -27,6 +28,7 @@ def verify(folder, full, as_json):
     from streamgan.core.remote import shown
     from streamgan.sharding.verify import verify as check
 
+    stop_on_signals("the same command starts again")
     report = check(folder, full=full)
     folder = shown(str(folder))
     summary = {
