@@ -220,3 +220,21 @@ def test_no_pixels_are_made_of_a_jpeg_that_is_cut(tmp_path, size):
     root = write_set(tmp_path, [data[: len(data) * 3 // 4] + END, data], check="header", size=size)
     assert verify(root).samples == 1
     assert '"truncated"' in (root / "quarantine.jsonl").read_text()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_what_is_damaged_is_said_without_names_of_classes_and_functions(kind):
+    whole, said = encode(make_photo(0, SIZE), kind), set()
+    for at in range(4, 400, 3):
+        data = bytearray(whole)
+        data[at] ^= 0x55
+        for look in (
+            lambda data: to_pixels(data, "RGB", short=1),
+            lambda data: check_image(Cell(data), "color", check="decode", max_pixels=10**6),
+        ):
+            try:
+                look(bytes(data))
+            except (BadImage, BadRow) as error:
+                said.add(error.what if isinstance(error, BadImage) else error.detail)
+    assert said
+    assert not [text for text in said if re.search(r"Error|tj|\(\)|object at|Exception|_", text)]

@@ -236,7 +236,7 @@ def test_full_finds_an_image_that_does_not_decode(tmp_path):
     assert found(tmp_path / "set") == []
     [(file, key, what)] = found(tmp_path / "set", full=True)
     assert key == "00000-000000001"
-    assert what == "color.png does not decode (broken data stream when reading image file)"
+    assert what == "color.png does not decode (its pixels cannot be read)"
     with tarfile.open(tmp_path / "set" / file) as tar:
         assert f"{key}.color.png" in tar.getnames()
 

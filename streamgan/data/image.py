@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .jpeg import plainer, with_noise
 
@@ -24,6 +24,9 @@ _HARMLESS = " extraneous bytes before marker "
 _INCOMPLETE = ("remature end", "instead of RST")  # of a message of libjpeg
 
 
+HEADER, PIXELS = "its header cannot be read", "its pixels cannot be read"
+
+
 class BadImage(ValueError):
     """Why an image does not decode; `reason` is the word of the quarantine."""
 
@@ -33,6 +36,12 @@ class BadImage(ValueError):
 
     def __str__(self) -> str:
         return self.what
+
+
+def damage(error: BaseException) -> str:
+    """What Pillow or simplejpeg could not read; their own words name classes and functions."""
+    no_header = isinstance(error, UnidentifiedImageError) or "DecompressHeader" in str(error)
+    return HEADER if no_header else PIXELS
 
 
 def to_pixels(data: bytes, mode: Mode, *, short: int) -> np.ndarray:
@@ -51,9 +60,9 @@ def to_pixels(data: bytes, mode: Mode, *, short: int) -> np.ndarray:
     except (MemoryError, BadImage):
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage("too_many_pixels", str(error)) from error
+        raise BadImage("too_many_pixels", "too many pixels") from error
     except Exception as error:  # PIL raises half a dozen unrelated types
-        raise BadImage("damaged", str(error)) from error
+        raise BadImage("damaged", damage(error)) from error
     return pixels[:, :, None] if mode == "L" else pixels
 
 
@@ -82,7 +91,8 @@ def _jpeg(data: bytes, mode: Mode, short: int) -> np.ndarray:
         message = str(error)
         if _HARMLESS not in message:
             cut = any(words in message for words in _INCOMPLETE)
-            raise BadImage("truncated" if cut else "damaged", message) from error
+            what = HEADER if damage(error) == HEADER else message
+            raise BadImage("truncated" if cut else "damaged", what) from error
         if not _is_complete(plain, "CMYK" if mode == "CMYK" else "RGB"):
             raise BadImage("truncated", "part of the picture is missing") from error
     return _decode(plain, mode, short, strict=False)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from streamgan.core.images import bits, orientation
 from streamgan.core.png import readable_png
-from streamgan.data.image import BadImage, is_cut, to_pixels
+from streamgan.data.image import HEADER, BadImage, damage, is_cut, to_pixels
 
 from .jpeg import plain_size
 from .pixels import Unusable, changes_of_mode, look_alike, normalise, open_image, shows_color
@@ -98,7 +98,7 @@ def _pixels(checked: Checked, role: Role) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        raise BadRow("gray_damaged" if role == "gray" else "damaged", type(error).__name__) from error
+        raise BadRow("gray_damaged" if role == "gray" else "damaged", damage(error)) from error
 
 
 def _is_color(gray: Checked) -> bool:
@@ -110,7 +110,7 @@ def _is_color(gray: Checked) -> bool:
     except MemoryError:
         raise
     except Exception as error:
-        raise BadRow("gray_damaged", type(error).__name__) from error
+        raise BadRow("gray_damaged", damage(error)) from error
 
 
 def check_text(text: bytes | None) -> str | None:
@@ -153,8 +153,8 @@ def look_at_pixels(data: bytes, role: Role, mode: str = "") -> None:
     try:
         to_pixels(data, "CMYK" if mode == "CMYK" else "L" if role == "gray" else "RGB", short=1)
     except BadImage as bad:
-        cause = type(bad.__cause__).__name__ if bad.__cause__ else ""
-        raise BadRow(bad.reason, f"{len(data)} bytes" if bad.reason == "truncated" else cause) from bad
+        details = {"truncated": f"{len(data)} bytes", "damaged": damage(bad.__cause__ or bad)}
+        raise BadRow(bad.reason, details.get(bad.reason, bad.what)) from bad
 
 
 def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: int) -> Checked:
@@ -177,7 +177,7 @@ def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: 
     except MemoryError:
         raise
     except Exception as error:  # PIL raises half a dozen unrelated types for a malformed header
-        raise BadRow("damaged", type(error).__name__) from error
+        raise BadRow("damaged", HEADER) from error
     with image:
         if image.width * image.height > max_pixels:
             raise BadRow("too_many_pixels", f"{image.width}x{image.height}")
@@ -203,7 +203,7 @@ def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: 
         except (MemoryError, BadRow):
             raise
         except Exception as error:
-            raise BadRow("damaged", type(error).__name__) from error
+            raise BadRow("damaged", damage(error)) from error
 
 
 def _orientation(image: Image.Image, data: bytes) -> int:

@@ -26,6 +26,7 @@ from streamgan.core.objects import Place as Address
 from streamgan.core.seeding import hash64
 from streamgan.core.web import readable
 from streamgan.data.format import Manifest, Sample, idx_name, open_index, read_idx, read_manifest
+from streamgan.data.image import damage
 
 from .pixels import PIL_FORMATS
 
@@ -198,7 +199,7 @@ def _naming(root: Address, place: Place) -> Iterator[None]:
         raise
     except Exception as error:  # PIL raises half a dozen unrelated types
         where = f"{root / place.shard}, key {place.sample.key}"
-        what = f"does not decode ({type(error).__name__})"
+        what = f"does not decode ({damage(error)})"
         raise DataError(where, what, "shard the source again with --check decode") from error
 
 

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamgan.data.image import damage
+
 from .check import BadRow, Check, Checked, Role, check_image, check_pair, check_text, look_at_pixels
 from .pixels import Encoding, encode, open_image, resize, smaller
 from .rows import Row
@@ -69,5 +71,5 @@ def _encoded(image: Checked, role: Role, target: tuple[int, int] | None, rules: 
     except MemoryError:
         raise
     except Exception as error:  # only decoding shows that the pixels are damaged
-        raise BadRow("gray_damaged" if role == "gray" else "damaged", type(error).__name__) from error
+        raise BadRow("gray_damaged" if role == "gray" else "damaged", damage(error)) from error
     return encode(pixels, kind, encoding.quality), {"jpeg": "jpg", "png": "png"}[kind]
