@@ -29,6 +29,7 @@ from streamgan.data.mixture import Weighted
 from streamgan.data.reader import ShardReader
 from streamgan.data.remote import NotArrived
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.verify import verify
 from streamgan.train.loop import train
 
 SOME = ["429", "reset", "flip"]
@@ -287,6 +288,20 @@ def test_a_server_without_ranges_is_refused(root, site, tmp_path):
         match=r"train\.index: the server does not answer requests for a part of a file",
     ):
         build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize("page", [b"\n<!DOCTYPE html><p>Sign in</p>", b"<?xml version='1.0'?><Error/>"])
+def test_a_web_page_in_the_place_of_the_manifest_is_called_one(tmp_path, monkeypatch, page):
+    impatient(monkeypatch)
+    (tmp_path / "manifest.json").write_bytes(page)
+    told = r"manifest\.json: is a page of HTML or XML, not JSON; "
+    with website(tmp_path) as server:
+        with pytest.raises(DataError, match=rf"^{server.url}/{told}check the address"):
+            build_loader(server.url, cache=tmp_path / "cache")
+        (finding,) = verify(server.url).findings
+    assert finding.what == "is a page of HTML or XML, not JSON"
+    with pytest.raises(DataError, match=rf"^{tmp_path}/{told}run the `streamgan shard` command"):
+        read_manifest(tmp_path)
 
 
 def test_what_is_no_set_is_one_error(site, tmp_path):

@@ -50,6 +50,9 @@ def damage(change):
     ("change", "what"),
     [
         (lambda raw: raw[: len(raw) // 2], "cannot be read as JSON"),
+        (lambda raw: raw.replace(b"format", b"\xff"), r"cannot be read as JSON \(not UTF-8\)"),
+        (lambda raw: b"[" * 100_000, r"cannot be read as JSON \(nested too deep\)"),
+        (lambda raw: b"1" * 5000, r"cannot be read as JSON \(a number of too many digits\)"),
         (lambda raw: b"[]", "not a streamgan manifest"),
         (lambda raw: b'{"format": "other"}', "not a streamgan manifest"),
         (damage(lambda tree: tree.update(version=2)), r"format version 2 \(this release reads 1\)"),

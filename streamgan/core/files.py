@@ -91,11 +91,19 @@ def parse_json(path: Place | str, data: bytes, *, todo: str) -> Any:
     """As `read_json`, of the bytes `data` of `path`."""
     try:
         return json.loads(data)
-    except json.JSONDecodeError as error:
-        what = f"cannot be read as JSON (line {error.lineno}, column {error.colno})"
-        raise DataError(path, what, todo) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, too deep
-        raise DataError(path, f"cannot be read as JSON ({type(error).__name__})", todo) from error
+    except (ValueError, RecursionError) as error:
+        if data.lstrip().startswith(b"<"):
+            if "://" in str(path):
+                todo = "check the address: servers answer so for what they lack, or before a login"
+            raise DataError(path, "is a page of HTML or XML, not JSON", todo) from error
+        raise DataError(path, f"cannot be read as JSON ({_reason(error)})", todo) from error
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}"
+    words = {UnicodeDecodeError: "not UTF-8", RecursionError: "nested too deep"}
+    return words.get(type(error), "a number of too many digits")
 
 
 def canonical_sha256(value: Any) -> str:

@@ -267,7 +267,7 @@ def load_index(where: Place | str, file: Path | BinaryIO, entry: SplitEntry) -> 
     except OSError as error:
         raise DataError(where, f"cannot be read ({error.strerror or error})", todo) from error
     except Exception as error:  # numpy evaluates the header, which fails in many ways
-        raise DataError(where, f"cannot be read ({type(error).__name__}: damaged or cut)", todo) from error
+        raise DataError(where, "cannot be read (damaged or cut)", todo) from error
     if rows.dtype != INDEX_DTYPE or rows.shape != (entry.samples,):
         what = f"{'x'.join(map(str, rows.shape))} rows of {rows.dtype} (the manifest says {entry.samples})"
         raise DataError(where, what, todo)
