@@ -109,6 +109,48 @@ def test_a_flipped_byte_of_what_a_bundle_says_about_its_files_is_refused(model, 
         streamgan.Colorizer.load(tmp_path / "bundle", device="cpu")
 
 
+def test_a_changed_figure_of_a_bundle_is_not_shared(whole_run, tmp_path):
+    bundle = tmp_path / "bundle"
+    assert run(whole_run, "--to", "bundle", "--out", bundle).exit_code == 0
+    figures = json.loads((bundle / "metrics.json").read_text())
+    (bundle / "metrics.json").write_text(json.dumps({**figures, "val/psnr": 99.0}))
+    result = run(bundle, "--to", "bundle", "--out", tmp_path / "again")
+    assert isinstance(result.exception, CheckpointError)
+    assert "metrics.json: damaged: its sha256 is not the one in config.json" in str(result.exception)
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_card_of_a_bundle_may_be_edited(model, tmp_path):
+    bundle = tmp_path / "bundle"
+    assert run(model, "--to", "bundle", "--out", bundle).exit_code == 0
+    (bundle / "README.md").write_text("Trained on old postcards.")
+    streamgan.Colorizer.load(bundle, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["bundle", "checkpoint"])
+def test_a_folder_of_weights_without_its_list_is_refused_and_a_file_alone_is_taken(
+    whole_run, shard_set, tmp_path, kind
+):
+    from training import tiny_config
+
+    from streamgan.train.loop import train
+
+    folder = tmp_path / "step-00000010"
+    if kind == "bundle":
+        assert run(whole_run, "--to", "bundle", "--out", folder).exit_code == 0
+        (folder / "config.json").unlink()
+    else:
+        shutil.copytree(find_weights(whole_run).parent, folder)
+        (folder / "meta.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has weights, but neither meta\.json nor") as caught:
+        streamgan.Colorizer.load(folder, device="cpu")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="has weights, but neither"):
+        train(tiny_config(shard_set, tmp_path / "run", "run.steps=1", f"run.init_from={folder}"))
+    alone = folder / ("model.safetensors" if kind == "bundle" else "ema.safetensors")
+    streamgan.Colorizer.load(alone, device="cpu")
+
+
 def test_a_flipped_byte_of_a_companion_is_neither_shared_nor_trained_on(whole_run, shard_set, tmp_path):
     from training import tiny_config
 

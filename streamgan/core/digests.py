@@ -1,4 +1,4 @@
-"""What a folder says about the weights in it: `meta.json` of a checkpoint, `config.json` of a bundle."""
+"""What a folder says about the files in it: `meta.json` of a checkpoint, `config.json` of a bundle."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,15 @@ from .files import canonical_sha256, sha256_file
 _LISTS = {"meta.json": "streamgan-checkpoint", "config.json": "streamgan-bundle"}  # file: its format
 
 
-def check_weights(path: Path) -> None:
-    """CheckpointError if a weights file is not as the checkpoint or bundle in which it lies says.
+def require_list(folder: Path) -> None:
+    """CheckpointError if nothing in a folder says what the weights in it are to be."""
+    if not any((folder / name).is_file() for name in _LISTS):
+        what = f"has weights, but neither {' nor '.join(_LISTS)}, which says whether they are whole"
+        raise CheckpointError(folder, what, _TODO)
+
+
+def check_file(path: Path) -> None:
+    """CheckpointError if a file is not as the checkpoint or bundle in which it lies says.
 
     A file on its own passes, and one in a bundle that was written before bundles had digests.
     """

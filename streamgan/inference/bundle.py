@@ -2,9 +2,11 @@
 
 `model.safetensors` (the running average, which is what colours), and for fine-tuning `generator.safetensors`
 and `discriminator.safetensors` where they are known; `config.json`, `metrics.json`, `README.md`, `LICENSE`.
-The weights are copied byte for byte; `config.json` has the sha256 of each.
+The weights are copied byte for byte; `config.json` has the sha256 of each and of the metrics. The card and
+the licence are the publisher's to edit.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +18,7 @@ from safetensors import safe_open
 
 import streamgan
 from streamgan.core.checkpoints import sealed
-from streamgan.core.digests import check_weights
+from streamgan.core.digests import check_file
 from streamgan.core.errors import CheckpointError, ConfigError, file_error
 from streamgan.core.files import json_bytes, sha256_file, sync_directory, temporary_path
 from streamgan.core.hub import BUNDLED
@@ -57,22 +59,24 @@ def bundle_files(weights: Weights, *, title: str) -> dict[str, bytes | Path]:
     folder = weights.path.parent
     if weights.path.name in (BUNDLED, "ema.safetensors"):
         files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
-    config, metrics = {**_about(weights), "files": _digests(files)}, _metrics(folder)
-    files["config.json"] = json_bytes(sealed(config))
-    if metrics:
+    if metrics := _metrics(folder):
         files["metrics.json"] = json_bytes(metrics)
+    config = {**_about(weights), "files": _digests(files)}
+    files["config.json"] = json_bytes(sealed(config))
     files["README.md"] = _card(title, config, metrics).encode()
     files["LICENSE"] = _licence().encode()
     return files
 
 
 def _digests(files: dict[str, bytes | Path]) -> dict[str, Any]:
-    """Size and sha256 of the weights, which are as the folder that they come from says."""
+    """Size and sha256 of each file; those that are copied are as the folder that they come from says."""
     digests = {}
-    for name, path in files.items():
-        assert isinstance(path, Path)
-        check_weights(path)
-        digests[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    for name, content in files.items():
+        if isinstance(content, Path):
+            check_file(content)
+            digests[name] = {"size": content.stat().st_size, "sha256": sha256_file(content)}
+        else:
+            digests[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return digests
 
 
@@ -128,6 +132,7 @@ def _metrics(folder: Path) -> dict[str, float]:
     """The validation figures of the checkpoint or bundle in `folder`, if it is one."""
     for name, read in (("metrics.json", dict), ("meta.json", lambda meta: meta.get("validation") or {})):
         if (folder / name).is_file():
+            check_file(folder / name)
             try:
                 return read(json.loads((folder / name).read_bytes()))
             except (ValueError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ from streamgan.core.checkpoints import (
     pass_over,
 )
 from streamgan.core.color import HEADS, Head
-from streamgan.core.digests import check_weights
+from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.core.hub import BUNDLED, download_model, is_hub_model
 from streamgan.models import GENERATORS, choose
@@ -50,6 +50,7 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
         path = download_model(str(model))
     for name in (EMA, BUNDLED):
         if (path / name).is_file():
+            require_list(path)
             return _alone(path / name, which)
     checkpoints = list_checkpoints(path)
     if not checkpoints:
@@ -86,7 +87,7 @@ def load_weights(path: Path) -> Weights:
     CheckpointError if the file is not ours, or not as the checkpoint or bundle around it says.
     """
     todo = "give weights written by streamgan"
-    check_weights(path)
+    check_file(path)
     try:
         with safe_open(path, "pt") as file:
             about: dict[str, str] = file.metadata() or {}

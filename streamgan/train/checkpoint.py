@@ -26,7 +26,7 @@ from streamgan.core.checkpoints import (
     without_another,
 )
 from streamgan.core.config import TrainConfig, dump_yaml
-from streamgan.core.digests import check_weights
+from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.files import atomic_write
 from streamgan.core.hub import BUNDLED, download_model, is_hub_model
@@ -138,8 +138,9 @@ def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> Non
     elif not any((path / name).is_file() for name in ("generator.safetensors", BUNDLED)):
         raise CheckpointError(path, "no checkpoint here", "give a run folder or a checkpoint folder")
     else:
+        require_list(path)
         for file in sorted(path.glob("*.safetensors")):
-            check_weights(file)
+            check_file(file)
     file = next(path / name for name in ("generator.safetensors", BUNDLED) if (path / name).is_file())
     theirs = _model_settings(file)
     head = theirs["head"] if theirs else config.model.head
