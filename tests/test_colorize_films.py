@@ -165,6 +165,23 @@ def test_a_film_that_is_cut_is_coloured_as_far_as_it_goes(colorizer, tmp_path, s
     assert "at its end" in outcome.text
 
 
+@pytest.mark.parametrize("movflags", ["", "faststart"])
+def test_a_film_whose_index_is_cut_is_no_audio_file_and_nothing_is_lost_in_silence(
+    colorizer, tmp_path, movflags
+):
+    film = write_film(tmp_path / "film.mp4", sound=True, movflags=movflags)
+    whole = film.read_bytes()
+    start = whole.index(b"moov") - 4
+    length = int.from_bytes(whole[start : start + 4], "big")
+    kinds = set()
+    for share in (0.01, 0.1, 0.3, 0.6, 0.9, 0.99):
+        film.write_bytes(whole[: start + int(length * share)])
+        outcome = color(colorizer, film, tmp_path / f"{share}")
+        kinds.add(outcome.kind)
+        assert "its index (moov) is cut" in outcome.text
+    assert kinds == ({"failed"} if movflags else {"failed", "partial"})
+
+
 @pytest.mark.parametrize(
     ("cut", "told"),
     [

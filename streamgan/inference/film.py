@@ -24,7 +24,8 @@ from .photo import MAX_PIXELS
 
 # What a film is in, whatever it is called. Nothing that names other files or addresses (playlists).
 _CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg"
-_MOOV = "its index (moov) is missing: it was cut, or its recording never ended"
+_NO_MOOV = "its index (moov) is missing: it was cut, or its recording never ended"
+_CUT_MOOV = "its index (moov) is cut: what else the film had is not known"
 _CONSTANT = 0.9  # share of equal steps from frame to frame in a film of constant rate
 # Names and titles that are not UTF-8 stay what they are; PyAV 19 has no option for it, and does it.
 BYTES: dict[str, Any] = (
@@ -36,8 +37,8 @@ _PAUSE = 4  # steps that MP4 and MOV may leave out on purpose: the index says ho
 
 
 @contextmanager
-def open_film(path: Path) -> Iterator[Any]:
-    """The container of a film; ValueError if it cannot be read or is none."""
+def open_film(path: Path) -> Iterator[tuple[Any, str]]:
+    """The container of a film, and what is wrong with its index; ValueError if it is none or unreadable."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -48,25 +49,38 @@ def open_film(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
     with file:  # not by its name, which ffmpeg could take for an address
+        damage = _damage_of_moov(file)
+        file.seek(0)
         try:
             options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": ""}
             film = av.open(file, options=options, **BYTES)
         except (FFmpegError, OSError) as error:
             what = f"no film that can be read ({error.strerror})"
-            raise ValueError(_MOOV if _lacks_moov(file) else what) from error
+            raise ValueError(damage or what) from error
         with film:
-            yield film
+            try:
+                yield film, damage
+            except ValueError as error:
+                if damage:  # a whole index would have told of other streams and frames
+                    raise ValueError(damage) from error
+                raise
 
 
-def _lacks_moov(file: BinaryIO) -> bool:
-    """Whether it is an MP4 or MOV without its index, which is written last."""
-    file.seek(0)
-    found, at = [], 0
-    while len(head := file.read(8)) == 8 and (length := int.from_bytes(head[:4], "big")) >= 8:
-        found.append(head[4:])
+def _damage_of_moov(file: BinaryIO) -> str:
+    """What is wrong with the index of an MP4 or MOV, which is written last; "" if nothing is."""
+    found, at, size = [], 0, os.fstat(file.fileno()).st_size
+    while len(head := file.read(16)) >= 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:  # and then 64 bits of it, for more than 4 GB
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:
+            break
+        found.append(kind)
         at += length
+        if kind == b"moov" and at > size:
+            return _CUT_MOOV
         file.seek(at)
-    return found[:1] == [b"ftyp"] and b"moov" not in found
+    return _NO_MOOV if found[:1] == [b"ftyp"] and b"moov" not in found else ""
 
 
 def is_cover(stream: Any) -> bool:
@@ -92,20 +106,20 @@ def picture_stream(film: Any) -> Any:
 
 def first_frame(path: Path) -> Any:
     """The first frame that can be decoded: it says how the film is turned; ValueError if there is none."""
-    with open_film(path) as film:
+    with open_film(path) as (film, damage):
         stream = picture_stream(film)
-        reading = Reading(film, stream)
+        reading = Reading(film, stream, damage)
         for packet in reading.packets([stream]):
             for frame in reading.frames(packet):
                 return frame
-    raise ValueError("not one of its frames can be decoded")
+        raise ValueError("not one of its frames can be decoded")
 
 
 class Reading:
     """One pass over a film, and what was missing in it."""
 
-    def __init__(self, film: Any, stream: Any):
-        self._film, self._stream = film, stream
+    def __init__(self, film: Any, stream: Any, damage: str):
+        self._film, self._stream, self._damage = film, stream, damage
         self._num_packets = 0
         self._due: set[int] = set()  # times of packets with pictures; of frames
         self._had: set[int] = set()
@@ -177,7 +191,7 @@ class Reading:
             said.append(f"its end cannot be read ({self._stopped})")
         if damaged := len(self._damaged & self._had):
             said.append(f"{damaged} of {len(self._had)} frames are damaged")
-        return "; ".join(said)
+        return "; ".join(filter(None, [*said, self._damage]))
 
     def _holes(self, times: list[int], steps: list[int], step: float) -> list[tuple[int, int]]:
         """(time before, frames missing) of every gap; in a film of variable rate they say nothing."""

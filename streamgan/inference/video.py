@@ -45,22 +45,22 @@ def color_video(colorizer: Colorizer, source: Path, target: Path) -> Made:
     first = first_frame(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open_film(source) as film, atomic_write(target) as file:
-            return _color(colorizer, film, first, file, format=_FORMATS[target.suffix.lower()])
+        with open_film(source) as (film, damage), atomic_write(target) as file:
+            return _color(colorizer, film, damage, first, file, format=_FORMATS[target.suffix.lower()])
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
             raise
         raise ValueError(f"cannot be encoded ({error.strerror})") from error
 
 
-def _color(colorizer: Colorizer, film: Any, first: Any, file: BinaryIO, *, format: str) -> Made:
+def _color(colorizer: Colorizer, film: Any, damage: str, first: Any, file: BinaryIO, *, format: str) -> Made:
     import av
 
     from .film import BYTES, Reading, picture_stream
     from .tracks import Copies, described
 
     stream = picture_stream(film)
-    reading = Reading(film, stream)
+    reading = Reading(film, stream, damage)
     with av.open(file, "w", format=format, **BYTES) as made:
         made.metadata.update(film.metadata)
         made.set_chapters(film.chapters())
