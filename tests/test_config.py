@@ -185,6 +185,8 @@ def test_a_value_out_of_range_is_refused_with_what_was_given(override):
         ("optim.lr_g=yes", "optim.lr_g: must be a number, above 0 (got 'yes')"),
         ("run.log_every=1.5", "run.log_every: must be a whole number, at least 1"),
         ("optim.betas=0.5", "optim.betas: must be a list (got 0.5)"),
+        ("optim.betas=[0, 0, 0]", "optim.betas: must be a list of at most 2 values (got ['0', '0', '0'])"),
+        ("optim.betas=[0.5]", "optim.betas.1 is missing (got ['0.5'])"),
         ("data.shards=[{path: a, weigth: 1}]", "unknown setting data.shards.0.weigth"),
         ("data.shards=[{weight: -1}]", "data.shards.0.path is missing, data.shards.0.weight: out of range"),
         ("data.shards=[]", "data.shards: must name at least one shard set"),

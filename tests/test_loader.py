@@ -444,7 +444,7 @@ WRONG = {
     "cache_gb": (0, -3, float("nan"), "5"),
 }
 WRONG_IN_TRAINING = {
-    "seed": (1.5, None, 10**400),
+    "seed": (-1, 2**63, 1.5, None, 10**400),
     "start_step": (-1, 2.0, 10**400),
     "stop_step": (-1, 10**400),
     "epochs": (-1, 0.5, 10**400),

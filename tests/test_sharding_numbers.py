@@ -9,7 +9,10 @@ from parquet_fixtures import pair, write_rows
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError, StreamganError
+from streamgan.sharding.foreign import index
+from streamgan.sharding.parts import Part
 from streamgan.sharding.publish import Records, refuse_too_many_bad
+from streamgan.sharding.run import finish, shard, shard_part
 
 LONG = "9" * 400
 
@@ -72,3 +75,19 @@ def test_the_share_of_bad_rows_is_compared_exactly(tmp_path, max_bad, total):
     run(allowed)
     with pytest.raises(DataError, match=f"{allowed + 1} of {total} rows are bad"):
         run(allowed + 1)
+
+
+@pytest.mark.parametrize("max_bad", [float("nan"), float("inf"), -0.01, 1.01])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda out, **how: shard(["nowhere"], out, **how), id="shard"),
+        pytest.param(lambda out, **how: shard_part(["nowhere"], out, part=Part(1, 1), **how), id="part"),
+        pytest.param(lambda out, **how: finish(out, **how), id="finish"),
+        pytest.param(lambda out, **how: index("nowhere", out=out, **how), id="index"),
+    ],
+)
+def test_a_share_of_bad_rows_that_is_none_is_refused_before_anything_else(tmp_path, call, max_bad):
+    with pytest.raises(ConfigError, match=r"^--max-bad: must be a number from 0 to 1 \(got "):
+        call(tmp_path / "set", max_bad=max_bad)
+    assert not (tmp_path / "set").exists()

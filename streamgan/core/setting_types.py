@@ -144,6 +144,9 @@ def _explain(item: Any, schema: dict[str, Any], known: list[str]) -> str:
         return f"{where}: must be a finite number{_range(location, schema)}{got}"
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         return f"{where}: out of range{_range(location, schema)}{got}"
+    if kind in ("too_long", "too_short"):
+        word, limit = ("most", "max_length") if kind == "too_long" else ("least", "min_length")
+        return f"{where}: must be a list of at {word} {item['ctx'][limit]} values{got}"
     start = kind.partition("_")[0]
     if start in _KINDS and kind.endswith(("_type", "_parsing", "_parsing_size", "_from_float")):
         return f"{where}: must be {_KINDS[start]}{_range(location, schema)}{got}"

@@ -15,7 +15,7 @@ _NUMBERS = {  # least and most, both included
     "batch": (1, 2**20),
     "size": (1, 2**14),
     "workers": (0, 1024),
-    "seed": (-(2**63), 2**64),
+    "seed": (0, 2**63 - 1),
     "world": (1, 2**20),
     "rank": (0, 2**20),
     "node_ranks": (1, 2**20),

@@ -40,6 +40,7 @@ from streamgan.data.format import (
 )
 
 from .find_tars import find_tars
+from .publish import allowed
 from .tars import Scan, rejection, scan_tar
 from .writer import WORK, disk_errors
 
@@ -77,6 +78,7 @@ def index(
     tars; where none has one, all are `split`, or train. DataError naming the tar that is damaged, compressed
     or in a sub-folder.
     """
+    allowed(max_bad)
     folder = Path(folder)
     root = Path(out) if out else folder
     tars, hidden = find_tars(folder)
@@ -152,7 +154,7 @@ def _refuse_bad(
 ) -> None:
     reasons = Counter(row["reason"] for scan in scans.values() for row in scan.rejected)
     good = sum(len(scan.samples) for scan in scans.values())
-    if reasons.total() <= max_bad * (good + reasons.total()) and good:
+    if reasons.total() <= allowed(max_bad) * (good + reasons.total()) and good:
         return
     suffixes = sum((scan.suffixes for scan in scans.values()), Counter())
     have = ", ".join(f".{suffix}" for suffix, _ in suffixes.most_common(8)) or "no members"

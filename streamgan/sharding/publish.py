@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.files import atomic_write, read_many, sha256_file
 from streamgan.core.objects import Place
 from streamgan.data.format import (
@@ -48,12 +48,19 @@ class Records:
         return sum(record["rows"] for record in self.units.values())
 
 
+def allowed(max_bad: float) -> Fraction:
+    """The fraction as it was written: 0.29 * 100 is less than 29. ConfigError unless it is from 0 to 1."""
+    if not 0 <= max_bad <= 1:
+        raise ConfigError("--max-bad", f"must be a number from 0 to 1 (got {max_bad})", "choose another one")
+    return Fraction(repr(float(max_bad)))
+
+
 def refuse_too_many_bad(
     root: Place, identity: dict[str, Any], records: Records, *, total: int, max_bad: float, token: str = ""
 ) -> None:
     """DataError if more than the fraction `max_bad` of all rows is rejected already; lists them."""
     bad = records.rejected.total()
-    if bad > Fraction(repr(float(max_bad))) * total:  # exactly: 0.29 * 100 is less than 29
+    if bad > allowed(max_bad) * total:
         write_quarantine(root, identity, records, token=token)
         reasons = ", ".join(f"{reason} {count}" for reason, count in records.rejected.most_common())
         raise DataError(

@@ -38,7 +38,7 @@ from .hub import recorded
 from .parts import Part, claim_count, counts, refuse_missing
 from .pixels import Encoding
 from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
-from .publish import Records, publish, refuse_too_many_bad
+from .publish import Records, allowed, publish, refuse_too_many_bad
 from .sample import Rules
 from .sizes import largest_share, rows_per_unit
 from .source import SourceFile, read_source
@@ -116,6 +116,7 @@ def shard(
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
+    allowed(max_bad)
     began, root, passed = time.monotonic(), _root(out, engine), Counter[str]()
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes, engine, passed)
     job = (
@@ -158,6 +159,7 @@ def shard_part(
 
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
+    allowed(max_bad)
     began, root, passed = time.monotonic(), _root(out, engine), Counter[str]()
     job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes, engine, passed)
     job = (
@@ -186,6 +188,7 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
 
     Needs neither the source nor the options: the folder knows what is made in it.
     """
+    allowed(max_bad)
     began, root = time.monotonic(), place(out)
     refuse_foreign_files(root)
     if is_published(root):
