@@ -8,7 +8,10 @@ import sys
 import pytest
 from training import ROOT
 
-PARTS = ["environment", "tests", "step", "feed", "paper", "resume", "learn", "colorize"]
+sys.path.append(str(ROOT / "benchmarks"))
+from gpu_parts.memory import batch_that_fits, parts, report
+
+PARTS = ["environment", "tests", "step", "memory", "feed", "paper", "resume", "learn", "colorize"]
 
 
 def measure(source, tmp_path, *options: str) -> subprocess.CompletedProcess:
@@ -63,6 +66,20 @@ def test_a_part_that_runs_out_of_time_or_fails_costs_neither_the_others_nor_what
     assert found["step"]["error"].startswith("cut off after 1 s")
     assert found["feed"]["error"].startswith("cut off after 1 s")
     assert "kept" in (tmp_path / "out/gpu.md").read_text()
+
+
+def test_the_batch_that_fits_a_card_follows_from_two_peaks():
+    fixed, per_image = parts([4, 16], [3.0, 6.0])
+    assert (fixed, per_image) == (2.0, 0.25)
+    assert batch_that_fits(8, fixed, per_image) == 20  # 2 + 20 * 0.25 = 7 of the 7.2 GB that may be taken
+    assert batch_that_fits(24, fixed, per_image) == 76
+    assert batch_that_fits(2, fixed, per_image) == 0
+    row = {"batches": [4, 16], "peak_gb": [3.0, 6.0]}
+    page = report({"rows": {"default": row, "ddcolor": {**row, "peak_gb": []}}, "context_gb": 0.4})
+    assert "| `default.yaml`, 256 px | 4: 3.00, 16: 6.00 | 2.00 | 0.250 | 16 | 48 | 76 | 276 |" in page
+    assert "| `ddcolor.yaml`, 256 px | not measured: no card | - |" in page
+    cut = report({"rows": {"default": {"batches": [4], "peak_gb": [3.0], "error": "out of memory"}}})
+    assert "| out of memory | - |" in cut
 
 
 def test_an_unknown_part_is_refused(source_folder, tmp_path):

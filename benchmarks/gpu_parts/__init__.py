@@ -4,12 +4,13 @@ A part is a module with `measure(task)`, which yields its result so far (JSON va
 and `report(result)`, its Markdown.
 """
 
-from . import colorize, environment, feed, learn, paper, pytest_gpu, resume, step
+from . import colorize, environment, feed, learn, memory, paper, pytest_gpu, resume, step
 
 PARTS = {
     "environment": environment,
     "tests": pytest_gpu,
     "step": step,
+    "memory": memory,
     "feed": feed,
     "paper": paper,
     "resume": resume,

@@ -97,11 +97,11 @@ def _model(
     model = result["models"].setdefault(name, {})
     calls: dict[str, Call] = {}
     wanted: dict[str, Callable[[], Call]] = {
-        arm: partial(_our_step, _config(task, name, layout, compiled), kind)
+        arm: partial(our_step, config_of(task, name, layout, compiled), kind)
         for arm, (kind, layout, compiled) in arms.items()
     }
     if by_hand:
-        config = _config(task, name, True, False)
+        config = config_of(task, name, True, False)
         wanted |= {BARE: partial(_hand_step, config, False), PLAIN: partial(_hand_step, config, True)}
     for arm, make in wanted.items():
         if clock.left() < 20:
@@ -131,7 +131,7 @@ def _model(
     yield result
 
 
-def _config(task: Task, name: str, channels_last: bool, compiled: bool, *more: str) -> TrainConfig:
+def config_of(task: Task, name: str, channels_last: bool, compiled: bool, *more: str) -> TrainConfig:
     source, size, batch = MODELS[name]
     words = [
         f"data.size={task.choose(size, 32)}", f"data.batch={task.choose(batch, 2)}",
@@ -162,7 +162,7 @@ def _batch(config: TrainConfig) -> torch.Tensor:
     return next(iter(loader)).color_B3HW.to("cuda" if on_gpu() else "cpu")
 
 
-def _our_step(config: TrainConfig, kind: str) -> Call:
+def our_step(config: TrainConfig, kind: str) -> Call:
     with precision(kind):
         accelerator = build.start_accelerator(config)
         networks = build.build_networks(config, accelerator)
@@ -199,7 +199,7 @@ def _whole_loop(task: Task, result: Result) -> Iterator[Result]:
     found: dict[str, list[float]] = {LOOP: [], BARE: [], PLAIN: []}
     result["loop"] = {"images_per_s": found, "data_wait_ms": [], "step_ms": []}
     for number in range(task.choose(ROUNDS, 1)):
-        config = _config(
+        config = config_of(
             task, "default", True, False, f"run.dir={task.scratch / f'loop-{number}'}", f"run.steps={steps}",
             f"run.log_every={every}", f"data.workers={workers}",
             "run.validate_images=8", "run.sample_images=2",
