@@ -83,7 +83,8 @@ def run_local(
     # The workers only ever see this pipe close: when the generator ends, or the process that holds its
     # other end does. Then they stop at once, in the middle of whatever they do.
     ears, mouth = context.Pipe(duplex=False)
-    board = _Board(context.RawArray("q", num_workers * _FIELDS), context.Value("q", 0))
+    with _no_interrupts_for_children():  # the first lock starts a process, too
+        board = _Board(context.RawArray("q", num_workers * _FIELDS), context.Value("q", 0))
     executor = ProcessPoolExecutor(
         num_workers,
         mp_context=context,
@@ -152,8 +153,11 @@ def _wait_for_lock(path: Path, deadline: float) -> None:
 
 @contextmanager
 def _no_interrupts_for_children() -> Iterator[None]:
-    """Child processes started inside inherit a mask: Ctrl-C reaches the parent alone, and it stops them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Child processes started inside inherit a mask: Ctrl-C and the end of a terminal reach the parent alone.
+
+    It stops them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
