@@ -40,11 +40,11 @@ Results = dict[str, dict[str, Any]]
 def run_part(name: str, task_file: Path, result_file: Path) -> None:
     """In a process of its own: measure a part, keeping each state of its result."""
     from gpu_parts import PARTS
-    from gpu_parts.task import Task
+    from gpu_parts.task import Task, card
 
     words = json.loads(task_file.read_text())
     paths = {key: Path(words[key]) for key in ("photos", "tiny", "scratch", "out")}
-    record: dict[str, Any] = {"result": None, "error": None}
+    record: dict[str, Any] = {"result": None, "error": None, "card": card()}
     try:
         for result in PARTS[name].measure(Task(**{**words, **paths})):
             record["result"] = result
@@ -65,7 +65,7 @@ def supervise(name: str, task: dict[str, Any], results: Results, save: Any) -> N
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
             began, seen = time.monotonic(), 0
-            record = results[name] = {"result": None, "error": None}
+            record = results[name] = {"result": None, "error": None, "rehearsed": task["rehearse"]}
             try:
                 while process.poll() is None and time.monotonic() - began < task["seconds"] + GRACE_S:
                     time.sleep(POLL_S)
@@ -118,13 +118,21 @@ def write_page(path: Path, results: Results, command: str) -> None:
     """OUT/gpu.md from the results as they are."""
     from gpu_parts import PARTS
 
-    text = [f"# On a card\n\nCommand: `{command}`. Figures with a spread: median (min-max) of the rounds."]
+    text = [
+        f"# On a card\n\nLast command: `{command}`. Figures with a spread: median (min-max) of the rounds. "
+        "Speeds of two arms are compared within a round."
+    ]
     for name, part in PARTS.items():
         if name not in results:
             continue
         record = results[name]
         summary = " ".join((part.__doc__ or "").split("\n\n")[0].split())
         text.append(f"## {name}\n\n{summary}")
+        if record.get("rehearsed"):
+            text.append(
+                "**A rehearsal with tiny networks and photos: it shows that the part works, and no figure "
+                "here means anything. Sizes in headings are those of a real run.**"
+            )
         if record.get("result"):
             try:
                 text.append(part.report(record["result"]))
@@ -133,7 +141,8 @@ def write_page(path: Path, results: Results, command: str) -> None:
         if record.get("error"):
             text.append(f"Not complete:\n\n```\n{record['error'].strip()}\n```")
         if "seconds" in record:
-            text.append(f"{record['seconds']} s, load average then {record.get('load', '-')}.")
+            took = f"{record['seconds']} s, load average then {record.get('load', '-')}"
+            text.append(f"On {record.get('card', 'an unknown card')}: {took}.")
     with atomic_write(path) as file:
         file.write("\n\n".join(text).encode() + b"\n")
 

@@ -48,6 +48,7 @@ def test_every_part_of_the_gpu_benchmark_can_be_rehearsed_on_a_cpu(source_folder
     assert all(row["photos_per_s"] > 0 for row in found["colorize"]["result"]["rows"])
     page = (tmp_path / "out/gpu.md").read_text()
     assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == PARTS
+    assert page.count("A rehearsal with tiny networks") == page.count("On the CPU: ") == len(PARTS)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 from common import markdown
 from PIL import Image
 
+from streamgan.core.errors import ConfigError
 from streamgan.data.loader import build_eval_loader
 from streamgan.inference.colorizer import Colorizer
 from streamgan.inference.export import export_onnx
@@ -53,11 +54,16 @@ def _photos(task: Task, width: int, height: int, *, count: int) -> list[Image.Im
 
 
 def _onnx(task: Task, run: Path, result: Result) -> Iterator[Result]:
-    import onnxruntime
-
     side = task.choose(256, 32)
     path = task.scratch / "model.onnx"
-    export_onnx(load_weights(find_weights(run)), path)
+    try:
+        export_onnx(load_weights(find_weights(run)), path)
+    except ConfigError as error:  # the extra is not installed
+        result["onnx"].append({"provider": "-", "error": error.what})
+        yield result
+        return
+    import onnxruntime
+
     given = np.random.default_rng(0).random((1, 1, side, side), np.float32)
     for provider in ("CUDAExecutionProvider", "CPUExecutionProvider"):
         if provider not in onnxruntime.get_available_providers():

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from common import machine, markdown
 
-from .task import Result, Task, on_gpu, seconds_per_call
+from .task import Result, Task, card, on_gpu, seconds_per_call
 
 PACKAGES = (
     "torch",
@@ -33,7 +33,7 @@ def measure(task: Task) -> Iterator[Result]:
         except PackageNotFoundError:
             continue
     found["versions"]["python"] = platform.python_version()
-    found["card"] = torch.cuda.get_device_name() if on_gpu() else "none: a rehearsal on the CPU"
+    found["card"] = card() if on_gpu() else "none: a rehearsal on the CPU"
     if on_gpu():
         properties = torch.cuda.get_device_properties(0)
         found |= {"memory_gb": properties.total_memory / 1e9, "cuda": torch.version.cuda}
@@ -74,5 +74,5 @@ def report(result: Result) -> str:
         ("bf16_tflops", "bf16 matrix product, TFLOP/s"),
     ):
         if key in result:
-            rows.append([text, f"{result[key]:.0f}"])
+            rows.append([text, f"{result[key]:.3g}"])
     return markdown(["", ""], rows)

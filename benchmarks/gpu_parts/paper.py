@@ -42,6 +42,6 @@ def report(result: Result) -> str:
         "ms per step",
         "waits for data",
         f"projected minutes of {result['steps']} steps",
-        "the paper's five hours",
+        "faster than the paper's five hours",
     ]
     return markdown(head, rows) + "\n\nWithout its validations, which the projection leaves out."

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
 
 from common import markdown
@@ -43,4 +44,8 @@ def report(result: Result) -> str:
         [test["name"], test["result"], f"{test['seconds']:.1f}", " ".join(test["why"].split())[:160]]
         for test in result["tests"]
     ]
-    return markdown(["test", "result", "s", ""], [[cell.replace("|", "\\|") for cell in row] for row in rows])
+    counts = Counter(test["result"] for test in result["tests"])
+    summary = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    return f"{summary}.\n\n" + markdown(
+        ["test", "result", "s", ""], [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    )

@@ -52,7 +52,8 @@ def _run(task: Task, clock: Clock, name: str, kills: Sequence[int]) -> Path:
         f"data.shards={task.tiny}", "data.batch=16", "data.size=64", f"run.dir={out}", f"run.steps={STEPS}",
         f"run.checkpoint_every={EVERY}", "run.log_every=1", "run.validate_images=16", "run.sample_images=2",
         "model.generator=resnet18_unet", "loss.warmup_steps=5", "loss.ramp_steps=5", "loss.r1_weight=1",
-        "run.keep=9", *task.choose(["model.width=32", "data.workers=1"], SMALL),
+        "run.keep=9",
+        *task.choose(["model.width=32", "data.workers=1"], [*SMALL, "data.batch=4", "data.size=32"]),
     ]  # fmt: skip
     environment = {**os.environ, "ACCELERATE_MIXED_PRECISION": kind, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -122,7 +123,7 @@ def report(result: Result) -> str:
         "identical to the bit",
         "largest relative difference of a loss",
         "of an averaged weight",
-        "loss scale",
+        "loss scale at the end",
     ]
     kills = " and ".join(map(str, result["kills"]))
     return f"{result['steps']} steps, killed at {kills}, beside an unbroken run.\n\n{markdown(head, rows)}"

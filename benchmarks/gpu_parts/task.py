@@ -57,6 +57,10 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def card() -> str:
+    return torch.cuda.get_device_name() if on_gpu() else "the CPU"
+
+
 def synchronize() -> None:
     if on_gpu():
         torch.cuda.synchronize()
