@@ -28,7 +28,7 @@ def measure(task: Task) -> Iterator[Result]:
             try:
                 with peak_memory(record):
                     call = our_step(config_of(task, name, True, False, f"data.batch={batch}"), "bf16")
-                    for _ in range(WARM_CALLS):
+                    for _ in range(task.choose(WARM_CALLS, 1)):
                         call()
             except torch.OutOfMemoryError as error:
                 row["error"] = " ".join(str(error).split())[:200]

@@ -112,7 +112,7 @@ def _model(
         try:
             with peak_memory(record):
                 calls[arm] = make()
-                for _ in range(WARM_CALLS):
+                for _ in range(task.choose(WARM_CALLS, 1)):
                     calls[arm]()
         except (RuntimeError, torch.OutOfMemoryError) as error:  # this arm's answer
             record["error"] = " ".join(str(error).split())[:400]
@@ -139,6 +139,8 @@ def config_of(task: Task, name: str, channels_last: bool, compiled: bool, *more:
         f"run.channels_last={channels_last}", f"run.compile={compiled}",
         *task.choose([], SMALL), *more,
     ]  # fmt: skip
+    if task.rehearse and compiled:  # a CPU's compiler takes minutes for the recipe's own
+        words += ["model.generator=unet", "model.depth=3"]
     config = recipe(task, source, *words)
     if not config.loss.perceptual_weight:
         return config
@@ -211,7 +213,7 @@ def _whole_loop(task: Task, result: Result) -> Iterator[Result]:
             result["loop"][key].append(steady(lines, f"perf/{key}"))
         for arm, plain in ((BARE, False), (PLAIN, True)):
             call = _hand_step(config, plain)
-            for _ in range(WARM_CALLS):
+            for _ in range(task.choose(WARM_CALLS, 1)):
                 call()
             seconds = seconds_per_call(call, at_least_s=task.choose(2 * WINDOW_S, 0.01))
             found[arm].append(config.data.batch / seconds)
