@@ -24,12 +24,25 @@ from torch.nn.utils import parametrize
 
 from streamgan.core.color import gray_value
 from streamgan.models import DISCRIMINATORS, GENERATORS
+from streamgan.models.koalarization import Koalarization
+
+
+class Scores(nn.Module):
+    """In place of Inception-ResNet-v2: thousand numbers that the brightness of a photo gives."""
+
+    num_classes = 1000
+
+    def forward(self, given: Tensor) -> Tensor:
+        return given.mean((1, 2, 3))[:, None] * torch.linspace(-10, 10, self.num_classes)
+
 
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "unet": lambda: GENERATORS["unet"](out_channels=2, width=8, variant="published"),
     "pix2pix": lambda: DISCRIMINATORS["pix2pix"](width=8),
     "zhang": lambda: GENERATORS["zhang"](out_channels=2),
-    "koalarization": lambda: GENERATORS["koalarization"](out_channels=2, variant="published"),
+    "koalarization": lambda: Koalarization(
+        2, width=64, norm="none", embedder=Scores(), bounded=False, published=True
+    ),
     "ddcolor": lambda: GENERATORS["ddcolor"](out_channels=2, variant="published"),
     "ddcolor_d": lambda: DISCRIMINATORS["ddcolor"](width=8),
 }
@@ -135,7 +148,7 @@ def _koalarization(ours, checkout: Path):
     def run(given: Tensor) -> Tensor:
         code = encoder(given.permute(0, 2, 3, 1))
         scores = ours.embedder(given)[:, None, None].expand(*code.shape[:3], -1)
-        return decoder(fusion(torch.cat((code, scores), -1))).permute(0, 3, 1, 2)
+        return decoder(fusion(torch.cat((code, scores), -1))).permute(0, 3, 1, 2) * 127 / 110
 
     return run
 

@@ -1,8 +1,8 @@
 """The published networks are those of their authors' code: sizes, shapes, and outputs on fixed weights.
 
 The numbers are of `python tests/authors.py NAME CHECKOUT`, which ran the authors' modules with the same
-weights beside ours: unet, pix2pix equal to the bit, ddcolor to 8e-6, its discriminator to 5e-6, zhang to 2e-5
-of the output's deviation. Parameters were counted in the authors' modules, too.
+weights beside ours: unet, pix2pix equal to the bit, ddcolor to 8e-6, its discriminator to 5e-6, zhang and
+koalarization to 2e-5 of the output's deviation. Parameters were counted in the authors' modules, too.
 """
 
 import math
@@ -31,6 +31,10 @@ OUTPUTS = {
     ]),
     "zhang": ((1, 2, 64, 64), [
         0.104982, 0.0343911, 0.12101, 0.112871, 0.112173, 0.132163, 0.0945094, 0.107361, 0.106192, 0.076361,
+    ]),
+    "koalarization": ((1, 2, 64, 64), [
+        0.0925648, 0.132757, 0.261622, 0.0406682, 0.0720564, -0.0348964, 0.0442046, 0.125158, 0.194463,
+        0.205739,
     ]),
     "ddcolor": ((1, 2, 64, 64), [
         -0.00033314, 0.00260686, 0.00109524, 0.000333829, 0.00186002, 0.000280719, 0.00515656, 0.0051359,
@@ -73,6 +77,8 @@ def test_the_published_network_gives_what_its_authors_gives(name):
             227_869_328 - 3072,
         ),
         (DISCRIMINATORS["ddcolor"], {}, 5_919_617),
+        # 52 bins of 257 numbers fewer, and no convolution from bins to ab
+        (GENERATORS["zhang"], {"out_channels": 2}, 32_236_011 - 52 * 257 - 2 * 313),
     ],
 )
 def test_the_published_network_has_the_parameters_of_its_authors(build_it, options, theirs):
@@ -98,6 +104,20 @@ def test_a_published_generator_starts_with_colour_learns_everywhere_and_takes_an
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(image), model.eval()(image))
     assert again(torch.rand(1, 1, 5, 7)).shape == (1, 2, 5, 7)
+
+
+def test_koalarization_as_published_pads_as_tensorflow_does_and_stays_within_the_tanh():
+    with torch.device("meta"):
+        model = GENERATORS["koalarization"](out_channels=2, variant="published")
+    strided = [m for m in model.encoder.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    assert [conv.padding for conv in strided] == [(0, 0)] * 3
+    assert sum(isinstance(m, nn.ZeroPad2d) for m in model.encoder.modules()) == 3
+    # the authors', without the weights of the score that timm leaves out
+    ours = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in model.embedder.parameters())
+    assert ours == 6_574_050 - 256
+    assert type(model.embedder).__name__ == "InceptionResNetScores"
+    with pytest.raises(ConfigError, match=r"^model\.head: koalarization as published predicts Lab ab"):
+        GENERATORS["koalarization"](out_channels=3, bounded=True, variant="published")
 
 
 def test_a_published_generator_travels_by_its_name_and_default_ones_as_before():

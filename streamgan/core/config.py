@@ -90,8 +90,8 @@ class ModelConfig(Section):
     """Start the encoder from ImageNet weights: true downloads torchvision's, or for timm_unet takes those of
     an installed package (extra `pretrained`) or timm's; a path is a file of them."""
     variant: PathText | None = None
-    """Another form. unet, ddcolor: published, the authors' network to the digit; timm_unet: any backbone of
-    timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published embedder (extra
+    """Another form. unet, ddcolor, koalarization: published, the authors' network; timm_unet: any backbone of
+    timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published embedder alone (extra
     `timm`); zhang: a .npy file of ab bins, such as the authors' 313."""
 
 

@@ -3,6 +3,12 @@
 Zhang, Isola, Efros, "Colorful Image Colorization", ECCV 2016, https://arxiv.org/abs/1603.08511 (equations 2
 to 4). Rare colours count more, so that the frequent grays do not win everywhere.
 
+Published (resources/caffe_traininglayers.py of https://github.com/richzhang/colorization): the 10 nearest
+bins share a pixel, where the paper has 5; the truth is every fourth pixel; a photo without any |a| or |b|
+above 5 counts nothing; a prior of ImageNet, mixed with a uniform share over the bins that occur there. Here:
+5, as in the paper; the mean of 4 x 4 pixels, which has no aliasing; all photos count, because a set may hold
+gray ones on purpose; the prior of the training photos, with a share for every bin, so that none is infinite.
+
 Shape suffixes: B batch, H height, W width, h w the map of logits, Q bins, K nearest bins, 2 for a, b.
 """
 

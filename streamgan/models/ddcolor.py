@@ -45,7 +45,7 @@ from streamgan.core.pretrained import load_pretrained
 from .decoder import ShuffleUp, SpectralShuffleUp, SpectralUpBlock, UpBlock
 from .gray import GrayToImageNet
 from .layers import Norm, zero_init
-from .options import at_least, is_published, refuse
+from .options import at_least, is_published, only_lab, refuse
 from .padding import crop_like, reflect_to_multiple
 from .query_decoder import QueryDecoder
 
@@ -163,8 +163,8 @@ def build_generator(
     """
     refuse("ddcolor", dropout=dropout)
     published = is_published("ddcolor", variant)
-    if published and (bounded or out_channels != 2):
-        raise ConfigError("model.head", "ddcolor as published predicts Lab ab", "choose model.head=lab")
+    if published:
+        only_lab("ddcolor as published", out_channels, bounded)
     encoders = {None: "convnext_tiny", 96: "convnext_tiny"} | (
         {_LARGE: "convnext_large"} if published else {}
     )

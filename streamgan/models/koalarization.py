@@ -18,23 +18,29 @@ Shape suffixes: B batch, C the head's channels, E the embedding, H height, W wid
 | conv | 32, H/2, W/2 |
 | conv without ReLU, nearest x2 (and a sigmoid when bounded) | C, H, W |
 
-The published embedder is a frozen Inception-ResNet-v2, its 1001 class scores before the softmax. Ours is a
-ResNet-18 with 1000, trained jointly; `variant="inception_resnet_v2"` is the published one, with timm's 1000
-(inception_resnet.py). Published: a tanh at the end, and no norm; ours is linear and starts at zero, the
-embedder has BatchNorm.
+Published: a frozen Inception-ResNet-v2 as embedder, its 1001 class scores before the softmax; convolutions
+of stride 2 padded at the right and the bottom alone, as TensorFlow does; Glorot's start; a tanh that gives
+ab / 127. Here: a ResNet-18 with 1000 scores, trained jointly, because it is five times smaller; padding on
+all sides, as torch does; He's start, and a linear last layer that starts at zero, because that is gray.
+
+`variant="published"` is the authors' network (https://github.com/baldassarreFe/deep-koalarization,
+network_definition.py) but for the score of the background class, which timm leaves out;
+`variant="inception_resnet_v2"` has its embedder alone (inception_resnet.py).
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamgan.core.errors import ConfigError
+from streamgan.core.color import AB_SCALE
 from streamgan.core.pretrained import load_pretrained
 
 from .gray import GrayToImageNet
 from .inception_resnet import NAME, InceptionResNetScores
 from .layers import Norm, normalization, zero_init
-from .options import at_least, refuse
+from .options import at_least, is_published, only_lab, refuse
 from .padding import crop_like, reflect_to_multiple
 from .resnet import ResNetFeatures
 from .vgg_unet import encoder_norm
@@ -42,10 +48,21 @@ from .vgg_unet import encoder_norm
 _NUM_CLASSES = 1000  # of ImageNet, at width 64
 
 
-def _conv(num_in: int, num_out: int, norm: Norm, *, stride: int = 1, kernel: int = 3) -> nn.Sequential:
-    conv = nn.Conv2d(num_in, num_out, kernel, stride=stride, padding=kernel // 2)
+def _glorot(conv: nn.Conv2d) -> None:
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+def _conv(
+    num_in: int, num_out: int, norm: Norm, published: bool, *, stride: int = 1, kernel: int = 3
+) -> nn.Sequential:
+    one_sided = published and stride == 2
+    conv = nn.Conv2d(num_in, num_out, kernel, stride=stride, padding=0 if one_sided else kernel // 2)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return nn.Sequential(conv, normalization(norm, num_out), nn.ReLU())
+    if published:
+        _glorot(conv)
+    pad = [nn.ZeroPad2d((0, 1, 0, 1))] if one_sided else []
+    return nn.Sequential(*pad, conv, normalization(norm, num_out), nn.ReLU())
 
 
 class Embedder(ResNetFeatures):
@@ -69,34 +86,40 @@ class Koalarization(nn.Module):
         *,
         width: int,
         norm: Norm,
-        embedder: Embedder | InceptionResNetScores,
+        embedder: nn.Module,
         bounded: bool,
+        published: bool = False,
     ):
         super().__init__()
+        num_classes = embedder.num_classes
+        assert isinstance(num_classes, int)
+        conv = partial(_conv, norm=norm, published=published)
         half, w2, w4, w8 = max(1, width // 2), 2 * width, 4 * width, 8 * width
-        self.bounded = bounded
+        self.bounded, self.published = bounded, published
         self.gray = GrayToImageNet()
         self.embedder = embedder
         self.encoder = nn.Sequential(
-            _conv(1, width, norm, stride=2),
-            _conv(width, w2, norm),
-            _conv(w2, w2, norm, stride=2),
-            _conv(w2, w4, norm),
-            _conv(w4, w4, norm, stride=2),
-            _conv(w4, w8, norm),
-            _conv(w8, w8, norm),
-            _conv(w8, w4, norm),
+            conv(1, width, stride=2),
+            conv(width, w2),
+            conv(w2, w2, stride=2),
+            conv(w2, w4),
+            conv(w4, w4, stride=2),
+            conv(w4, w8),
+            conv(w8, w8),
+            conv(w8, w4),
         )
-        self.fusion = _conv(w4 + embedder.num_classes, w4, norm, kernel=1)
+        self.fusion = conv(w4 + num_classes, w4, kernel=1)
         self.decoder = nn.Sequential(
-            _conv(w4, w2, norm),
+            conv(w4, w2),
             nn.Upsample(scale_factor=2),
-            _conv(w2, width, norm),
-            _conv(width, width, norm),
+            conv(w2, width),
+            conv(width, width),
             nn.Upsample(scale_factor=2),
-            _conv(width, half, norm),
+            conv(width, half),
         )
         self.last = zero_init(nn.Conv2d(half, out_channels, 3, padding=1))
+        if published:
+            _glorot(self.last)
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         padded = reflect_to_multiple(input_B1HW, 32)
@@ -107,6 +130,8 @@ class Koalarization(nn.Module):
             scores_BE = self.embedder(input_B1HW)
         tiled = scores_BE[:, :, None, None].expand(-1, -1, *code.shape[-2:])
         x = self.last(self.decoder(self.fusion(torch.cat((code, tiled), 1))))
+        if self.published:
+            x = torch.tanh(x) * (127 / AB_SCALE)
         x = crop_like(F.interpolate(x, scale_factor=2), input_B1HW)
         return torch.sigmoid(x) if self.bounded else x
 
@@ -125,23 +150,25 @@ def build_generator(
 ) -> Koalarization:
     """Deep Koalarization: `width` (64) channels at half size, `norm` ("none", in the embedder "batch").
 
-    `variant` is the embedder: None for ResNet-18, or "inception_resnet_v2", which has its own width and norm.
-    `pretrained` is about it. `size` changes nothing.
+    `variant` "inception_resnet_v2" is an embedder of its own width and norm in place of ResNet-18;
+    "published", the authors' network, has it too. `pretrained` is about the embedder. `size` changes nothing.
     """
     refuse("koalarization", depth=depth, dropout=dropout)
+    published = is_published("koalarization", variant, NAME)
+    if published:
+        only_lab("koalarization as published", out_channels, bounded)
     width = at_least(1, 64 if width is None else width, "width")
     if variant is None:
         num_classes = max(1, _NUM_CLASSES * width // 64)
         embedder = Embedder(width=width, norm=encoder_norm(norm, pretrained), num_classes=num_classes)
         load_pretrained(embedder, "resnet18", pretrained, setting="model.pretrained")
-    elif variant == NAME:
-        embedder = InceptionResNetScores(pretrained=pretrained)
     else:
-        raise ConfigError("model.variant", f"no embedder of this name (got {variant!r})", f"choose {NAME}")
+        embedder = InceptionResNetScores(pretrained=pretrained)
     return Koalarization(
         out_channels,
         width=width,
         norm="none" if norm is None else norm,
         embedder=embedder,
         bounded=bounded,
+        published=published,
     )

@@ -40,6 +40,12 @@ def is_published(model: str, variant: str | None, *others: str) -> bool:
     return variant == "published"
 
 
+def only_lab(model: str, out_channels: int, bounded: bool) -> None:
+    """ConfigError unless the head is one of chroma: what `model` gives is measured in Lab ab."""
+    if bounded or out_channels != 2:
+        raise ConfigError("model.head", f"{model} predicts Lab ab", "choose model.head=lab")
+
+
 def between(least: int, most: int, value: int, option: str) -> int:
     """`value` if it is in the range, else ConfigError."""
     if value > most:

@@ -19,8 +19,14 @@ Shape suffixes: B batch, H height, W width, h w a quarter of the padded image, Q
 | conv1x1: logits | 1 | 261, H/4, W/4 |
 | annealed mean (T = 0.38), bilinear x4 | | 2, H, W |
 
-The published norm is BatchNorm, once a block, after its last ReLU; the published bins are 313, and a file of
-them is taken as `variant`.
+The norm is BatchNorm, once a block, after its last ReLU. With a file of the authors' 313 bins as `variant`
+this is the network of their demo (https://github.com/richzhang/colorization, colorizers/eccv16.py) to
+rounding; its weights are for (L - 50) / 100 and have the temperature in them.
+
+Published: 313 bins. Here: 261, because only these hold a colour of sRGB. Published, for training
+(models/colorization_train_val_v2.prototxt there): batch norm without scale and shift. Here: with them, as in
+the demo. Published: weights fitted to data before training. Here: He's start, because it needs none. What
+differs in the loss is in losses/classes.py.
 """
 
 from collections.abc import Mapping
@@ -31,10 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamgan.core.ab_bins import annealed_mean, bin_centres, read_bins
-from streamgan.core.errors import ConfigError
 
 from .layers import Norm, normalization, zero_init
-from .options import at_least, refuse
+from .options import at_least, only_lab, refuse
 from .padding import crop_like, reflect_to_multiple
 
 # The first guess is a Gaussian around gray, of this width in Lab units, and a little of every class.
@@ -138,8 +143,7 @@ def build_generator(
     They are kept with the weights. `size` changes nothing.
     """
     refuse("zhang", depth=depth, pretrained=pretrained, dropout=dropout)
-    if bounded or out_channels != 2:
-        raise ConfigError("model.head", "zhang predicts classes of Lab ab", "choose model.head=lab")
+    only_lab("zhang", out_channels, bounded)
     return ZhangClassifier(
         width=at_least(1, 64 if width is None else width, "width"),
         norm="batch" if norm is None else norm,
