@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import l1_loss
 
 from streamgan.core.color import Head
-from streamgan.core.config import TrainConfig, load_config
+from streamgan.core.config import load_config
+from streamgan.core.settings import TrainConfig
 from streamgan.losses import ADVERSARIAL
 from streamgan.train.build import build_head, build_networks, build_train_loader
 from streamgan.train.loop import train

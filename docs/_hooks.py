@@ -13,7 +13,7 @@ import click
 from mkdocs.structure.files import File, Files
 
 from streamgan.cli.main import streamgan
-from streamgan.core.config import TrainConfig
+from streamgan.core.settings import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = {  # file of the repository -> page of the site

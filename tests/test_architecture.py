@@ -108,7 +108,9 @@ def test_scripts_of_the_launcher_only_call_the_command():
 @pytest.mark.parametrize("package", ["data", "models", "losses", "metrics", "inference"])
 def test_only_wiring_knows_the_configuration(package):
     for path in (PACKAGE / package).rglob("*.py"):
-        assert not any(module.startswith("core.config") for module in own(imports(path))), name_of(path)
+        assert not any(
+            module.startswith(("core.config", "core.settings")) for module in own(imports(path))
+        ), name_of(path)
 
 
 def test_no_file_is_longer_than_a_person_reads_at_once():

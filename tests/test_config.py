@@ -7,18 +7,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from streamgan.cli.train import describe_settings
-from streamgan.core.config import (
-    DataConfig,
-    RunConfig,
-    TrainConfig,
-    dump_yaml,
-    load_config,
-    refuse_twice,
-    setting_names,
-)
+from streamgan.core.config import dump_yaml, load_config, refuse_twice, setting_names
 from streamgan.core.errors import ConfigError
 from streamgan.core.inert import without_effect
 from streamgan.core.setting_types import ShardSet
+from streamgan.core.settings import DataConfig, RunConfig, TrainConfig
 
 
 def message(*overrides: str, path=None) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_colorize import save_generator
 from test_models import SMALL, disturb
@@ -83,6 +84,49 @@ def flipped(path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1 << at % 8
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["bundle", "safetensors"])
+def test_half_the_size_is_the_same_model_but_for_rounding(model, tmp_path, kind):
+    out = tmp_path / "half.safetensors"
+    assert run(model, "--to", kind, "--out", out, "--half").exit_code == 0
+    file = find_weights(out)
+    assert file.stat().st_size < 0.6 * model.stat().st_size
+    theirs, ours = load_file(file), load_file(model)
+    for name, tensor in ours.items():
+        stored = torch.float16 if tensor.is_floating_point() else tensor.dtype
+        assert theirs[name].dtype == stored
+        assert torch.equal(theirs[name], tensor.to(stored))
+    assert {one.dtype for one in load_weights(file).generator.parameters()} == {torch.float32}
+    with safe_open(file, "pt") as half, safe_open(model, "pt") as whole:
+        assert half.metadata() == whole.metadata()
+
+
+def test_weights_too_large_for_float16_are_not_stored_so(model, tmp_path):
+    tensors, large = load_file(model), tmp_path / "large.safetensors"
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = 1e6
+    with safe_open(model, "pt") as file:
+        save_file(tensors, large, file.metadata())
+    result = run(large, "--to", "safetensors", "--out", tmp_path / "out", "--half")
+    assert f"--half: {name} does not fit into float16" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    result = run(model, "--to", "onnx", "--out", tmp_path / "out", "--half")
+    assert "--half, --size and --saturation: are for a bundle or safetensors" in str(result.exception)
+
+
+def test_an_exported_model_says_how_it_is_to_be_used(model, photo, tmp_path):
+    out = tmp_path / "bundle"
+    assert run(model, "--to", "bundle", "--out", out, "--size", 48, "--saturation", 1.5).exit_code == 0
+    ours, own = streamgan.Colorizer.load(out), streamgan.Colorizer.load(model)
+    assert (ours.size, ours.weights.saturation, own.weights.saturation) == (48, 1.5, 1.0)
+    image = photo(1)
+    expected = streamgan.Colorizer.load(model, size=48, saturation=1.5)(image)
+    assert np.array_equal(np.asarray(ours(image)), np.asarray(expected))
+    assert not np.array_equal(np.asarray(own(image)), np.asarray(expected))
+    gray = np.asarray(streamgan.Colorizer.load(out, saturation=0)(image)).astype(int)
+    assert np.ptp(gray, axis=2).max() <= 1
+    assert load_weights(find_weights(out)).generator.state_dict().keys() == load_file(model).keys()
 
 
 @pytest.mark.parametrize("part", [0, 0.01, 0.3, 0.7, 0.999])

@@ -23,7 +23,7 @@ def test_a_backbone_of_timm_takes_its_own_weights_and_those_that_name_them_other
     for name, given in (("timm", weights), ("others", renamed)):
         torch.save(given, path := tmp_path / f"{name}.pth")
         model = build_timm(out_channels=2, pretrained=str(path), variant="test_efficientnet").eval()
-        for mine, yours in zip(model.encoder(image), expected, strict=True):
+        for mine, yours in zip(model.encoder(image), expected[-3:], strict=True):
             torch.testing.assert_close(mine, yours)
         assert not model(image).any()  # the start stays gray
     renamed.popitem()
@@ -57,15 +57,6 @@ def _without_network(create, name, *, pretrained=False, **options):
     return create(name, **options)
 
 
-def test_a_backbone_keeps_its_statistics_where_the_images_of_a_batch_are_to_be_independent():
-    for norm, moves in ((None, True), ("batch", True), ("group", False)):
-        model = build_timm(out_channels=2, variant="test_efficientnet", norm=norm).eval().train()
-        before = model.encoder.network.get_buffer("bn1.running_mean").clone()
-        model(torch.rand(2, 1, 64, 64))
-        assert torch.equal(model.encoder.network.get_buffer("bn1.running_mean"), before) is not moves
-        assert model.encoder.network.get_parameter("bn1.weight").requires_grad
-
-
 @pytest.mark.parametrize(
     ("name", "reason"), [("nosuch", "no backbone with feature maps"), ("test_vit", "strides")]
 )
@@ -81,3 +72,4 @@ def test_small_photos_are_enlarged_for_a_backbone_and_come_back_as_they_were(siz
     model.encoder.register_forward_pre_hook(lambda module, given: sides.append(given[0].shape[-1]))
     assert model(torch.rand(1, 1, size, size)).shape == (1, 2, size, size)
     assert sides == [enlargement * size]
+    assert model(torch.rand(1, 1, size + 5, 2 * size - 3)).shape == (1, 2, size + 5, 2 * size - 3)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from streamgan.core.config import TrainConfig, load_config
+from streamgan.core.config import load_config
+from streamgan.core.settings import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]

@@ -17,7 +17,7 @@ from common import markdown, spread
 from step_arms import HandLoop
 from torchvision.models import get_model
 
-from streamgan.core.config import TrainConfig
+from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import build_loader
 from streamgan.train import build
 from streamgan.train.ema import update_ema

@@ -15,7 +15,8 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.profiler import ProfilerActivity, profile
 
-from streamgan.core.config import TrainConfig, load_config
+from streamgan.core.config import load_config
+from streamgan.core.settings import TrainConfig
 from streamgan.data.mixture import split_size
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import click
 
 from streamgan.core.errors import CheckFailed
 
-from .options import Command, Count, Number, device_option
+from .options import Command, Count, Number, device_option, ready_model
 from .output import emit
 from .stopping import stop_on_signals
 
@@ -16,7 +16,9 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @click.command(cls=Command, short_help="Colour photos at their own resolution and luminance.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())
 @click.option(
-    "--model", required=True, type=click.Path(), help="Run folder, checkpoint folder or weights file."
+    "--model",
+    type=click.Path(),
+    help="Run, checkpoint or bundle folder, weights file, or ORG/NAME.  [default: the one that comes along]",
 )
 @click.option(
     "--out",
@@ -47,8 +49,8 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def colorize(
-    inputs: tuple[str, ...], model: str, out: Path, recursive: bool, skip_existing: bool, saturation: float,
-    checkpoint: str, size: int | None, batch: int, device: str, as_json: bool,
+    inputs: tuple[str, ...], model: str | None, out: Path, recursive: bool, skip_existing: bool,
+    saturation: float, checkpoint: str, size: int | None, batch: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
@@ -59,6 +61,7 @@ def colorize(
     names of the results.
 
     \b
+    streamgan colorize old/*.jpg --out colored
     streamgan colorize old/*.jpg --model runs/default --out colored
     streamgan colorize archive --recursive --skip-existing --model runs/default --out colored
     """
@@ -89,7 +92,7 @@ def colorize(
     total = Inputs(inputs, out, recursive=recursive).count()
     todo = Inputs(inputs, out, recursive=recursive, unreadable=fail, passed=passed_over)
     colorizer = Colorizer.load(
-        model, which=checkpoint, device=device, size=size, saturation=saturation, batch=batch
+        model or ready_model(), which=checkpoint, device=device, size=size, saturation=saturation, batch=batch
     )
     out.mkdir(parents=True, exist_ok=True)
     with progress(total=total, unit="photo", label="colorize") as bar:

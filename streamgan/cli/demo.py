@@ -14,14 +14,16 @@ from streamgan.core.errors import CheckFailed
 from .options import Command, Count, LocalPath
 from .output import emit, table
 
-TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
+TRAINING = [  # launch/recipes/finetune.yaml, which an installed wheel does not have; smaller batches
     "data.batch=16", "data.size=64", "data.workers=1",
-    "model.generator=unet", "model.width=24", "model.depth=5",
+    "model.generator=timm_unet", "model.width=32", "model.dropout=0.1",
     "model.discriminator=patchgan", "model.d_width=16",
-    "loss.gan=hinge", "loss.rec=smooth_l1", "loss.gan_weight=0.005",
-    "loss.warmup_steps=100", "loss.ramp_steps=50",
-    "optim.lr_g=1e-3", "optim.lr_d=2e-4", "optim.betas=[0.9, 0.99]", "optim.schedule=cosine",
-    "optim.ema_half_life_images=1000", "run.log_every=20", "run.validate_every=100", "run.validate_images=64",
+    "loss.gan=hinge", "loss.rec=smooth_l1", "loss.log_mse_weight=0.5", "loss.gan_weight=0.002",
+    "loss.warmup_steps=40", "loss.ramp_steps=40",
+    "optim.lr_g=2e-4", "optim.lr_encoder=0", "optim.freeze_norm=true", "optim.lr_d=2e-4",
+    "optim.betas=[0.9, 0.99]", "optim.weight_decay=0.05", "optim.schedule=cosine", "optim.clip_g=1",
+    "optim.ema_half_life_images=500", "run.init_from=ready",
+    "run.log_every=20", "run.validate_every=50", "run.validate_images=64",
 ]  # fmt: skip
 
 
@@ -38,11 +40,12 @@ TRAINING = [  # a small U-Net on small crops: minutes on two CPU cores
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of your own colour photos, three or more.  [default: packaged photos]",
 )
-@click.option("--steps", type=Count(1, 10**9), default=300, show_default=True, help="Training steps.")
+@click.option("--steps", type=Count(1, 10**9), default=150, show_default=True, help="Training steps.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def demo(out: Path, images: Path | None, steps: int, as_json: bool) -> None:
     """Photos -> parquet -> shards -> a GAN trained by `accelerate launch` -> scores -> coloured photos.
 
+    The GAN starts with the model that comes with streamgan and learns from the photos of the demo.
     Every step is a command that you can type yourself; it is printed before it runs. Run again, it continues.
 
     \b

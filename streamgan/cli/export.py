@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from .options import Command
+from streamgan.core.errors import ConfigError
+
+from .options import Command, Number
 from .output import emit
 from .stopping import stop_on_signals
 
@@ -21,8 +23,18 @@ from .stopping import stop_on_signals
 @click.option(
     "--checkpoint", default="best", show_default=True, help="best, last, or a step number (of a run)."
 )
+@click.option("--half", is_flag=True, help="Weights as float16, half the size (bundle, safetensors).")
+@click.option(
+    "--size", type=click.IntRange(16, 4096), help="Short side at which colorize is to work.  [as trained]"
+)
+@click.option(
+    "--saturation", type=Number(min=0, max=10), help="Factor on the chroma that colorize is to use.  [1]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def export(run: str, kind: str, out: Path, checkpoint: str, as_json: bool) -> None:
+def export(
+    run: str, kind: str, out: Path, checkpoint: str, half: bool, size: int | None, saturation: float | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Export the generator of RUN (a run, checkpoint or bundle folder, a weights file, or ORG/NAME).
 
     A bundle has weights, configuration, validation figures, model card and licence, and the networks for
@@ -34,20 +46,25 @@ def export(run: str, kind: str, out: Path, checkpoint: str, as_json: bool) -> No
     streamgan export runs/default --to onnx --out model.onnx
     """
     from streamgan.core.files import atomic_write
-    from streamgan.inference.bundle import refuse_existing, write_bundle
+    from streamgan.inference.bundle import AS_IT_IS, Form, formed, refuse_existing, write_bundle
     from streamgan.inference.weights import find_weights, load_weights
 
+    form = Form(half, size, saturation)
+    if form != AS_IT_IS and kind in ("onnx", "torch"):
+        what = f"are for a bundle or safetensors (got --to {kind})"
+        raise ConfigError("--half, --size and --saturation", what, "leave them out")
     stop_on_signals("nothing was written; the same command tries again")
     weights = load_weights(find_weights(run, checkpoint))
     refuse_existing(out)
     result = {}
     if kind == "bundle":
-        write_bundle(weights, out)
+        write_bundle(weights, out, form)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == "safetensors":
+            content = formed(weights.path, form)
             with atomic_write(out) as file:
-                file.write(weights.path.read_bytes())
+                file.write(content if isinstance(content, bytes) else content.read_bytes())
         else:
             from streamgan.inference.export import export_onnx, export_torch
 

@@ -73,3 +73,15 @@ device_option = click.option(
     show_default=True,
     help="Where to compute.",
 )
+
+
+def ready_model() -> str:
+    """The model for a command that was given none, which is said."""
+    from streamgan.core.hub import READY
+    from streamgan.core.logs import say
+
+    say(
+        "colouring with the model that comes along, a small one that learned from 64-pixel photos; "
+        "train one on photos like yours (streamgan train --help) and give it with --model"
+    )
+    return READY

@@ -9,15 +9,15 @@ import click
 
 from streamgan.core.errors import ConfigError
 
-from .options import Command, Count, device_option
+from .options import Command, Count, device_option, ready_model
 from .output import emit
 from .stopping import stop_on_signals
 
 
 @click.command(cls=Command, short_help="A page in the browser to try models on.")
 @click.option(
-    "--model", "models", required=True, multiple=True, metavar="[NAME=]MODEL",
-    help="Run folder, checkpoint or weights file; several times for models side by side.",
+    "--model", "models", multiple=True, metavar="[NAME=]MODEL",
+    help="As for colorize; several times for models side by side.  [default: the one that comes along]",
 )  # fmt: skip
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: the whole network."
@@ -43,6 +43,7 @@ def serve(
     It has no password: with another --host than the default, everybody who reaches the port can use it.
 
     \b
+    streamgan serve
     streamgan serve --model runs/default
     streamgan serve --model soft=runs/a --model vivid=runs/b
     """
@@ -54,7 +55,7 @@ def serve(
         raise ConfigError("serve", "gradio is missing", "pip install 'streamgan[web]'") from error
 
     colorizers = {}
-    for word in models:
+    for word in models or [ready_model()]:
         name, separator, model = word.partition("=")
         if not separator or Path(word).exists():
             name, model = Path(word).resolve().name, word

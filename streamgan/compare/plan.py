@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from streamgan.core.config import TrainConfig
 from streamgan.core.errors import ConfigError, StreamganError
 from streamgan.core.files import read_json, write_json
 from streamgan.core.logs import say
+from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import build_loader
 from streamgan.train.checkpoint import FREE_SETTINGS
 from streamgan.train.history import read_history

@@ -1,4 +1,7 @@
-"""The Hugging Face Hub: models (`ORG/NAME`, perhaps with `@REVISION`) as local folders, errors in words."""
+"""Models by name as local folders: `ready`, which comes with streamgan, and those of the Hugging Face Hub.
+
+On the Hub a model is `ORG/NAME`, perhaps with `@REVISION`; errors are told in words.
+"""
 
 import os
 import re
@@ -8,6 +11,7 @@ from typing import Any
 from .errors import CheckpointError
 from .remote import status_of
 
+READY = "ready"  # the bundle in this package
 BUNDLED = "model.safetensors"  # what colours, in a bundle (inference/bundle.py)
 _MODEL = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
 _FILES = ["*.safetensors", "*.json", "*.yaml", "README.md", "LICENSE"]
@@ -16,6 +20,13 @@ _FILES = ["*.safetensors", "*.json", "*.yaml", "README.md", "LICENSE"]
 def is_hub_model(name: str) -> bool:
     """Whether `name` can be a model of the Hub: ORG/NAME that is nothing here, and no weights file."""
     return bool(_MODEL.fullmatch(name)) and not name.endswith(".safetensors") and not os.path.lexists(name)
+
+
+def model_path(name: str) -> Path:
+    """Where the model called `name` is: what lies here under this name, else `ready`, else one of the Hub."""
+    if name == READY and not os.path.lexists(name):
+        return Path(__file__).parents[1] / READY
+    return download_model(name) if is_hub_model(name) else Path(name)
 
 
 def download_model(name: str, **options: Any) -> Path:

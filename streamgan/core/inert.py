@@ -1,6 +1,7 @@
 """Settings that another one switches off: they are named, so that nobody takes them for tried."""
 
-from .config import TrainConfig, setting_names
+from .config import setting_names
+from .settings import TrainConfig
 
 _OF_D = ("model.discriminator", "model.d_width", "optim.lr_d", "optim.clip_d")
 _OF_GAN = ("gan", "judge", "r1_weight", "r1_every", "gp_weight", "n_critic", "warmup_steps", "ramp_steps")

@@ -2,8 +2,8 @@
 
 `model.safetensors` (the running average, which is what colours), and for fine-tuning `generator.safetensors`
 and `discriminator.safetensors` where they are known; `config.json`, `metrics.json`, `README.md`, `LICENSE`.
-The weights are copied byte for byte; `config.json` has the sha256 of each and of the metrics. The card and
-the licence are the publisher's to edit.
+The weights are copied byte for byte; with another `Form` they are written anew, alone. `config.json` has the
+sha256 of each and of the metrics. The card and the licence are the publisher's to edit.
 """
 
 import hashlib
@@ -12,9 +12,10 @@ import os
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
+from safetensors.torch import save
 
 import streamgan
 from streamgan.core.checkpoints import sealed
@@ -53,11 +54,22 @@ gray photo does not show, and it learned to guess from its training photos.
 """
 
 
-def bundle_files(weights: Weights, *, title: str) -> dict[str, bytes | Path]:
+class Form(NamedTuple):
+    """How exported weights differ from those of the run: float16, and how `colorize` uses them by default."""
+
+    half: bool = False
+    size: int | None = None
+    saturation: float | None = None
+
+
+AS_IT_IS = Form()
+
+
+def bundle_files(weights: Weights, *, title: str, form: Form = AS_IT_IS) -> dict[str, bytes | Path]:
     """Name -> content, or the file to copy: the bundle of loaded weights, with what lies beside them."""
-    files: dict[str, bytes | Path] = {BUNDLED: weights.path}
+    files: dict[str, bytes | Path] = {BUNDLED: formed(weights.path, form)}
     folder = weights.path.parent
-    if weights.path.name in (BUNDLED, "ema.safetensors"):
+    if form == AS_IT_IS and weights.path.name in (BUNDLED, "ema.safetensors"):
         files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
     if metrics := _metrics(folder):
         files["metrics.json"] = json_bytes(metrics)
@@ -80,6 +92,24 @@ def _digests(files: dict[str, bytes | Path]) -> dict[str, Any]:
     return digests
 
 
+def formed(path: Path, form: Form) -> bytes | Path:
+    """A weights file in this form: the bytes to write, or the file itself. float16 is loaded as float32."""
+    check_file(path)
+    if form == AS_IT_IS:
+        return path
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    chosen = {"size": form.size, "saturation": form.saturation}
+    model = json.loads(about["model"]) | {key: value for key, value in chosen.items() if value is not None}
+    if form.half:
+        tensors = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
+    if lost := [name for name, one in tensors.items() if not one.isfinite().all()]:
+        what = f"{lost[0]} does not fit into float16"
+        raise ConfigError("--half", what, "export without it")
+    return save(tensors, about | {"model": json.dumps(model)})
+
+
 def save_file(path: Path, content: bytes | Path) -> None:
     """Write a file, or copy one, and flush it to the disk."""
     if isinstance(content, Path):
@@ -90,10 +120,10 @@ def save_file(path: Path, content: bytes | Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_bundle(weights: Weights, out: Path) -> None:
+def write_bundle(weights: Weights, out: Path, form: Form = AS_IT_IS) -> None:
     """Write the bundle as a folder that is there whole or not at all; ConfigError if there is one already."""
     refuse_existing(out)
-    files = bundle_files(weights, title=out.name)
+    files = bundle_files(weights, title=out.name, form=form)
     temporary = temporary_path(out, token="bundle")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

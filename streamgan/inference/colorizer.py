@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streamgan.core.color import HEADS
 from streamgan.core.errors import ConfigError
-from streamgan.core.hub import download_model
+from streamgan.core.hub import READY, download_model
 from streamgan.core.logs import say
 
 from .bundle import bundle_files, save_file
@@ -40,8 +40,9 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
     """A trained generator, ready for photos of any size and mode.
 
     `size` is the short side in pixels at which the generator works (as trained), `saturation` a factor on
-    the chroma, `batch` how many photos of one shape share a forward pass. `save_pretrained`,
-    `push_to_hub` and `from_pretrained` are those of huggingface_hub, with bundles.
+    the chroma beside the one that an exported model has, `batch` how many photos of one shape share a
+    forward pass. `save_pretrained`, `push_to_hub` and `from_pretrained` are those of huggingface_hub, with
+    bundles.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
     @classmethod
     def load(
         cls,
-        model: Path | str,
+        model: Path | str = READY,
         *,
         which: str = "best",
         device: str = "auto",
@@ -72,7 +73,10 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
         saturation: float = 1.0,
         batch: int = BATCH,
     ) -> "Colorizer":
-        """From a run, a checkpoint or bundle folder, a .safetensors file, or ORG/NAME on the Hub."""
+        """From a run, a checkpoint or bundle folder, a .safetensors file, or ORG/NAME on the Hub.
+
+        By default the model that comes with streamgan.
+        """
         weights = load_weights(find_weights(model, which))
         return cls(weights, device=device, size=size, saturation=saturation, batch=batch)
 
@@ -166,7 +170,9 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
         for top in range(0, height, rows):
             given_11HW = self._input(photo.pixels[top : top + rows])
             chroma_12HW = upsample(chroma.chroma_12hw, chroma.input_11hw, given_11HW, top=top, height=height)
-            rgb_13HW = paint(self._head, given_11HW, chroma_12HW * self.saturation)
+            rgb_13HW = paint(
+                self._head, given_11HW, chroma_12HW * (self.saturation * self.weights.saturation)
+            )
             levels = (rgb_13HW[0] * top_level).round().permute(1, 2, 0).cpu().numpy()
             result[top : top + rows] = levels.astype(result.dtype)
         return result

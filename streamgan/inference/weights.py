@@ -18,7 +18,7 @@ from streamgan.core.checkpoints import (
 from streamgan.core.color import HEADS, Head
 from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, ConfigError
-from streamgan.core.hub import BUNDLED, download_model, is_hub_model
+from streamgan.core.hub import BUNDLED, model_path
 from streamgan.models import GENERATORS, choose
 
 EMA = "ema.safetensors"  # in a checkpoint, what colours
@@ -26,7 +26,10 @@ EMA = "ema.safetensors"  # in a checkpoint, what colours
 
 @dataclass(frozen=True)
 class Weights:
-    """A generator in eval mode on the CPU, its head, the size it was trained at, and its origin."""
+    """A generator in eval mode on the CPU, its head, the size it works at, and its origin.
+
+    `saturation` is the factor on its chroma with which its photos look best; 1 unless an export said so.
+    """
 
     generator: nn.Module
     head: Head
@@ -34,20 +37,19 @@ class Weights:
     size: int
     path: Path
     step: int
+    saturation: float = 1.0
 
 
 def find_weights(model: Path | str, which: str = "best") -> Path:
-    """The weights file that `model` means: a .safetensors file, a checkpoint, bundle or run, or ORG/NAME.
+    """The weights file that `model` means: a file, a checkpoint, bundle or run folder, `ready` or ORG/NAME.
 
     In a run, `which` is "best" (by the run's own metric; the newest where nothing was validated), "last", or
-    a step number. Damaged checkpoints are named and passed over. ORG/NAME is a bundle on the Hugging Face
-    Hub, if there is no such folder here.
+    a step number. Damaged checkpoints are named and passed over. `ready` is the bundle that comes with
+    streamgan, ORG/NAME one on the Hugging Face Hub, each if there is no such folder here.
     """
-    path = Path(model)
+    path = model_path(str(model))
     if path.is_file():
         return _alone(path, which)
-    if is_hub_model(str(model)):
-        path = download_model(str(model))
     for name in (EMA, BUNDLED):
         if (path / name).is_file():
             require_list(path)
@@ -99,7 +101,7 @@ def load_weights(path: Path) -> Weights:
     try:
         spec: dict[str, Any] = json.loads(about["model"])
         generator = choose(GENERATORS, spec["generator"], str(path))(**spec["options"])
-        head, size = HEADS[spec["head"]], int(spec["size"])
+        head, size, saturation = HEADS[spec["head"]], int(spec["size"]), float(spec.get("saturation", 1))
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         reason = error.what if isinstance(error, ConfigError) else repr(error)
         raise CheckpointError(path, f"describes no generator of this release: {reason}", todo) from error
@@ -109,4 +111,4 @@ def load_weights(path: Path) -> Weights:
         reason = str(error).splitlines()[0]
         raise CheckpointError(path, f"does not fit {spec['generator']} ({reason})", todo) from error
     generator.eval().requires_grad_(False)
-    return Weights(generator, head, spec["head"], size, path, int(about.get("step", 0)))
+    return Weights(generator, head, spec["head"], size, path, int(about.get("step", 0)), saturation)

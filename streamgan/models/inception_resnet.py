@@ -1,8 +1,7 @@
 """Inception-ResNet-v2, which says what a gray photo shows: the published embedder of `koalarization`.
 
 Szegedy, Ioffe, Vanhoucke, Alemi, "Inception-v4, Inception-ResNet and the Impact of Residual Connections on
-Learning", 2016, https://arxiv.org/abs/1602.07261. The network and its ImageNet weights are timm's (extra
-`timm`).
+Learning", 2016, https://arxiv.org/abs/1602.07261. The network and its ImageNet weights are timm's.
 
 Shape suffixes: B batch, E = 1000 class scores, H height, W width.
 """
@@ -27,12 +26,8 @@ class InceptionResNetScores(nn.Module):
 
     def __init__(self, *, pretrained: bool | str):
         super().__init__()
-        try:
-            import timm
-        except ImportError as error:
-            raise ConfigError(
-                "model.variant", f"{NAME} needs timm", "pip install 'streamgan[timm]'"
-            ) from error
+        import timm  # slow to import
+
         self.frozen = pretrained is not False
         self.network = timm.create_model(NAME, pretrained=False, num_classes=self.num_classes)
         if self.frozen:

@@ -2,25 +2,25 @@
 
 EfficientNet: Tan and Le, ICML 2019, https://arxiv.org/abs/1905.11946; Lite, without squeeze-and-excitation
 and with ReLU6: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite. The backbones
-are timm's (extra `timm`); weights of Lite0 and Lite2 come as packages (extra `pretrained`). decoder.py names
-the papers of the decoder's parts. No paper has this combination.
+are timm's; weights of Lite0 and Lite2 come as packages (extra `pretrained`). decoder.py names the papers of
+the decoder's parts. No paper has this combination.
 
 Shape suffixes: B batch, C the head's channels, H height, W width, E = H times the enlargement.
 
 | EfficientNet-Lite0, width 32, photos of 64 pixels | output |
 |---|---|
-| gray, enlarged by 2, as three channels normalised as the backbone expects | 3, E, E |
-| backbone (four skips) | 16, E/2; 24, E/4; 40, E/8; 112, E/16; 320, E/32 |
-| up, concat, conv3x3, norm, ReLU | 256, E/16 |
-| up, concat, conv3x3, norm, ReLU | 192, E/8 |
-| up, concat, conv3x3, norm, ReLU | 128, E/4 |
-| up, concat, conv3x3, norm, ReLU | 64, E/2 = H |
-| concat the input, conv3x3, ReLU | 32, H |
-| conv1x1 (and a sigmoid when bounded) | C, H |
+| gray, enlarged by 2, as three channels normalised as the backbone expects | 3, 2H |
+| backbone: its maps of strides 8, 16 and 32 | 40, H/4; 112, H/8; 320, H/16 |
+| stem on the gray itself: conv3x3 with stride 2, norm, ReLU | 32, H/2 |
+| up, concat backbone, conv3x3, norm, ReLU, dropout | 128, H/8 |
+| up, concat backbone, conv3x3, norm, ReLU | 64, H/4 |
+| up, concat stem, conv3x3, norm, ReLU | 32, H/2 |
+| conv1x1 (and a sigmoid when bounded), bilinear up | C, H |
 
 Backbones are trained on photos of 224 pixels and more and see little in small ones, so those are enlarged
-to `LEAST_SIDE`, and the decoder ends at the size that came in. Photos of that size or more are not enlarged;
-then an "up" to full size, with `width` channels, comes before the input is concatenated.
+to `LEAST_SIDE`, and the decoder ends at the size that came in. What is in a photo comes from the maps of
+stride 8 and more; where its edges are, from the stem. Chroma is predicted at half of the photo's size, at
+which JPEG mostly keeps it too.
 """
 
 from typing import Any, cast
@@ -28,66 +28,54 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_backbone
 
-from .decoder import ShuffleUp, UpBlock
-from .layers import Norm, zero_init
+from .decoder import UpBlock
+from .layers import Norm, normalization, zero_init
 from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
 
 DEFAULT = "tf_efficientnet_lite0"
 LEAST_SIDE = 128
-_FACTORS = {1: 1, 2: 2, 4: 4, 8: 6, 16: 8}  # of the decoder's width at a stride
+FINEST = 8  # least stride of the backbone's maps that are used
+_FACTORS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 8}  # of the decoder's width at a scale of the photo
 
 
 class TimmFeatures(nn.Module):
-    """Maps of a backbone: l (B, 1, H, W) in [-1, 1] -> (B, widths[i], H / strides[i], W / strides[i]) each.
+    """Maps of a backbone: l (B, 1, H, W) in [-1, 1] -> (B, widths[i], H / strides[i], W / strides[i])."""
 
-    With `frozen_norm` its batch norm keeps the statistics that it came with, also while it is trained.
-    """
-
-    def __init__(self, name: str, *, frozen_norm: bool):
+    def __init__(self, name: str):
         super().__init__()
-        self.frozen_norm = frozen_norm
-        try:
-            import timm
-        except ImportError as error:
-            raise ConfigError(
-                "model.generator", "timm_unet needs timm", "pip install 'streamgan[timm]'"
-            ) from error
+        import timm  # slow to import
+
         try:
             self.network = timm.create_model(name, pretrained=False, features_only=True)
+            self.network.to(memory_format=torch.channels_last)  # depthwise on CPUs: half the time
         except (RuntimeError, AttributeError, TypeError) as error:  # no such name, or none that gives maps
             what = f"timm has no backbone with feature maps of this name (got {name!r})"
             todo = f"choose one of timm.list_models(), such as {DEFAULT}"
             raise ConfigError("model.variant", what, todo) from error
         maps: Any = self.network.feature_info
-        self.widths, self.strides = tuple(maps.channels()), tuple(maps.reduction())
-        if any(after != 2 * before for before, after in zip(self.strides, self.strides[1:], strict=False)):
-            what = (
-                f"the maps of {name} have strides {self.strides}, and a U-Net needs each twice the one before"
-            )
+        used = [one for one in zip(maps.reduction(), maps.channels(), strict=True) if one[0] >= FINEST]
+        self.strides, self.widths = (tuple(one) for one in zip(*used, strict=True)) if used else ((), ())
+        if [*self.strides] != [FINEST << level for level in range(len(self.strides))] or len(
+            self.strides
+        ) < 2:
+            strides = tuple(maps.reduction())
+            what = f"{name} gives maps of strides {strides}, and a U-Net needs {FINEST}, {2 * FINEST}, ..."
             raise ConfigError("model.variant", what, f"choose a pyramid, such as {DEFAULT}")
         expected = timm.get_pretrained_cfg(name)
         mean, std = (expected.mean, expected.std) if expected else ((0.5,) * 3, (0.5,) * 3)
         self.register_buffer("mean_311", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std_311", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.train()  # what `frozen_norm` means to it
-
-    def train(self, mode: bool = True) -> "TimmFeatures":
-        super().train(mode)
-        if self.frozen_norm:
-            for module in self.network.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def forward(self, input_B1HW: Tensor) -> list[Tensor]:
         mean, std = cast(Tensor, self.mean_311), cast(Tensor, self.std_311)
-        return self.network(((input_B1HW + 1) / 2 - mean) / std)
+        image_B3HW = (((input_B1HW + 1) / 2 - mean) / std).contiguous(memory_format=torch.channels_last)
+        maps = self.network(image_B3HW)
+        return maps[len(maps) - len(self.strides) :]
 
 
 class TimmUNet(nn.Module):
@@ -101,40 +89,59 @@ class TimmUNet(nn.Module):
         width: int,
         enlargement: int,
         norm: Norm,
-        frozen_norm: bool,
+        dropout: float,
         bounded: bool,
     ):
         super().__init__()
         self.bounded, self.enlargement = bounded, enlargement
-        self.encoder = TimmFeatures(name, frozen_norm=frozen_norm)
-        skips = dict(zip(self.encoder.strides, self.encoder.widths, strict=True))
-        stride, num_in = self.encoder.strides[-1], self.encoder.widths[-1]
-        self.strides: list[int] = []
+        self.encoder = TimmFeatures(name)
+        fine = [scale for scale in (2, 4) if scale * enlargement < FINEST]  # of the photo
+        self.stem = nn.ModuleList()
+        skips, num_in = {}, 1
+        for scale in fine:
+            num_out = width * _FACTORS[scale]
+            self.stem.append(_stem(num_in, num_out, norm=norm))
+            skips[scale], num_in = num_out, num_out
+        *coarse, (bottom, num_in) = zip(self.encoder.strides, self.encoder.widths, strict=True)
+        skips |= {stride // enlargement: width for stride, width in coarse}
         self.ups = nn.ModuleList()
-        while stride > enlargement:
-            stride //= 2
-            num_out = width * _FACTORS[stride]
-            has_skip = stride in skips
-            self.ups.append(
-                UpBlock(num_in, skips[stride], num_out, norm=norm) if has_skip else ShuffleUp(num_in, num_out)
-            )
-            self.strides.append(stride)
+        for scale in sorted(skips, reverse=True):
+            num_out = width * _FACTORS[min(scale, max(_FACTORS))]
+            self.ups.append(UpBlock(num_in, skips[scale], num_out, norm=norm))
             num_in = num_out
-        self.refine = nn.Conv2d(num_in + 1, width, 3, padding=1)
-        self.last = zero_init(nn.Conv2d(width, out_channels, 1))
+        self.dropout = nn.Dropout2d(dropout)
+        self.finest, self.multiple = min(skips), bottom // enlargement
+        self.last = zero_init(nn.Conv2d(num_in, out_channels, 1))
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
-        padded = reflect_to_multiple(input_B1HW, max(1, self.encoder.strides[-1] // self.enlargement))
-        seen = padded
-        if self.enlargement > 1:
-            seen = F.interpolate(padded, scale_factor=self.enlargement, mode="bilinear", align_corners=False)
-        maps = dict(zip(self.encoder.strides, self.encoder(seen), strict=True))
-        x = maps[self.encoder.strides[-1]]
-        for stride, up in zip(self.strides, self.ups, strict=True):
-            x = up(x, maps[stride]) if stride in maps else up(x)
-        x = F.relu(self.refine(torch.cat((x, padded), 1)))
-        x = crop_like(self.last(x), input_B1HW)
-        return torch.sigmoid(x) if self.bounded else x
+        padded = reflect_to_multiple(input_B1HW, self.multiple)
+        return crop_like(self.decode(padded, self.encoder(self.enlarge(padded))), input_B1HW)
+
+    def enlarge(self, input_B1HW: Tensor) -> Tensor:
+        """What the backbone sees, (B, 1, E H, E W)."""
+        if self.enlargement == 1:
+            return input_B1HW
+        return F.interpolate(input_B1HW, scale_factor=self.enlargement, mode="bilinear", align_corners=False)
+
+    def decode(self, input_B1HW: Tensor, maps: list[Tensor]) -> Tensor:
+        """The output for a photo whose sides are multiples of the last map's stride, and its maps."""
+        skips, x = [], input_B1HW
+        for stage in self.stem:
+            x = stage(x)
+            skips.append(x)
+        *coarse, x = maps
+        for index, (up, skip) in enumerate(zip(self.ups, reversed(skips + coarse), strict=True)):
+            x = up(x, skip)
+            x = self.dropout(x) if index == 0 else x
+        x = self.last(x)
+        x = torch.sigmoid(x) if self.bounded else x
+        return x if self.finest == 1 else F.interpolate(x, scale_factor=self.finest, mode="bilinear")
+
+
+def _stem(num_in: int, num_out: int, *, norm: Norm) -> nn.Sequential:
+    conv = nn.Conv2d(num_in, num_out, 3, stride=2, padding=1)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return nn.Sequential(conv, normalization(norm, num_out), nn.ReLU())
 
 
 def build_generator(
@@ -149,15 +156,13 @@ def build_generator(
     dropout: float | None = None,
     variant: str | None = None,
 ) -> TimmUNet:
-    """A U-Net on timm's `variant`; `width` (32) and `norm` ("group") are the decoder's.
+    """A U-Net on timm's `variant`; `width` (32), `norm` ("batch") and `dropout` (0) are the decoder's.
 
-    Any `norm` but None and "batch" also keeps the backbone's batch norm at the statistics of its weights, so
-    that the images of a batch stay independent: for fine-tuning in small batches. Where `size` is below 128,
-    photos are enlarged for the backbone by the power of two that makes it so.
+    Where `size` is below 128, photos are enlarged for the backbone by the power of two that makes it so.
     """
-    refuse("timm_unet", depth=depth, dropout=dropout)
+    refuse("timm_unet", depth=depth)
     enlargement = 1
-    while enlargement * size < LEAST_SIDE and enlargement < max(_FACTORS):
+    while enlargement * size < LEAST_SIDE and enlargement < FINEST:
         enlargement *= 2
     name = variant or DEFAULT
     model = TimmUNet(
@@ -165,8 +170,8 @@ def build_generator(
         out_channels,
         width=at_least(1, 32 if width is None else width, "width"),
         enlargement=enlargement,
-        norm="group" if norm is None else norm,
-        frozen_norm=norm not in (None, "batch"),
+        norm=norm or "batch",
+        dropout=0.0 if dropout is None else dropout,
         bounded=bounded,
     )
     load_backbone(model.encoder.network, name, pretrained, setting="model.pretrained")

@@ -7,13 +7,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
 from streamgan.core.color import HEADS, Head
-from streamgan.core.config import DataConfig, TrainConfig
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
 from streamgan.core.seeding import torch_seed
+from streamgan.core.settings import DataConfig, TrainConfig
 from streamgan.data.loader import Loader, build_eval_loader, build_loader
 from streamgan.data.mixture import Shards, Weighted
 from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, PerceptualLoss, class_weights
@@ -90,6 +91,11 @@ def _build_generator(config: TrainConfig) -> nn.Module:
     model, options = config.model, generator_spec(config)["options"]
     build = choose(GENERATORS, model.generator, "model.generator")
     generator = build(**{**options, "variant": model.variant}, pretrained=model.pretrained)
+    chosen = {"lr_encoder": config.optim.lr_encoder is not None, "freeze_norm": config.optim.freeze_norm}
+    if any(chosen.values()) and not hasattr(generator, "encoder"):
+        setting = next(name for name, wanted in chosen.items() if wanted)
+        what = f"{model.generator} has no encoder of its own"
+        raise ConfigError(f"optim.{setting}", what, "leave it out, or choose another model.generator")
     by_class = isinstance(generator, ZhangClassifier)
     if by_class and model.head != generator.only_head:
         what = f"{model.generator} predicts classes of Lab ab (got {model.head!r})"
@@ -129,7 +135,7 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
     """
     torch.manual_seed(torch_seed(config.run.seed, _INIT))
     on_gpu = accelerator.device.type != "cpu"  # oneDNN has layouts of its own, and copies weights to and fro
-    layout = torch.channels_last if config.run.channels_last and on_gpu else torch.contiguous_format
+    layout = torch.channels_last if config.run.channels_last and on_gpu else torch.preserve_format
     generator = _build_generator(config)
     if config.loss.rec == "cross_entropy" and new:
         assert isinstance(generator, ZhangClassifier)
@@ -137,9 +143,12 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
     generator = _for_ranks(generator, accelerator)
+    _hold_encoder(config, generator)
     if config.run.compile:
         generator.compile()  # in place: names of weights stay
-    optimizer_g = _optimizer(config, generator, lr=config.optim.lr_g, weight_decay=config.optim.weight_decay)
+    optimizer_g = _optimizer(
+        config, _groups(config, generator), lr=config.optim.lr_g, weight_decay=config.optim.weight_decay
+    )
     wrapped_g, prepared_g = accelerator.prepare(generator, optimizer_g)
     networks = Networks(wrapped_g, accelerator.unwrap_model(wrapped_g), ema, prepared_g)
     if config.loss.gan_weight > 0:
@@ -147,7 +156,9 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
         if config.loss.r1_weight == 0 and config.loss.gan != "wgan":
             discriminator = _for_ranks(discriminator, accelerator)
         discriminator = discriminator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
-        optimizer_d = _optimizer(config, discriminator, lr=config.optim.lr_d, weight_decay=0.0)
+        optimizer_d = _optimizer(
+            config, [{"params": discriminator.parameters()}], lr=config.optim.lr_d, weight_decay=0.0
+        )
         networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
         networks.plain_discriminator = accelerator.unwrap_model(networks.discriminator)
     return networks
@@ -185,12 +196,31 @@ def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
     )
 
 
-def _optimizer(config: TrainConfig, module: nn.Module, *, lr: float, weight_decay: float) -> AdamW:
+def _hold_encoder(config: TrainConfig, generator: nn.Module) -> None:
+    """Freeze what `optim.lr_encoder` and `optim.freeze_norm` say, in place; nothing calls train() later."""
+    optim = config.optim
+    if optim.lr_encoder == 0:
+        generator.get_submodule("encoder").requires_grad_(False)
+    if optim.freeze_norm:
+        for module in generator.get_submodule("encoder").modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def _groups(config: TrainConfig, generator: nn.Module) -> list[dict[str, Any]]:
+    """The generator's parameters; those of its encoder apart if they have a learning rate of their own."""
+    if config.optim.lr_encoder is None:
+        return [{"params": generator.parameters()}]
+    encoder = list(generator.get_submodule("encoder").parameters())
+    inside = {id(parameter) for parameter in encoder}
+    rest = [parameter for parameter in generator.parameters() if id(parameter) not in inside]
+    return [{"params": rest}, {"params": encoder}]
+
+
+def _optimizer(config: TrainConfig, groups: list[dict[str, Any]], *, lr: float, weight_decay: float) -> AdamW:
     # The fused implementation takes `found_inf`: a non-finite step is skipped without a host sync.
     optim = config.optim
-    return AdamW(
-        module.parameters(), lr=lr, betas=optim.betas, eps=optim.eps, weight_decay=weight_decay, fused=True
-    )
+    return AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, weight_decay=weight_decay, fused=True)
 
 
 def shard_sets(config: TrainConfig) -> Shards:
@@ -246,11 +276,10 @@ def _divisors(number: int) -> str:
 
 
 def set_learning_rates(networks: Networks, config: TrainConfig, factor: float) -> None:
-    """Give both optimizers their learning rate for the next step."""
-    for optimizer, rate in (
-        (networks.optimizer_g, config.optim.lr_g),
-        (networks.optimizer_d, config.optim.lr_d),
-    ):
-        if optimizer is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+    """Give both optimizers their learning rates for the next step."""
+    optim, groups = config.optim, networks.optimizer_g.param_groups
+    rates = [optim.lr_g] if optim.lr_encoder is None else [optim.lr_g, optim.lr_encoder]
+    if networks.optimizer_d is not None:
+        groups, rates = groups + networks.optimizer_d.param_groups, [*rates, optim.lr_d]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate * factor

@@ -25,12 +25,13 @@ from streamgan.core.checkpoints import (
     set_aside,
     without_another,
 )
-from streamgan.core.config import TrainConfig, dump_yaml
+from streamgan.core.config import dump_yaml
 from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.files import atomic_write
-from streamgan.core.hub import BUNDLED, download_model, is_hub_model
+from streamgan.core.hub import BUNDLED, model_path
 from streamgan.core.logs import say
+from streamgan.core.settings import TrainConfig
 
 from .state import Networks
 
@@ -121,6 +122,12 @@ def load_checkpoint(
         say(f"{checkpoint.path}: {change}; going on as asked")
     _load_weights(checkpoint.path, networks, config)
     state = torch.load(checkpoint.path / "trainer.pt", map_location="cpu", weights_only=True)
+    rates, own = len(state["optimizer_g"]["param_groups"]), len(networks.optimizer_g.param_groups)
+    if rates != own:  # optim.lr_encoder
+        what = f"its generator has {rates} learning rates, this run's has {own}"
+        raise CheckpointError(
+            checkpoint.path, what, "give optim.lr_encoder as it was, or leave it out as it was"
+        )
     networks.optimizer_g.load_state_dict(state["optimizer_g"])
     if networks.optimizer_d is not None and state["optimizer_d"] is not None:
         networks.optimizer_d.load_state_dict(state["optimizer_d"])
@@ -130,7 +137,7 @@ def load_checkpoint(
 
 def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> None:
     """Start with the networks, not the optimizers, of a run's newest checkpoint, a checkpoint or a bundle."""
-    path = download_model(folder) if is_hub_model(folder) else Path(folder)
+    path = model_path(folder)
     checkpoints = list_checkpoints(path)
     if checkpoints:
         path = checkpoints[-1].path

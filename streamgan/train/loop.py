@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator
 
 from streamgan.core.color import Head
-from streamgan.core.config import TrainConfig, dump_yaml
+from streamgan.core.config import dump_yaml
 from streamgan.core.logs import say
+from streamgan.core.settings import TrainConfig
 from streamgan.data.verdict import Verdict
 
 from . import build

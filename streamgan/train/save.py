@@ -33,9 +33,9 @@ from streamgan.core.checkpoints import (
     sealed,
     set_aside,
 )
-from streamgan.core.config import TrainConfig
 from streamgan.core.errors import CheckpointError, file_error
 from streamgan.core.files import sha256_file, sync_directory, write_json
+from streamgan.core.settings import TrainConfig
 
 from .build import generator_spec
 from .checkpoint import Progress

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from streamgan.core.config import TrainConfig
 from streamgan.core.logs import say
+from streamgan.core.settings import TrainConfig
 
 WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says otherwise
 

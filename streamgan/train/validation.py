@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from streamgan.core.color import Head
-from streamgan.core.config import TrainConfig
 from streamgan.core.logs import say
+from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader, build_eval_loader
 from streamgan.data.mixture import split_size
 from streamgan.data.samples import Batch

@@ -1,0 +1,233 @@
+"""Every knob of a training run on one page; config.py reads it from YAML and KEY=VALUE.
+
+A field's comment is its description in `streamgan train --settings` and in the JSON schema.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .setting_types import (
+    CachePath,
+    Count,
+    CountOrZero,
+    LocalPath,
+    PathOrTruth,
+    PathText,
+    Positive,
+    PositiveOrZero,
+    Seconds,
+    Section,
+    ShardSets,
+    Text,
+)
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+_Width = Annotated[int, Field(ge=1, le=8192)]
+
+
+class DataConfig(Section):
+    shards: ShardSets = "shards/out"
+    """A shard set written by `streamgan shard`: a folder, or an address (s3://, gs://, https://, hf://); or
+    several, mixed: [{path, weight}, ...]."""
+    batch: int = Field(default=16, ge=1, le=1_000_000)
+    """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
+    size: int = Field(default=256, ge=16, le=4096)
+    """Training crops are size x size pixels."""
+    workers: int = Field(default=2, ge=0, le=1024)
+    """Loader processes a rank; 0 decodes in the training process. Does not change the batches."""
+    lanes: Count | None = None
+    """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
+    window: Count | None = None
+    """Shards shuffled together inside a lane; None: 4, or as many as mix a batch about as a full shuffle."""
+    reshuffle: Literal["global", "lane"] = "global"
+    """What an epoch deals out anew: all shards over all lanes, or inside every lane the shards it always has
+    (with remote shards, a machine then fetches its share only once)."""
+    gray: Literal["derive", "twin"] = "derive"
+    """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
+    on_bad: Literal["raise", "substitute"] = "raise"
+    """What a damaged sample does, wherever it is read: ends the run, or another one takes its place."""
+    max_bad: CountOrZero = 100
+    """Damaged samples that a rank may replace before the run ends all the same."""
+    stall_s: Seconds = 8.0
+    """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
+    max_samples: Count | None = None
+    """Train on the first N samples of the (already shuffled) split; None: all of them."""
+    cache: CachePath = "~/.cache/streamgan/shards"
+    """Folder on a disk of this machine for shards that come from an address; any number of runs may share
+    it. none: nothing is kept, images are read one by one, by range."""
+    cache_gb: float = Field(default=50.0, gt=0, le=1e9)
+    """GB that the cache holds at most; the shards needed furthest ahead make room."""
+
+
+class ModelConfig(Section):
+    generator: Text = "unet"
+    """A name of streamgan.models.GENERATORS."""
+    discriminator: Text = "patchgan"
+    """A name of streamgan.models.DISCRIMINATORS."""
+    head: Literal["lab", "ycbcr", "rgb", "rgb_as_published"] = "lab"
+    """What the generator predicts: Lab ab, YCbCr CbCr, or the whole RGB image. rgb_as_published reproduces
+    a BUG of the source paper, targets in [-1, 1] for a sigmoid in [0, 1]: to show its cost, not for use."""
+    width: _Width | None = None
+    """Channels of the first generator layer; None: as published."""
+    depth: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Generator depth (down-sampling steps, or residual blocks); None: as published."""
+    d_width: _Width | None = None
+    """Channels of the first discriminator layer; None: as published."""
+    norm: Literal["batch", "instance", "group", "none"] | None = None
+    """Generator normalisation; None: as published. All but `batch` are independent of the number of ranks,
+    and so is timm_unet, whose backbone keeps the norm that it has, with optim.freeze_norm."""
+    dropout: _Beta | None = None
+    """Rate of dropout in the three innermost up steps of a `unet` (None: as published, 0.5 from depth 7 on;
+    none at depth 5 or less), or of channels after the innermost of a `timm_unet` (None: none). Its noise,
+    and so the loss curve, depends on the number of ranks."""
+    pretrained: PathOrTruth = False
+    """Start the encoder from ImageNet weights: true downloads torchvision's, or for timm_unet takes those of
+    an installed package (extra `pretrained`) or timm's; a path is a file of them."""
+    variant: PathText | None = None
+    """Another form. unet, ddcolor, koalarization: published, the authors' network; timm_unet: any backbone of
+    timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published embedder alone;
+    zhang: a .npy file of ab bins, such as the authors' 313."""
+
+
+class LossConfig(Section):
+    gan: Literal["bce", "hinge", "lsgan", "wgan"] = "hinge"
+    """Adversarial loss; wgan comes with the gradient penalty `gp_weight`."""
+    rec: Literal["l1", "mse", "smooth_l1", "cross_entropy"] = "l1"
+    """Reconstruction loss between predicted and true chroma (or RGB); cross_entropy: class-rebalanced, for
+    generators that predict classes of colour."""
+    uniform_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a uniform prior in the class weights of cross_entropy (lambda); 1: equal weights."""
+    gan_weight: PositiveOrZero = 0.01
+    """Weight of the generator's adversarial loss; 0: no discriminator is trained."""
+    rec_weight: PositiveOrZero = 1.0
+    """Weight of the reconstruction loss."""
+    log_mse_weight: PositiveOrZero = 0.0
+    """Weight of the mean over images of log(MSE + 0.001), which hears pale photos as PSNR does; 0: off."""
+    r1_weight: PositiveOrZero = 0.0
+    """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
+    r1_every: Count = 16
+    """Lazy regularisation: R1 every k-th step, multiplied by k (Karras et al. 2020)."""
+    gp_weight: PositiveOrZero = 10.0
+    """Weight (lambda) of the gradient penalty of WGAN-GP; for `gan: wgan` alone."""
+    n_critic: Count = 1
+    """Steps of the discriminator to one of the generator, which moves in every n-th step of a run (after the
+    warm-up). A step takes one global batch, whoever moves in it. Published for WGAN-GP: 5."""
+    perceptual_weight: PositiveOrZero = 0.0
+    """Weight of the distance of VGG features; 0: off."""
+    perceptual: Literal["vgg16", "vgg19", "vgg16_bn"] = "vgg19"
+    """Network of the perceptual loss; vgg16_bn: DDColor's, with batch norm and its own layers and weights."""
+    perceptual_file: PathText | None = None
+    """File of that network's weights, as torchvision's; None: download them."""
+    colourfulness_weight: PositiveOrZero = 0.0
+    """Weight of DDColor's colourfulness loss, which rewards any colour; 0: off."""
+    judge: Literal["pair", "photo"] = "pair"
+    """What the discriminator sees: gray and chroma side by side, or the photo in sRGB that they make."""
+    real_saturation: Positive = 1.0
+    """Saturation of real photos in the perceptual loss and, with judge=photo, for D. DDColor: 1.2."""
+    warmup_steps: CountOrZero | None = None
+    """Steps of reconstruction alone; None: 15% of the run, as it was to be at first, if gan_weight > 0."""
+    ramp_steps: CountOrZero | None = None
+    """Steps over which the adversarial weight then rises from 0; None: as long as the warm-up."""
+
+
+class OptimConfig(Section):
+    lr_g: Positive = 2e-4
+    """Learning rate of the generator (AdamW)."""
+    lr_encoder: PositiveOrZero | None = None
+    """Learning rate of the generator's encoder, for weights that know something already; None: lr_g; 0: it
+    stays as it is."""
+    freeze_norm: bool = False
+    """Keep the batch norm of the generator's encoder at the statistics that its weights came with."""
+    lr_d: Positive = 2e-4
+    """Learning rate of the discriminator (AdamW)."""
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+    """AdamW betas of both networks."""
+    eps: Positive = 1e-6
+    """AdamW's term against division by 0. At the usual 1e-8, gradients that are zero but for rounding make
+    steps of full size, and a run on another number of ranks drifts away."""
+    weight_decay: PositiveOrZero = 0.0
+    """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    """Learning rate after the warm-up: constant, down to 0 at the last step, or by `decay` every so often."""
+    decay_every: Count = 10_000
+    """Steps between two falls of the learning rate (schedule step)."""
+    decay_after: CountOrZero = 0
+    """Steps from which the first `decay_every` is counted (schedule step)."""
+    decay: float = Field(default=0.5, gt=0, le=1)
+    """What a fall multiplies the learning rates by (schedule step)."""
+    warmup_steps: CountOrZero = 0
+    """Steps over which the learning rates rise from 0."""
+    clip_g: PositiveOrZero = 0.0
+    """Largest gradient norm of the generator; 0: no clipping."""
+    clip_d: PositiveOrZero = 0.0
+    """Largest gradient norm of the discriminator; 0: no clipping."""
+    accumulate: Count = 1
+    """Micro-batches a rank splits its part of the global batch into."""
+    ema_half_life_images: PositiveOrZero = 10_000
+    """Images after which the weight average has forgotten half of an old weight; 0: EMA = the weights."""
+
+
+class RunConfig(Section):
+    dir: LocalPath = "runs/default"
+    """Run folder: checkpoints, TensorBoard logs, metrics.jsonl, sample grids."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of initial weights, sample order, augmentation and dropout."""
+    steps: Count | None = None
+    """Length of the run in optimizer steps; give this or `epochs`."""
+    epochs: Count | None = None
+    """Length of the run in passes over the training split."""
+    log_every: Count = 20
+    """Steps between two lines in the console, TensorBoard and metrics.jsonl."""
+    validate_every: CountOrZero = 0
+    """Steps between validations; 0: once an epoch. The last step always validates."""
+    validate_images: Count = 256
+    """Validation images used at most."""
+    sample_every: CountOrZero = 0
+    """Steps between sample grids; 0: with every validation."""
+    sample_images: int = Field(default=8, ge=1, le=1024)
+    """Columns of the sample grid."""
+    checkpoint_every: CountOrZero = 0
+    """Steps between checkpoints beside those of each epoch's end and the best validation; 0: none beside."""
+    keep: Count = 3
+    """Newest checkpoints kept, beside the best one."""
+    keep_every: CountOrZero = 0
+    """Checkpoints of every so many steps are kept for ever; 0: none."""
+    best_metric: Literal["psnr", "ssim", "loss", "ab_error", "dcf"] = "psnr"
+    """Validation figure that says which checkpoint is the best one, and when to stop early. A validation that
+    is the best so far writes a checkpoint, whether or not one is due."""
+    patience: CountOrZero = 0
+    """Validations without a better figure after which the run ends; 0: it never ends early."""
+    init_from: PathText | None = None
+    """Run, checkpoint or bundle folder, or ORG/NAME on the Hub, whose networks a new run starts with
+    (fine-tuning); also --init-from. ready: the model that comes with streamgan."""
+    max_bad_steps: Count = 20
+    """Non-finite steps in a row (all are skipped) after which the run stops."""
+    threads: int = Field(default=0, ge=0, le=4096)
+    """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
+    timeout_s: Seconds = 600.0
+    """Seconds that a process waits for the others before it gives them up for lost, and ends."""
+    profile_steps: tuple[Count, Count] | None = None
+    """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
+    compile: bool = False
+    """torch.compile the generator: slow to start, faster steps on most GPUs."""
+    channels_last: bool = True
+    """Keep weights and activations in NHWC order on a GPU. A CPU picks its own order, mostly faster there."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "RunConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of run.steps and run.epochs")
+        if self.profile_steps and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError("run.profile_steps ends before it begins")
+        return self
+
+
+class TrainConfig(Section):
+    """The whole configuration; what `RUN/config.yaml` holds."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig
