@@ -97,7 +97,7 @@ def main() -> None:
         f"# Image by image from afar\n\nMachine: {machine()}. Load average {before}.\nData: {args.data}.\n"
         f"Command: `{shlex.join(['python', 'benchmarks/by_range.py', *words])}`; every answer comes "
         f"{args.latency_ms:g} ms late. n = {args.steps} batches of 16, median (min-max); one process.\n\n"
-        f"{markdown(['', 'ms a batch', 'requests a batch'], rows)}"
+        f"{markdown(['', 'ms per batch', 'requests per batch'], rows)}"
     )
     write_report(args.out, text)
 

@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def make_set(parent: Path, photos: Path | None, *, samples: int) -> Path:
-    """A set of two samples a shard."""
+    """A set of two samples per shard."""
     if photos is None:
         raise SystemExit("name a folder of parquet")
     write_parquet(parent / "in.parquet", varied(read_pairs(photos), samples), group=2)

@@ -85,7 +85,7 @@ def table(costs: dict[str, list[dict[str, float]]]) -> str:
             ]
         )
     return markdown(
-        ["", "CPU ms an image", "decoder alone = 1", "streamgan = 1", "images/s by the clock"], rows
+        ["", "CPU ms per image", "decoder alone = 1", "streamgan = 1", "images/s by the clock"], rows
     )
 
 
@@ -96,7 +96,7 @@ def targets(costs: dict[str, list[dict[str, float]]]) -> str:
 
     rows = []
     overhead = ratio(ALONE, CEILING)
-    rows.append(["CPU an image at most 1.1 x the decoder alone", f"{overhead:.2f} x", overhead <= 1.1])
+    rows.append(["CPU per image at most 1.1 x the decoder alone", f"{overhead:.2f} x", overhead <= 1.1])
     for name in SLOW:
         rows.append(
             [f"4 x better than {name} with Pillow", f"{ratio(name, ALONE):.2f} x", ratio(name, ALONE) >= 4]

@@ -154,7 +154,9 @@ def main() -> None:
         row(what, spread(found, 4), "0.02", abs(mean) <= 0.02)
     more = memory_per_sample(10**6)
     total = INDEX_DTYPE.itemsize + more
-    row("bytes a sample, 1e6 samples", f"{INDEX_DTYPE.itemsize} index + {more:.1f} order", "60", total <= 60)
+    row(
+        "bytes per sample, 1e6 samples", f"{INDEX_DTYPE.itemsize} index + {more:.1f} order", "60", total <= 60
+    )
     noted_us, work_ms = measuring_share(args.folder)
     share = noted_us / 1e3 / work_ms
     what = "noting what a sample costs, beside reading and decoding it"

@@ -106,7 +106,7 @@ def table(net: Net, num_rows: dict[str, int], sizes: dict[str, int]) -> str:
                 f"{costs[0]['bytes'] / sizes[name]:.3f}",
             ]
         )
-    head = ["", "CPU ms a pair", "CPU, ours = 1", "MB/s by the clock", "start-up CPU s", "bytes out / in"]
+    head = ["", "CPU ms per pair", "CPU, ours = 1", "MB/s by the clock", "start-up CPU s", "bytes out / in"]
     return markdown(head, rows)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/soak_load.py PHOTOS --minutes 30 --out benchmarks/results/soak_load.md
 
 A process reads batches at a steady pace through a node cache that has space for its working set alone, and
-writes down a sha256 over the ids and pixels of each. About once a minute something goes wrong: the server is
+writes down a sha256 over the ids and pixels of each. About once per minute something breaks: the server is
 busy, breaks off, stalls or flips a byte; a loader process or the whole process is killed and started anew
 with another number of workers; a cached shard is damaged or deleted. In the end the list is compared with a
 local read that nothing disturbed.
@@ -82,7 +82,7 @@ def digest(batch: Any) -> str:
 
 
 def child(address: str, cache: str, cache_gb: str, log: str, workers: str, pause: str, steps: str) -> None:
-    """Read from where the log ends; one line a batch."""
+    """Read from where the log ends; one line per batch."""
     lines = Path(log).read_text().splitlines(keepends=True) if Path(log).exists() else []
     done = [line for line in lines if line.endswith("\n")]
     Path(log).write_text("".join(done))  # a half-written line does not count

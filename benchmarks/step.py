@@ -76,7 +76,7 @@ Command: `{command}`. n = {rounds} rounds, every arm once a round, in turn; medi
 {table}
 
 Batches of {batch} at {size} x {size} pixels, pix2pix's U-Net (width 64) of depth 6, PatchGAN, BCE + L1, fp32,
-two threads; {steps} steps are timed after {warm} of warm-up, about {seconds:.1f} s a step.
+two threads; {steps} steps are timed after {warm} of warm-up, about {seconds:.1f} s per step.
 `streamgan train` is the real loop with one loader process on the same two cores, a log line every {log}
 steps, EMA and gradient norms, and malloc keeps what is freed; the loops by hand leave malloc alone, but for
 the one that says so. The bare loop does the same steps (one G forward, D on real and fake at once, fused

@@ -156,7 +156,7 @@ def run_as_program(capfd, monkeypatch):
 
 @pytest.fixture
 def fresh_accelerator():
-    """Accelerate reads its environment once a process, unless it is told to forget."""
+    """Accelerate reads its environment once per process, unless it is told to forget."""
     from accelerate.state import AcceleratorState, GradientState
 
     def forget() -> None:
@@ -202,7 +202,7 @@ def shard_set(source_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole_run(shard_set, tmp_path_factory) -> Path:
-    """A run of ten steps without a break: 64 training images, 8 steps an epoch."""
+    """A run of ten steps without a break: 64 training images, 8 steps per epoch."""
     from training import tiny_config
 
     from streamgan.train.loop import train

@@ -202,7 +202,7 @@ def test_deep_gray_tiffs_come_out_as_positives_over_their_whole_range(color, tmp
 def test_bits_that_are_not_read_are_named(color):
     rgb = np.asarray(picture(1), np.uint16) * 257
     data = tiff(rgb.astype("<u2").tobytes(), (24, 16), bits=(16, 16, 16), photometric=2)
-    assert color(data, "a.tif")[1] == "its 16 bits a channel are read as 8"
+    assert color(data, "a.tif")[1] == "its 16 bits per channel are read as 8"
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])

@@ -10,7 +10,7 @@ import torch
 from streamgan.core.seeding import hash64
 from streamgan.data import Batch, build_loader
 
-BATCH, SIZE, STEPS, EPOCHS = 24, 32, 2, 3  # 64 samples to train on, 2 steps an epoch
+BATCH, SIZE, STEPS, EPOCHS = 24, 32, 2, 3  # 64 samples to train on, 2 steps per epoch
 RANKS = (1, 2, 3, 4, 6, 8, 12)
 
 

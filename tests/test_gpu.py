@@ -213,7 +213,7 @@ def test_batch_norm_over_ranks_is_batch_norm_where_there_is_one_rank(tmp_path):
 @pytest.mark.dist
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 def test_two_gpus_train_a_network_with_batch_norm_like_one(shard_set, tmp_path, monkeypatch):
-    # Both have it: statistics of the global batch, and D runs through its wrapper once a step.
+    # Both have it: statistics of the global batch, and D runs through its wrapper once per step.
     more = ["model.norm=batch", "model.discriminator=paper_cnn", "loss.r1_weight=0"]
     run(shard_set, tmp_path / "one", "no", monkeypatch, *more)
     words = settings(shard_set, tmp_path / "two", *SIXTEEN, *more)

@@ -28,7 +28,7 @@ from streamgan.data.reader import ShardReader
 from streamgan.data.samples import Batch
 from streamgan.sharding.run import ShardOptions, shard
 
-BATCH, SIZE, STEPS = 12, 32, 7  # 64 samples: 5 steps an epoch, so that 7 reach into the second
+BATCH, SIZE, STEPS = 12, 32, 7  # 64 samples: 5 steps per epoch, so that 7 reach into the second
 
 
 def build(root, **options):

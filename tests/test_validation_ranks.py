@@ -14,7 +14,7 @@ from streamgan.models import GENERATORS
 from streamgan.train.evaluate import evaluate_weights, score_generator
 from streamgan.train.loop import train
 
-IMAGES = 13  # over 2 ranks of 4 images a step: 8 and 5, then 3 places of padding
+IMAGES = 13  # over 2 ranks of 4 images per step: 8 and 5, then 3 places of padding
 ONE_STEP = ["run.steps=1", f"run.validate_images={IMAGES}"]
 
 

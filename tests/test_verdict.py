@@ -32,7 +32,7 @@ def test_a_loader_that_keeps_up_is_said_once():
     said = [judge.add(seconds=10, waited_s=0.1, images=1000, stats=SLOW_DECODE) for _ in range(6)]
     assert [line for line in said if line] == [
         "GPU-bound: the loader keeps up, 1% of the time waits for data "
-        "(reading 0.10 + decoding 4.00 ms a sample)"
+        "(reading 0.10 + decoding 4.00 ms per sample)"
     ]
     assert said[0] is None  # too early to say
 
@@ -40,7 +40,7 @@ def test_a_loader_that_keeps_up_is_said_once():
 def test_a_run_that_waits_for_decoding_is_told_how_many_workers_it_needs():
     # 15,000 images in 15 s of computing, 4.1 ms each: 4.1 processes
     assert one(15.0, SLOW_DECODE) == (
-        "input-bound (decode): 50% of the time waits for data (reading 0.10 + decoding 4.00 ms a sample); "
+        "input-bound (decode): 50% of the time waits for data (reading 0.10 + decoding 4.00 ms per sample); "
         "data.workers=5 would keep up (now 1)"
     )
 

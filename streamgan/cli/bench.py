@@ -76,7 +76,7 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_g
         for r in rates
     ]
     text = table(["workers", "images/s", "of ceiling", "read ms", "decode ms"], rows)
-    text += f"\n\ndecoder alone: {ceiling:.0f} images/s a core ({1000 / ceiling:.2f} ms an image)"
+    text += f"\n\ndecoder alone: {ceiling:.0f} images/s per core ({1000 / ceiling:.2f} ms per image)"
     if step_ms:
         needed = 1000 * batch / step_ms
         enough = workers_for(rates, needed)

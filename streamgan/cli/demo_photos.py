@@ -79,7 +79,7 @@ def own_photos(folder: Path) -> dict[str, list[Path]]:
 
 
 def _rows(photos: list[Path], count: int) -> Iterator[dict[str, object]]:
-    """`count` rows or one a photo, whichever is more: square crops of a half to all of the short side."""
+    """`count` rows or one per photo, whichever is more: square crops of a half to all of the short side."""
     for index, path in enumerate(photos):
         photo = _open(path)
         for crop in range(max(1, round(count / len(photos)))):

@@ -92,7 +92,7 @@ def _text(folder: str, summary: "Summary") -> str:
         if sizes
     ]
     if kilobytes:
-        parts.append(table(["KB an image", "min", "median", "max"], kilobytes))
+        parts.append(table(["KB per image", "min", "median", "max"], kilobytes))
         parts.append(_size_table(summary))
     reasons = [[reason, str(count)] for reason, count in manifest.quarantine["reasons"].items()]
     parts.append(table(["rejected", "rows"], reasons) if reasons else "rejected: none")

@@ -6,7 +6,7 @@ from typing import Any
 from .output import emit
 
 _CHANGES = {
-    "16_bit": "cut from 16 bits a channel to 8",
+    "16_bit": "cut from 16 bits per channel to 8",
     "alpha": "freed of transparency that hid nothing",
     "bilevel": "made gray from black and white",
     "cmyk": "made RGB from CMYK",

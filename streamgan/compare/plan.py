@@ -34,7 +34,7 @@ _NEVER = 10**9
 
 @dataclass(frozen=True)
 class Plan:
-    """The length of a row, the seconds a step takes (None: not measured), and the resolved configuration."""
+    """The length of a row, the seconds per step (None: not measured), and the resolved configuration."""
 
     steps: int
     step_s: float | None
@@ -87,7 +87,7 @@ def plan_row(row: Row, terms: Terms) -> Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**about, "recipe_steps": recipe, **terms.with_row(row)})
         if step_s is not None:
-            say(f"{row.name}: {1000 * step_s:.0f} ms a step, so {steps} steps in {budget}")
+            say(f"{row.name}: {1000 * step_s:.0f} ms per step, so {steps} steps in {budget}")
     return Plan(steps, step_s, stretch(row.config, recipe, steps))
 
 

@@ -67,7 +67,7 @@ def read_whole(address: str) -> bytes:
 
 
 def read_range(address: str, begin: int, end: int, *, beat: Callable[[], None] | None = None) -> bytes:
-    """Bytes [begin, end) of a file; `beat` is called ten times a second meanwhile."""
+    """Bytes [begin, end) of a file; `beat` is called ten times per second meanwhile."""
     data = bytearray()
     stop = _Beating(beat) if beat else None
     download(address, begin, end, lambda at, piece: data.extend(piece), stop=stop)

@@ -35,7 +35,7 @@ class DataConfig(Section):
     size: int = Field(default=256, ge=16, le=4096)
     """Training crops are size x size pixels."""
     workers: int = Field(default=2, ge=0, le=1024)
-    """Loader processes a rank; 0 decodes in the training process. Does not change the batches."""
+    """Loader processes per rank; 0 decodes in the training process. Does not change the batches."""
     lanes: Count | None = None
     """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
     window: Count | None = None
@@ -180,7 +180,7 @@ class RunConfig(Section):
     log_every: Count = 20
     """Steps between two lines in the console, TensorBoard and metrics.jsonl."""
     validate_every: CountOrZero = 0
-    """Steps between validations; 0: once an epoch. The last step always validates."""
+    """Steps between validations; 0: once per epoch. The last step always validates."""
     validate_images: Count = 256
     """Validation images used at most."""
     sample_every: CountOrZero = 0

@@ -4,7 +4,7 @@
 FOLDER/lock                     flock: taken for every change of what is kept, for milliseconds
 FOLDER/blobs/SHA256             a whole file, named by its content
 FOLDER/blobs/SHA256.SIZE.part   a download; counts with its full SIZE; flock: somebody works on it
-FOLDER/users/NAME.lease         hashes that a process needs, one a line; flock: it is alive
+FOLDER/users/NAME.lease         hashes that a process needs, one per line; flock: it is alive
 ```
 
 The kernel drops a killed process's locks, so nothing has to be cleaned up: its lease is void, its download is

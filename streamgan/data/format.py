@@ -180,7 +180,7 @@ def idx_name(shard_name: str) -> str:
 
 
 def idx_bytes(shard: dict[str, Any], samples: list[Sample]) -> bytes:
-    """A shard's index: `shard` (name, bytes, sha256), then one line a sample."""
+    """A shard's index: `shard` (name, bytes, sha256), then one line per sample."""
     head = json.dumps({"format": FORMAT, "version": VERSION, **shard})
     rows = [
         [s.key, s.offset, s.span, {m.suffix: [m.offset, m.size, m.crc32] for m in s.members}] for s in samples
@@ -215,7 +215,7 @@ def _samples(path: Place | str, raw: Any) -> list[Sample]:
 
 
 def pack_index(samples: list[Sample]) -> np.ndarray:
-    """Samples as an array of INDEX_DTYPE, one row each, 32 bytes a row."""
+    """Samples as an array of INDEX_DTYPE, one row each, 32 bytes per row."""
     rows = np.zeros(len(samples), INDEX_DTYPE)
     for row, sample in zip(rows, samples, strict=True):
         for member in sample.members:

@@ -33,7 +33,7 @@ def default_lanes(batch: int) -> int:
 
 
 def default_window(num_shards: int, batch: int, lanes: int) -> int:
-    """The fewest shards a window, at least 4, with which a batch is as mixed as by a full shuffle, nearly.
+    """The fewest shards per window, at least 4, with which a batch is as mixed as by a full shuffle, nearly.
 
     k draws out of n shards meet n (1 - (1 - 1/n)^k) different ones on average: k = B out of all shards in a
     full shuffle, k = B / L out of a window in each of L lanes.

@@ -41,7 +41,7 @@ class Verdict:
             return None
         self._bound = bound
         read_ms, decode_ms = sample_ms(stats)
-        cost = f"reading {read_ms:.2f} + decoding {decode_ms:.2f} ms a sample"
+        cost = f"reading {read_ms:.2f} + decoding {decode_ms:.2f} ms per sample"
         if bound != "input":
             return f"{bound}-bound: the loader keeps up, {share:.0%} of the time waits for data ({cost})"
         wanted = workers_needed(stats, images_per_s=images / max(seconds - waited_s, 1e-9))

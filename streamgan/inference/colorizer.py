@@ -104,7 +104,7 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
     def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Image.Image | list[Image.Image]:
         """An image (any mode) in colour, or a list of them: upright, same size and luminance, RGB or RGBA.
 
-        8 bits a channel; profile and EXIF are in the `info` of the result.
+        8 bits per channel; profile and EXIF are in the `info` of the result.
         """
         if isinstance(images, Image.Image):
             return self([images])[0]

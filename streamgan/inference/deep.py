@@ -55,7 +55,7 @@ def write_tiff(file: BinaryIO, pixels_HWC: np.ndarray, *, profile: bytes | None,
 
 
 def write_png16(file: BinaryIO, pixels_HWC: np.ndarray, *, profile: bytes | None, about: Metadata) -> None:
-    """A PNG of 16 bits a channel."""
+    """A PNG of 16 bits per channel."""
     height, width, channels = pixels_HWC.shape
     put = PngImagePlugin.putchunk
     file.write(b"\x89PNG\r\n\x1a\n")

@@ -24,7 +24,7 @@ MAX_PIXELS = 170_000_000  # a little below the size that Pillow takes for an att
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 # What a photo may be, whatever its name says: of the others Pillow has some that start programs (EPS).
 READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-DEEP_FORMATS = ("PNG", "TIFF")  # those that can hold 16 bits a channel
+DEEP_FORMATS = ("PNG", "TIFF")  # those that can hold 16 bits per channel
 QUALITY = 95
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
 
@@ -75,7 +75,7 @@ def read_photo(image: Image.Image) -> Photo:
     profile, depth = image.info.get("icc_profile"), bits(image)
     upright, alpha = plain(image)
     if depth > 8 and upright.mode != "I;16":
-        notes.append(f"its {depth} bits a channel are read as 8")
+        notes.append(f"its {depth} bits per channel are read as 8")
     try:
         about, lost = read_metadata(image)
     except Exception as error:  # whatever a parser meets in foreign bytes

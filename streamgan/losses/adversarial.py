@@ -1,4 +1,4 @@
-"""Adversarial losses by name, each three functions of logits of any shape (one an image, or one a patch).
+"""Adversarial losses by name, each three functions of logits of any shape (one per image, or one per patch).
 
 The discriminator minimises d_real(D(real)) + d_fake(D(fake)), the generator g(D(fake)). No factor 1/2 is
 hidden in the sum; pix2pix halves it, which is a smaller learning rate under SGD and nothing under Adam.

@@ -1,4 +1,4 @@
-"""Quality of coloured images, one value an image.
+"""Quality of coloured images, one value per image.
 
 Shape suffixes: B batch, H height, W width, 2/3 channels.
 Both images are sRGB: uint8, or float in [0, 1], which is checked at the door (a generator scored in the
@@ -37,7 +37,7 @@ def protocol(cf: Cf = "hasler") -> str:
     return (
         "sRGB after the head's decode with the input's luminance, clamped, rounded to uint8, compared in "
         "fp32 at the same size; PSNR: mean over images, data range [0, 1], at most "
-        f"{PSNR_CAP_DB:.0f} dB an image; psnr_pooled: of the mean squared error over all images; SSIM: "
+        f"{PSNR_CAP_DB:.0f} dB per image; psnr_pooled: of the mean squared error over all images; SSIM: "
         "11 x 11 Gaussian window, sigma 1.5, "
         f"mean over R, G, B and where the window fits, range [0, 1], in fp64; {_CF_PROTOCOL[cf]}; "
         "dCF = |mean CF(pred) - mean CF(truth)|; chroma ratio: mean Lab chroma of pred over "

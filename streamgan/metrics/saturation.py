@@ -31,7 +31,7 @@ def psnr_at_colourfulness(psnr_S: list[float], cf_S: list[float], target: float)
 
 
 class SaturationSweep(Metric):
-    """Mean PSNR and colourfulness at every saturation, over valid images and ranks; 13 decodes a batch."""
+    """Mean PSNR and colourfulness at every saturation, over valid images and ranks; 13 decodes per batch."""
 
     is_differentiable = False
     full_state_update = False

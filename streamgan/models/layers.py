@@ -28,7 +28,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def normalization(norm: Norm, num_channels: int) -> nn.Module:
-    """A learnable norm over (B, C, H, W). `group` has about 16 channels a group.
+    """A learnable norm over (B, C, H, W). `group` has about 16 channels per group.
 
     Only `batch` mixes images, so only the others give the same result however a batch is split over
     processes.

@@ -91,7 +91,7 @@ class PaperGenerator(nn.Module):
 
 
 class PaperDiscriminator(nn.Module):
-    """(B, K, H, W) of any size -> one logit an image, (B, 1)."""
+    """(B, K, H, W) of any size -> one logit per image, (B, 1)."""
 
     def __init__(self, in_channels: int, *, width: int, norm: Norm):
         super().__init__()

@@ -104,7 +104,7 @@ def receptive_field(model: nn.Module, *, in_channels: int) -> int | None:
             model(strip[..., :128])  # spectral norms catch up with the new weights
     output = model.eval()(strip.requires_grad_())
     if output.ndim == 2:
-        return None  # one logit an image
+        return None  # one logit per image
     row, column = (side // 2 for side in output.shape[-2:])
     extents = [_extent(output[0, :, row, column + shift], strip) for shift in range(_PHASES)]
     return None if max(extents) >= _STRIP[1] - 1 else max(extents)

@@ -71,7 +71,7 @@ def refuse_too_many_bad(
 
 
 def write_quarantine(root: Place, identity: dict[str, Any], records: Records, *, token: str = "") -> None:
-    """The rejected rows in the order of the source, one JSON object a line."""
+    """The rejected rows in the order of the source, one JSON object per line."""
     names = [file["name"] for file in identity["source"]["files"]]
     rows = [row for record in records.units.values() for row in record["rejected"]]
     rows.sort(key=lambda row: (row["file"], row["row"]))

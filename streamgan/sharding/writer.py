@@ -32,7 +32,7 @@ WORK = ".work"
 
 @dataclass(frozen=True)
 class Job:
-    """What all units need to know. `file_splits`, one a file, stands instead of `split_ends`."""
+    """What all units need to know. `file_splits`, one per file, stands instead of `split_ends`."""
 
     root: Place
     files: tuple[SourceFile, ...]

@@ -79,7 +79,7 @@ def _is_still_there(path: Path, file: IO[str]) -> bool:
 def keep_freed_memory() -> None:
     """Let malloc keep what is freed, for the next step. Without glibc it does nothing.
 
-    Otherwise large tensors go back to the system and are zeroed again page by page, several times a step: 6%
+    Otherwise large tensors go back to the system and are zeroed again page by page, many times per step: 6%
     of the time of a U-Net step on 2 cores.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
