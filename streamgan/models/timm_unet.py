@@ -60,9 +60,8 @@ class TimmFeatures(nn.Module):
         maps: Any = self.network.feature_info
         used = [one for one in zip(maps.reduction(), maps.channels(), strict=True) if one[0] >= FINEST]
         self.strides, self.widths = (tuple(one) for one in zip(*used, strict=True)) if used else ((), ())
-        if [*self.strides] != [FINEST << level for level in range(len(self.strides))] or len(
-            self.strides
-        ) < 2:
+        pyramid = tuple(FINEST << level for level in range(max(2, len(self.strides))))
+        if self.strides != pyramid:
             strides = tuple(maps.reduction())
             what = f"{name} gives maps of strides {strides}, and a U-Net needs {FINEST}, {2 * FINEST}, ..."
             raise ConfigError("model.variant", what, f"choose a pyramid, such as {DEFAULT}")
