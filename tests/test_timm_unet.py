@@ -73,3 +73,15 @@ def test_small_photos_are_enlarged_for_a_backbone_and_come_back_as_they_were(siz
     assert model(torch.rand(1, 1, size, size)).shape == (1, 2, size, size)
     assert sides == [enlargement * size]
     assert model(torch.rand(1, 1, size + 5, 2 * size - 3)).shape == (1, 2, size + 5, 2 * size - 3)
+
+
+def test_padding_of_tensorflow_is_that_of_timm_at_the_sizes_that_come():
+    torch.manual_seed(0)
+    theirs = disturb(timm.create_model("tf_efficientnet_lite0", features_only=True)).eval()
+    ours = build_timm(out_channels=2, variant="tf_efficientnet_lite0").encoder.eval()
+    assert any(type(module).__name__ == "Conv2dSame" for module in theirs.modules())
+    assert not any(type(module).__name__ == "Conv2dSame" for module in ours.modules())
+    ours.network.load_state_dict(theirs.state_dict())
+    image = torch.rand(1, 1, 64, 96) * 2 - 1  # its mean and deviation are 0.5
+    for mine, yours in zip(ours(image), theirs(image.expand(-1, 3, -1, -1))[-3:], strict=True):
+        torch.testing.assert_close(mine, yours, atol=1e-4, rtol=1e-3)

@@ -43,6 +43,20 @@ FINEST = 8  # least stride of the backbone's maps that are used
 _FACTORS = {1: 1, 2: 1, 4: 2, 8: 4, 16: 8}  # of the decoder's width at a scale of the photo
 
 
+class _EvenConv2d(nn.Conv2d):
+    """TensorFlow's SAME padding where sides are multiples of the stride: then it is the same for all sizes.
+
+    timm computes it from the size, in terms that no exporter of a graph for any size gets to the end of.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads = []
+        for kernel, stride in zip(reversed(self.kernel_size), reversed(self.stride), strict=True):
+            total = max(0, kernel - stride)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(input, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
 class TimmFeatures(nn.Module):
     """Maps of a backbone: l (B, 1, H, W) in [-1, 1] -> (B, widths[i], H / strides[i], W / strides[i])."""
 
@@ -57,6 +71,9 @@ class TimmFeatures(nn.Module):
             what = f"timm has no backbone with feature maps of this name (got {name!r})"
             todo = f"choose one of timm.list_models(), such as {DEFAULT}"
             raise ConfigError("model.variant", what, todo) from error
+        for module in self.network.modules():
+            if type(module).__name__ == "Conv2dSame":
+                module.__class__ = _EvenConv2d
         maps: Any = self.network.feature_info
         used = [one for one in zip(maps.reduction(), maps.channels(), strict=True) if one[0] >= FINEST]
         self.strides, self.widths = (tuple(one) for one in zip(*used, strict=True)) if used else ((), ())
