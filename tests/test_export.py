@@ -118,6 +118,8 @@ def test_weights_too_large_for_float16_are_not_stored_so(model, tmp_path):
 def test_an_exported_model_says_how_it_is_to_be_used(model, photo, tmp_path):
     out = tmp_path / "bundle"
     assert run(model, "--to", "bundle", "--out", out, "--size", 48, "--saturation", 1.5).exit_code == 0
+    said = json.loads((out / "config.json").read_text())["model"]
+    assert (said["size"], said["saturation"]) == (48, 1.5)
     ours, own = streamgan.Colorizer.load(out), streamgan.Colorizer.load(model)
     assert (ours.size, ours.weights.saturation, own.weights.saturation) == (48, 1.5, 1.0)
     image = photo(1)

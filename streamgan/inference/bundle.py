@@ -61,6 +61,11 @@ class Form(NamedTuple):
     size: int | None = None
     saturation: float | None = None
 
+    def chosen(self) -> dict[str, float]:
+        """What it says about the model beside what the run said."""
+        both = {"size": self.size, "saturation": self.saturation}
+        return {key: value for key, value in both.items() if value is not None}
+
 
 AS_IT_IS = Form()
 
@@ -74,6 +79,7 @@ def bundle_files(weights: Weights, *, title: str, form: Form = AS_IT_IS) -> dict
     if metrics := _metrics(folder):
         files["metrics.json"] = json_bytes(metrics)
     config = {**_about(weights), "files": _digests(files)}
+    config["model"] |= form.chosen()
     files["config.json"] = json_bytes(sealed(config))
     files["README.md"] = _card(title, config, metrics).encode()
     files["LICENSE"] = _licence().encode()
@@ -100,8 +106,7 @@ def formed(path: Path, form: Form) -> bytes | Path:
     with safe_open(path, "pt") as file:
         about = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    chosen = {"size": form.size, "saturation": form.saturation}
-    model = json.loads(about["model"]) | {key: value for key, value in chosen.items() if value is not None}
+    model = json.loads(about["model"]) | form.chosen()
     if form.half:
         tensors = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
     if lost := [name for name, one in tensors.items() if not one.isfinite().all()]:
