@@ -20,7 +20,7 @@ TRAINING = [  # launch/recipes/finetune.yaml, which an installed wheel does not 
     "model.discriminator=patchgan", "model.d_width=16",
     "loss.gan=hinge", "loss.rec=smooth_l1", "loss.log_mse_weight=0.5", "loss.gan_weight=0.002",
     "loss.warmup_steps=40", "loss.ramp_steps=40",
-    "optim.lr_g=2e-4", "optim.lr_encoder=0", "optim.freeze_norm=true", "optim.lr_d=2e-4",
+    "optim.lr_g=3e-5", "optim.lr_encoder=0", "optim.freeze_norm=true", "optim.lr_d=2e-4",
     "optim.betas=[0.9, 0.99]", "optim.weight_decay=0.05", "optim.schedule=cosine", "optim.clip_g=1",
     "optim.ema_half_life_images=500", "run.init_from=ready",
     "run.log_every=20", "run.validate_every=50", "run.validate_images=64",
