@@ -1,5 +1,6 @@
 """Whole runs in one process: what they leave, and that an interrupted one ends like an uninterrupted one."""
 
+import itertools
 import json
 import os
 import shutil
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training import losses, read_metrics, settings, tiny_config
 
-from streamgan.core.errors import CheckpointError, ConfigError
+from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
+from streamgan.losses import RECONSTRUCTION
 from streamgan.train import checkpoint as checkpoints
 from streamgan.train.loop import train
 
@@ -197,8 +200,6 @@ def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(shar
 
 
 def test_gradients_that_stay_not_finite_stop_the_run_and_keep_the_weights(shard_set, tmp_path):
-    from streamgan.core.errors import StreamganError
-
     run, words = tmp_path / "run", ["run.steps=12", "loss.warmup_steps=99"]
     train(tiny_config(shard_set, run, *words, "run.steps=3"))
     bad = tiny_config(shard_set, run, *words, "loss.rec_weight=1e39", "run.max_bad_steps=5")  # inf in float32
@@ -211,6 +212,22 @@ def test_gradients_that_stay_not_finite_stop_the_run_and_keep_the_weights(shard_
     assert all(before[key].equal(after[key]) for key in before)
     assert not saved[-1].meta["finished"]
     assert train(tiny_config(shard_set, run, *words), allow_changed=True)["steps"] == 12
+
+
+def test_a_good_step_ends_a_row_of_steps_that_are_not_finite(shard_set, tmp_path, monkeypatch):
+    steps, sound = itertools.count(1), RECONSTRUCTION["l1"]
+
+    def loss(pred, target):
+        bad = torch.is_grad_enabled() and next(steps) in (2, 3, 5, 6, 8, 9, 10)  # validation has no gradients
+        return sound(pred, target) * (float("nan") if bad else 1.0)
+
+    monkeypatch.setitem(RECONSTRUCTION, "l1", loss)
+    words = ["run.steps=20", "run.max_bad_steps=3", "run.validate_every=100"]
+    with pytest.raises(StreamganError, match="not finite for 3 steps"):
+        train(tiny_config(shard_set, tmp_path, *words))
+    assert read_metrics(tmp_path)[-1]["step"] == 10
+    skipped = [line["step"] for line in read_metrics(tmp_path) if line["grad/skipped"]]
+    assert skipped == [2, 3, 5, 6, 8, 9, 10]
 
 
 def test_the_twin_gray_is_used_when_asked_for(shard_set, tmp_path):

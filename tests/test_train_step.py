@@ -130,6 +130,12 @@ def test_r1_is_added_every_kth_step():
     assert seen == [0, 4, 8]
 
 
+def test_r1_weighs_as_much_as_if_it_came_every_step():
+    config, accelerator, networks = make("loss.r1_weight=3.0", "loss.r1_every=4")
+    s = step(config, accelerator, networks, images(), number=4)
+    torch.testing.assert_close(s["loss/d_total"], s["loss/d_real"] + s["loss/d_fake"] + 3 * 4 * s["loss/r1"])
+
+
 def test_clipping_bounds_the_gradient_of_each_network_apart():
     config, accelerator, networks = make()
     seen = {}
