@@ -17,7 +17,8 @@ from typing import Any
 
 from common import load, machine, markdown, spread, write_report
 
-from streamgan.data import build_loader, pieces
+from streamgan.data import build_loader
+from streamgan.data.shards import coalesce
 
 
 def serve(folder: Path, latency_s: float, port: Any, requests: Any) -> None:
@@ -55,7 +56,7 @@ def serve(folder: Path, latency_s: float, port: Any, requests: Any) -> None:
 
 def batch_ms(url: str, *, at_once: int, gray: Any, steps: int) -> list[float]:
     """Milliseconds of each batch of 16 after the first."""
-    pieces.NUM_REQUESTS = at_once
+    coalesce.NUM_REQUESTS = at_once
     loader = build_loader(url, batch=16, size=256, workers=0, cache="none", gray=gray, stop_step=steps + 1)
     found, began = [], 0.0
     for _ in loader:
@@ -83,7 +84,7 @@ def main() -> None:
     server.start()
     while not port.value:
         time.sleep(0.01)
-    url, rows, at_once, before = f"http://127.0.0.1:{port.value}", [], pieces.NUM_REQUESTS, load()
+    url, rows, at_once, before = f"http://127.0.0.1:{port.value}", [], coalesce.NUM_REQUESTS, load()
     for gray in ("derive", "twin"):
         for number in (1, at_once):
             served = requests.value

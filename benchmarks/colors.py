@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from streamgan import Colorizer
-from streamgan.core.hub import READY
+from streamgan.core.storage.hub import READY
 from streamgan.metrics.functional import psnr
 
 SIDE = 192

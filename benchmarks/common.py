@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamgan.core.files import atomic_write
+from streamgan.core.storage.files import atomic_write
 
 Pair = tuple[bytes, bytes]  # encoded colour image, encoded gray twin
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

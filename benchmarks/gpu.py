@@ -25,7 +25,7 @@ from typing import Any
 
 from common import load, scratch
 
-from streamgan.core.files import atomic_write, write_json
+from streamgan.core.storage.files import atomic_write, write_json
 
 # Seconds of each part when --minutes is 8, else in proportion. What one leaves, the later ones may use.
 SECONDS = {

@@ -26,7 +26,7 @@ PHOTO = "color.jpg"
 
 def fast(data: bytes) -> np.ndarray:
     """Our decoder, for the peers too."""
-    from streamgan.data.decode import Crop, decode
+    from streamgan.data.workers.decode import Crop, decode
 
     draw = _random.random(2)
     return decode(data, "RGB", size=SIZE, crop=Crop(draw[0], draw[1] < 0.5))
@@ -60,7 +60,7 @@ def batched(images: Iterator[np.ndarray]) -> Batches:
 
 def ceiling(data: Path) -> Batches:
     """The decoder alone on bytes in memory."""
-    from streamgan.data.reader import ShardReader
+    from streamgan.data.shards.reader import ShardReader
 
     reader = ShardReader(data / "streamgan", "train")
     encoded = [reader.read(i).color for i in range(len(reader))]

@@ -19,9 +19,9 @@ from common import load, machine, markdown, spread, write_report
 
 from streamgan.core.seeding import hash64
 from streamgan.data import build_loader
-from streamgan.data.board import Board
 from streamgan.data.format import INDEX_DTYPE
-from streamgan.data.order import Order
+from streamgan.data.order.canonical import Order
+from streamgan.data.workers.counters import Board
 
 PER_SHARD = 1000
 SEEKS = 20

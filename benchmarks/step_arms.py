@@ -23,8 +23,8 @@ from streamgan.core.settings import TrainConfig
 from streamgan.losses import ADVERSARIAL
 from streamgan.train.build import build_head, build_networks, build_train_loader
 from streamgan.train.loop import train
+from streamgan.train.networks import Networks
 from streamgan.train.process import keep_freed_memory
-from streamgan.train.state import Networks
 
 BATCH, SIZE, WARM, STEPS, LOG_EVERY, SAVE_EVERY = 8, 128, 3, 12, 3, 9
 OURS, SAVING = "streamgan train", f"streamgan train, a checkpoint every {SAVE_EVERY} steps"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from remote_fixtures import Website
 
-from streamgan.core import download, remote
 from streamgan.core.seeding import hash64
+from streamgan.core.storage import download, remote
 
 KINDS = ("503", "429", "reset", "short", "cut", "stall", "trickle", "flip", "other_range")
 

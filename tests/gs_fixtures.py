@@ -19,7 +19,7 @@ from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
-from streamgan.core import remote
+from streamgan.core.storage import remote
 
 BUCKET = "shards"
 Fault = Callable[[str, str], int | None]  # (method, path) -> the HTTP status that is the answer, or None

@@ -14,7 +14,7 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from streamgan.core import remote
+from streamgan.core.storage import remote
 
 BUCKET = "shards"
 Environ = dict[str, Any]

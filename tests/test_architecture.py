@@ -93,6 +93,41 @@ def test_layers_point_down_only(package):
     assert not wrong
 
 
+def rooms_of(package: str) -> dict[str, set[str]]:
+    """Which rooms of a package, folders and modules in it, each of them imports."""
+    arrows: dict[str, set[str]] = {}
+    for path in (PACKAGE / package).rglob("*.py"):
+        room = path.relative_to(PACKAGE / package).with_suffix("").parts[0]
+        inside = {name.split(".")[1] for name in own(imports(path)) if name.startswith(f"{package}.")}
+        arrows.setdefault(room, set()).update(inside - {room})
+    return arrows
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_rooms_of_a_package_form_no_circle(package):
+    arrows = rooms_of(package)
+    while arrows:  # a room that imports none of those left can be read first
+        free = {room for room, others in arrows.items() if not others & set(arrows)}
+        assert free, f"a circle among {package}.{{{','.join(sorted(arrows))}}}"
+        arrows = {room: others for room, others in arrows.items() if room not in free}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_files_of_a_room_form_no_circle(package):
+    for folder in [
+        path for path in (PACKAGE / package).iterdir() if path.is_dir() and list(path.glob("*.py"))
+    ]:
+        name = f"{package}.{folder.name}"
+        arrows = {
+            path.stem: {m.removeprefix(f"{name}.") for m in own(imports(path)) if m.startswith(f"{name}.")}
+            for path in folder.glob("*.py")
+        }
+        while arrows:
+            free = {file for file, others in arrows.items() if not others & set(arrows)}
+            assert free, f"a circle among {name}.{{{','.join(sorted(arrows))}}}"
+            arrows = {file: others for file, others in arrows.items() if file not in free}
+
+
 def test_commands_import_more_than_core_only_when_they_run():
     for path in (PACKAGE / "cli").rglob("*.py"):
         for module in own(imports(path, top_level=True)):

@@ -283,7 +283,7 @@ def test_fid_stands_beside_that_of_the_baselines_and_what_is_absent_in_its_colum
     def fail(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr("streamgan.train.perceptual.build_inception", lambda _: Tiny())
+    monkeypatch.setattr("streamgan.train.perceptual_scores.build_inception", lambda _: Tiny())
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     line = ("evaluate", model, "--shards", shard_set, "--workers", 0, "--batch", 5, "--perceptual")
@@ -318,7 +318,7 @@ def test_what_a_classifier_sees_stands_beside_gray_and_the_truth_as_a_jpeg(
             return features(color_B3HW), color_B3HW.float().mean((2, 3)).argmax(1)
 
     line = ("evaluate", model, "--shards", shard_set, "--workers", 0, "--batch", 5, "--semantic")
-    monkeypatch.setattr("streamgan.train.perceptual.build_classifier", Tiny)
+    monkeypatch.setattr("streamgan.train.perceptual_scores.build_classifier", Tiny)
     told = json.loads(run(*line, "--json").stdout)
     rows = {"model": told["model"], **told["baselines"]}
     assert list(rows) == ["model", "gray", "median_ab", "truth_jpeg"]

@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from streamgan.cli.colorize import colorize
-from streamgan.core.checkpoints import FORMAT, VERSION, sealed
 from streamgan.core.color import HEADS, rgb_to_lab
 from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
-from streamgan.core.files import sha256_file, write_json
+from streamgan.core.run_folder import FORMAT, VERSION, sealed
+from streamgan.core.storage.files import sha256_file, write_json
 from streamgan.inference.colorizer import Colorizer
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.models import GENERATORS

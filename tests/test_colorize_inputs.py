@@ -99,7 +99,7 @@ def test_folders_that_cannot_be_listed_are_failures_by_name(photos, run, tmp_pat
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr("streamgan.core.walk.os.scandir", refused)
+    monkeypatch.setattr("streamgan.core.storage.walk.os.scandir", refused)
     result = run(photos, "--recursive")
     assert isinstance(result.exception, CheckFailed)
     assert result.exception.report["failed"] == {str(photos / "sub"): "cannot be listed (Permission denied)"}

@@ -18,15 +18,15 @@ from fault_fixtures import impatient
 from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
 
-from streamgan.core import download
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.data import cache as cache_module
-from streamgan.data import fill as fill_module
-from streamgan.data.cache import Blob, NodeCache, close_descriptor
+from streamgan.core.storage import download
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
-from streamgan.data.order import Order
-from streamgan.data.reader import ShardReader
+from streamgan.data.order.canonical import Order
+from streamgan.data.shards import node_cache as cache_module
+from streamgan.data.shards import verified_download as fill_module
+from streamgan.data.shards.node_cache import Blob, NodeCache, close_descriptor
+from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -35,7 +35,7 @@ SETTINGS = {"batch": 4, "size": 16, "lanes": 1, "window": 1, "workers": 0}
 READ_ALL = """
 import sys
 from streamgan.core import download
-from streamgan.data.reader import ShardReader
+from streamgan.data.shards.reader import ShardReader
 download.CHUNK_BYTES = 4096
 reader = ShardReader(sys.argv[1], "train", cache=sys.argv[2])
 for sample in range(len(reader)):

@@ -5,10 +5,10 @@ import os
 import pytest
 
 from streamgan.data import build_loader
-from streamgan.data import hints as hints_module
-from streamgan.data.ahead import Use
-from streamgan.data.hints import Hints
-from streamgan.data.reader import ShardReader
+from streamgan.data.prefetch import readahead as hints_module
+from streamgan.data.prefetch.downloads import Use
+from streamgan.data.prefetch.readahead import Hints
+from streamgan.data.shards.reader import ShardReader
 
 
 class Needs:

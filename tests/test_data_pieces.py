@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from remote_fixtures import website
 from test_loader import assert_equal
 
-from streamgan.core import download
 from streamgan.core.errors import DataError
+from streamgan.core.storage import download
 from streamgan.data import Weighted, build_loader
-from streamgan.data import pieces as pieces_module
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_eval_loader
-from streamgan.data.pieces import MAX_BYTES, MAX_GAP, NUM_REQUESTS, Coming, Piece, merged
-from streamgan.data.reader import ShardReader
-from streamgan.data.remote import NotArrived
+from streamgan.data.shards import coalesce as pieces_module
+from streamgan.data.shards.coalesce import MAX_BYTES, MAX_GAP, NUM_REQUESTS, ByteRange, Coming, merged
+from streamgan.data.shards.reader import ShardReader
+from streamgan.data.shards.remote import NotArrived
 
 SETTINGS = {"batch": 16, "size": 16, "epochs": 1, "workers": 0}
 
@@ -35,12 +35,13 @@ def tar_requests(site) -> int:
     return sum(".tar " in request for request in site.requests)
 
 
-pieces = st.builds(Piece, st.integers(0, 3), st.integers(0, 3 * MAX_GAP), st.integers(0, MAX_GAP))
+pieces = st.builds(ByteRange, st.integers(0, 3), st.integers(0, 3 * MAX_GAP), st.integers(0, MAX_GAP))
 
 
 @given(
     st.lists(
-        pieces | st.builds(Piece, st.just(9), st.integers(0, 10 * MAX_BYTES), st.integers(1, 99)), max_size=40
+        pieces | st.builds(ByteRange, st.just(9), st.integers(0, 10 * MAX_BYTES), st.integers(1, 99)),
+        max_size=40,
     )
 )
 def test_every_piece_is_in_one_request_and_no_request_is_wasteful(wanted):

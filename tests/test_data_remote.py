@@ -16,18 +16,18 @@ from s3_fixtures import BUCKET, answer, reset, s3_server
 from training import losses, tiny_config
 
 from streamgan.cli.main import streamgan
-from streamgan.core import download, remote
-from streamgan.core.download import read_range, read_whole, size_of
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.remote import join
 from streamgan.core.seeding import hash64
-from streamgan.data import ahead
-from streamgan.data.cache import close_descriptor
+from streamgan.core.storage import download, remote
+from streamgan.core.storage.download import read_range, read_whole, size_of
+from streamgan.core.storage.remote import join
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
-from streamgan.data.mixture import Weighted
-from streamgan.data.reader import ShardReader
-from streamgan.data.remote import NotArrived
+from streamgan.data.order.mixture import Weighted
+from streamgan.data.prefetch import downloads
+from streamgan.data.shards.node_cache import close_descriptor
+from streamgan.data.shards.reader import ShardReader
+from streamgan.data.shards.remote import NotArrived
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
 from streamgan.train.loop import train
@@ -245,7 +245,7 @@ def test_a_shard_that_is_another_one_is_an_error_after_a_few_downloads(root, sit
 
 @pytest.mark.slow
 def test_nobody_waits_for_ever_for_somebody_elses_download(root, site, tmp_path, monkeypatch):
-    monkeypatch.setattr(ahead, "SILENCE_S", 1.0)
+    monkeypatch.setattr(downloads, "SILENCE_S", 1.0)
     reader = ShardReader(site.url, "train", cache=tmp_path)
     lease = reader.files.cache.lease()
     claims = [reader.files.cache.claim(blob, lease, lambda sha256: 0) for blob in reader.files.blobs]

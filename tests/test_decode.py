@@ -7,9 +7,9 @@ import pytest
 from parquet_fixtures import encode
 from PIL import Image
 
-from streamgan.data import decode as decode_module
 from streamgan.data import image as image_module
-from streamgan.data.decode import CENTER, Crop, decode, sampled_crops
+from streamgan.data.workers import decode as decode_module
+from streamgan.data.workers.decode import CENTER, Crop, decode, sampled_crops
 
 
 def with_pillow(data: bytes, mode: str, size: int, crop: Crop) -> np.ndarray:

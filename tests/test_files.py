@@ -8,7 +8,6 @@ import resource
 
 import pytest
 
-from streamgan.core import files
 from streamgan.core.errors import (
     CheckFailed,
     CheckpointError,
@@ -17,7 +16,8 @@ from streamgan.core.errors import (
     StreamganError,
     file_error,
 )
-from streamgan.core.files import atomic_write, canonical_sha256, read_json, sha256_file, write_json
+from streamgan.core.storage import files
+from streamgan.core.storage.files import atomic_write, canonical_sha256, read_json, sha256_file, write_json
 
 
 def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):

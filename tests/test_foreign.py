@@ -13,8 +13,8 @@ from streamgan.cli.index import index as index_command
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data import build_loader
 from streamgan.data.format import read_idx
-from streamgan.data.reader import ShardReader
-from streamgan.sharding.foreign import index
+from streamgan.data.shards.reader import ShardReader
+from streamgan.sharding.foreign.build import index
 from streamgan.sharding.run import shard
 from streamgan.sharding.verify import verify
 

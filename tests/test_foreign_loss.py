@@ -12,7 +12,7 @@ import pytest
 from parquet_fixtures import encode, picture, tree
 
 from streamgan.cli.main import main
-from streamgan.data.reader import ShardReader
+from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.verify import verify
 
 

@@ -23,9 +23,9 @@ from huggingface_hub.errors import (
 from parquet_fixtures import pair, tree, write_rows, write_source
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.hub import hub_error
-from streamgan.sharding.hub import find, is_hub, recorded
+from streamgan.core.storage.hub import hub_error
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.source.hub import find, is_hub, recorded
 
 OLD, NEW, REPO = "a" * 40, "b" * 40, "org/photos"
 

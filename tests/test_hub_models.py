@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from test_colorize import save_generator
 
-from streamgan.core.hub import is_hub_model
+from streamgan.core.storage.hub import is_hub_model
 
 REPO, COMMIT = "org/old-photos", "c" * 40
 

@@ -16,9 +16,9 @@ from streamgan.core.errors import DataError
 from streamgan.data import image as image_module
 from streamgan.data.image import BadImage, to_pixels
 from streamgan.data.loader import build_eval_loader, build_loader
-from streamgan.sharding.check import BadRow, check_image
-from streamgan.sharding.rows import Cell
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.sample.check import BadRow, check_image
+from streamgan.sharding.source.rows import Cell
 from streamgan.sharding.verify import verify
 
 SIZE = (96, 80)

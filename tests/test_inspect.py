@@ -13,9 +13,9 @@ from PIL import Image
 from streamgan.cli.inspect import inspect as inspect_command
 from streamgan.cli.main import main
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.data import inspect as inspect_module
 from streamgan.data.format import idx_name, read_idx, read_manifest
-from streamgan.sharding import inspect as inspect_module
-from streamgan.sharding.inspect import CELL, GAP, choose, inspect, write_sheet
+from streamgan.data.inspect import CELL, GAP, choose, inspect, write_sheet
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
 

@@ -18,14 +18,14 @@ from PIL import Image
 from test_decode import sampled_crop
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.data import samples as samples_module
-from streamgan.data import workers as workers_module
-from streamgan.data.decode import CENTER, decode
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
-from streamgan.data.order import Order
-from streamgan.data.reader import ShardReader
-from streamgan.data.samples import Batch
+from streamgan.data.order.canonical import Order
+from streamgan.data.shards.reader import ShardReader
+from streamgan.data.workers import samples as samples_module
+from streamgan.data.workers import watchdog as workers_module
+from streamgan.data.workers.decode import CENTER, decode
+from streamgan.data.workers.samples import Batch
 from streamgan.sharding.run import ShardOptions, shard
 
 BATCH, SIZE, STEPS = 12, 32, 7  # 64 samples: 5 steps per epoch, so that 7 reach into the second

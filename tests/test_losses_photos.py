@@ -13,9 +13,9 @@ from streamgan.core.ab_bins import bin_centres, nearest_bin, soft_encode
 from streamgan.core.color import AB_SCALE, HEADS
 from streamgan.core.errors import ConfigError
 from streamgan.losses import PerceptualLoss, class_weights, colourfulness_loss, rebalanced_cross_entropy
-from streamgan.losses.perceptual import BLOCK_WEIGHTS
+from streamgan.losses.vgg_loss import BLOCK_WEIGHTS
 from streamgan.metrics.functional import colourfulness
-from streamgan.train.prior import count_classes
+from streamgan.train.class_prior import count_classes
 
 
 def save_vgg(path, name: str):

@@ -11,8 +11,8 @@ from training import tiny_config
 from streamgan.core.errors import CheckpointError, ConfigError, DataError
 from streamgan.data import Batch, Weighted, build_loader
 from streamgan.data.loader import build_eval_loader
-from streamgan.data.mixture import CYCLE, Mixture, cycle_counts, open_reader
-from streamgan.data.reader import ShardReader
+from streamgan.data.order.mixture import CYCLE, Mixture, cycle_counts, open_reader
+from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.train.build import shard_sets
 from streamgan.train.loop import train

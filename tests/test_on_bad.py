@@ -19,7 +19,7 @@ from streamgan.compare.run import compare
 from streamgan.compare.settings import load_comparison
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data.loader import build_eval_loader, build_loader
-from streamgan.data.reader import ShardReader
+from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.loop import train

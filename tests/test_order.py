@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from streamgan.core.errors import ConfigError
 from streamgan.core.seeding import hash64, uniform
-from streamgan.data.order import MAX_LANES, MIN_WINDOW, Order, default_lanes, default_window, rank_slice
+from streamgan.data.order.canonical import (
+    MAX_LANES,
+    MIN_WINDOW,
+    Order,
+    default_lanes,
+    default_window,
+    rank_slice,
+)
 
 
 @st.composite

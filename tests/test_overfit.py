@@ -11,7 +11,7 @@ from streamgan.core.color import HEADS
 from streamgan.losses import RECONSTRUCTION, class_weights, rebalanced_cross_entropy
 from streamgan.metrics.functional import psnr
 from streamgan.models import GENERATORS
-from streamgan.train.prior import count_classes
+from streamgan.train.class_prior import count_classes
 
 pytestmark = pytest.mark.slow
 

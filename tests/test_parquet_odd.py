@@ -9,7 +9,7 @@ from parquet_fixtures import HUB_IMAGE, encode, hub, pair, picture, write_rows
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source import read_source
+from streamgan.sharding.source.read import read_source
 
 IMAGES = [encode(picture(i)) for i in range(6)]
 GRAYS = [encode(picture(i, mode="L")) for i in range(6)]

@@ -20,7 +20,7 @@ from streamgan.core.errors import ConfigError
 from streamgan.metrics.networks import build_inception, build_lpips
 from streamgan.metrics.perceptual import PerceptualScores
 from streamgan.models import GENERATORS
-from streamgan.train.perceptual import find_networks
+from streamgan.train.perceptual_scores import find_networks
 
 
 class TinyExtractor(FeatureExtractorBase):

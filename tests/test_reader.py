@@ -10,9 +10,9 @@ import pytest
 from parquet_fixtures import encode, hub, picture, write_rows
 
 from streamgan.core.errors import DataError
-from streamgan.data import reader as reader_module
 from streamgan.data.format import idx_name, read_idx
-from streamgan.data.reader import ShardReader
+from streamgan.data.shards import reader as reader_module
+from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 
 

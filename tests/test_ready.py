@@ -14,7 +14,7 @@ import streamgan
 from streamgan.cli.colorize import colorize
 from streamgan.core.color import HEADS, unit_rgb
 from streamgan.core.config import load_config
-from streamgan.core.hub import READY, model_path
+from streamgan.core.storage.hub import READY, model_path
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.metrics.functional import psnr
 from streamgan.train.loop import train

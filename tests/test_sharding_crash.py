@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from parquet_fixtures import tree, write_source
 
-from streamgan.core import files
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.sharding import engines, execute, run
+from streamgan.core.storage import files
+from streamgan.sharding import run
+from streamgan.sharding.engine import execute, local
 from streamgan.sharding.run import ShardOptions, shard
 
 OPTIONS = ShardOptions(samples_per_shard=5)
@@ -112,8 +113,8 @@ def test_every_rename_is_a_place_to_stop(tmp_path, monkeypatch, after):
 def _do_one_unit(source, out, monkeypatch):
     make_unit = execute.make_unit
 
-    def one(job, unit, beat):
-        make_unit(job, unit, beat)
+    def one(job, unit, heartbeat):
+        make_unit(job, unit, heartbeat)
         raise _Crash
 
     with monkeypatch.context() as patch:
@@ -149,22 +150,22 @@ def test_a_finished_unit_is_kept_and_a_lost_shard_is_made_again(source, wanted, 
 
 
 def test_a_worker_that_dies_ends_the_run(tmp_path):
-    engines.wait_for_orphans(tmp_path)
-    units = [engines.Unit(number, ()) for number in range(4)]
+    local.wait_for_orphans(tmp_path)
+    units = [local.Unit(number, ()) for number in range(4)]
     with pytest.raises(DataError, match=r"a worker process died at or after unit \d"):
-        list(engines.run_local(_die, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print))
+        list(local.run_local(_die, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print))
 
 
-def _die(unit, beat):
+def _die(unit, heartbeat):
     if unit.number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
 def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
-    engines.wait_for_orphans(tmp_path)
-    units = [engines.Unit(number, ()) for number in range(2)]
-    results = engines.run_local(
+    local.wait_for_orphans(tmp_path)
+    units = [local.Unit(number, ()) for number in range(2)]
+    results = local.run_local(
         _first_is_quick, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print
     )
     # the terminal sends Ctrl-C to them too: they leave it to their parent
@@ -172,10 +173,10 @@ def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
     began = time.monotonic()
     results.close()
     assert time.monotonic() - began < 2
-    engines.wait_for_orphans(tmp_path)
+    local.wait_for_orphans(tmp_path)
 
 
-def _first_is_quick(unit, beat):
+def _first_is_quick(unit, heartbeat):
     if unit.number:
         time.sleep(60)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -183,16 +184,16 @@ def _first_is_quick(unit, beat):
 
 
 def test_an_error_in_a_worker_arrives_whole(tmp_path):
-    engines.wait_for_orphans(tmp_path)
+    local.wait_for_orphans(tmp_path)
     with pytest.raises(DataError, match="here: this; that"):
         list(
-            engines.run_local(
-                _fail, [engines.Unit(0, ())], num_workers=1, lock=tmp_path / "workers.lock", watch=print
+            local.run_local(
+                _fail, [local.Unit(0, ())], num_workers=1, lock=tmp_path / "workers.lock", watch=print
             )
         )
 
 
-def _fail(unit, beat):
+def _fail(unit, heartbeat):
     raise DataError("here", "this", "that")
 
 
@@ -274,12 +275,12 @@ def test_a_second_sharder_is_refused(source, tmp_path, monkeypatch):
 
 
 def test_workers_of_a_killed_run_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(engines, "ORPHANS_TIMEOUT_S", 0.05)
-    engines.wait_for_orphans(tmp_path)
-    with open(engines.workers_lock(tmp_path)) as lock:
+    monkeypatch.setattr(local, "ORPHANS_TIMEOUT_S", 0.05)
+    local.wait_for_orphans(tmp_path)
+    with open(local.workers_lock(tmp_path)) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(ConfigError, match="still alive"):
-            engines.wait_for_orphans(tmp_path)
+            local.wait_for_orphans(tmp_path)
 
 
 def test_a_finished_set_that_lost_a_shard_is_an_error(source, tmp_path):

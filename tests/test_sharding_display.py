@@ -16,10 +16,10 @@ from test_sharding_rows import _bad_rows
 
 from streamgan.core import logs
 from streamgan.core.logs import progress
-from streamgan.sharding import display, engines
-from streamgan.sharding.display import Display
-from streamgan.sharding.engines import Pulse
-from streamgan.sharding.publish import Records
+from streamgan.sharding.engine import display, local
+from streamgan.sharding.engine.display import Display
+from streamgan.sharding.engine.local import Pulse
+from streamgan.sharding.folder.publish import Records
 from streamgan.sharding.run import ShardOptions, shard
 
 OPTIONS = ShardOptions(samples_per_shard=5)
@@ -105,7 +105,7 @@ def test_rows_under_way_count_and_never_twice(shown):
 
 
 def test_workers_say_where_they_are(tmp_path):
-    engines.wait_for_orphans(tmp_path)
+    local.wait_for_orphans(tmp_path)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     seen = []
@@ -116,7 +116,7 @@ def test_workers_say_where_they_are(tmp_path):
             threading.Thread(target=pipe.write_bytes, args=(b"",)).start()
 
     how = {"num_workers": 1, "lock": tmp_path / "workers.lock", "watch": watch}
-    assert list(engines.run_local(_Held(str(pipe)), [engines.Unit(5, ())], **how)) == [{"unit": 5}]
+    assert list(local.run_local(_Held(str(pipe)), [local.Unit(5, ())], **how)) == [{"unit": 5}]
     assert seen[-1] == [Pulse(0, None)]
 
 
@@ -126,8 +126,8 @@ class _Held:
     def __init__(self, pipe: str):
         self.pipe = pipe
 
-    def __call__(self, unit, beat):
-        beat(7, 8, 9)
+    def __call__(self, unit, heartbeat):
+        heartbeat(7, 8, 9)
         open(self.pipe, "rb").close()
         return {"unit": unit.number}
 
@@ -146,7 +146,7 @@ def test_without_a_terminal_there_is_a_line_each_interval_also_when_nothing_move
 
 def test_the_line_holds_rate_bytes_time_left_bad_rows_and_workers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(logs, "LINE_INTERVAL_S", 0.0)
-    monkeypatch.setattr(engines, "PULSE_S", 0.0)
+    monkeypatch.setattr(local, "PULSE_S", 0.0)
     write_source(tmp_path / "good", files=1)
     write_rows(tmp_path / "good" / "bad.parquet", _bad_rows()[4:5])
     shard([str(tmp_path / "good")], tmp_path / "set", options=OPTIONS, num_workers=0, max_bad=1)

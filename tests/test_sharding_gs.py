@@ -10,11 +10,11 @@ import pytest
 from gs_fixtures import BUCKET, gs_server
 from parquet_fixtures import tree, write_source
 
-from streamgan.core import objects
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.objects import ObjectPath
-from streamgan.sharding import lease
-from streamgan.sharding.parts import Part
+from streamgan.core.storage import objects
+from streamgan.core.storage.objects import ObjectPath
+from streamgan.sharding.folder import bucket_lease
+from streamgan.sharding.folder.parts import Part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 from streamgan.sharding.verify import verify
 
@@ -117,13 +117,13 @@ def test_parts_make_the_set_of_one_run(source, wanted, store, prefix):
 
 def test_a_second_sharder_is_refused_and_a_killed_one_followed(source, wanted, store, prefix, monkeypatch):
     work = ObjectPath(f"gs://{BUCKET}/{prefix}/.work")
-    held = lease.leased(work, lease.WHOLE, conflicts=lambda label: "another sharder")
+    held = bucket_lease.leased(work, bucket_lease.WHOLE, conflicts=lambda label: "another sharder")
     with held, pytest.raises(ConfigError, match=rf"process {os.getpid()}"):
         make(source, prefix)
     with subprocess.Popen([sys.executable, "-c", "pass"]) as dead:
         dead.wait()
-    monkeypatch.setattr(lease.os, "getpid", lambda: dead.pid)
-    assert lease.Lease(work, lease.WHOLE, 1).take()  # and nobody lives to renew it
+    monkeypatch.setattr(bucket_lease.os, "getpid", lambda: dead.pid)
+    assert bucket_lease.Lease(work, bucket_lease.WHOLE, 1).take()  # and nobody lives to renew it
     monkeypatch.undo()
     make(source, prefix)
     assert store.tree(prefix) == wanted

@@ -6,10 +6,10 @@ from parquet_fixtures import encode, picture
 from PIL import Image
 
 from streamgan.core.seeding import hash64
-from streamgan.sharding import check
-from streamgan.sharding.check import BadRow, check_image
-from streamgan.sharding.jpeg import plain_size
-from streamgan.sharding.source import Cell
+from streamgan.sharding.sample import check
+from streamgan.sharding.sample.check import BadRow, check_image
+from streamgan.sharding.sample.jpeg import plain_size
+from streamgan.sharding.source.read import Cell
 
 ORDINARY = {
     "plain": encode(picture(1)),

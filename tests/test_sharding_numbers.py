@@ -9,9 +9,9 @@ from parquet_fixtures import pair, write_rows
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError, StreamganError
-from streamgan.sharding.foreign import index
-from streamgan.sharding.parts import Part
-from streamgan.sharding.publish import Records, refuse_too_many_bad
+from streamgan.sharding.folder.parts import Part
+from streamgan.sharding.folder.publish import Records, refuse_too_many_bad
+from streamgan.sharding.foreign.build import index
 from streamgan.sharding.run import finish, shard, shard_part
 
 LONG = "9" * 400

@@ -14,10 +14,11 @@ from parquet_fixtures import tree, write_rows, write_source
 from test_sharding_rows import _bad_rows
 
 from streamgan.cli.shard import shard as shard_command
-from streamgan.core import files
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.sharding import execute, folder
-from streamgan.sharding.parts import Part, parse_part
+from streamgan.core.storage import files
+from streamgan.sharding.engine import execute
+from streamgan.sharding.folder import state
+from streamgan.sharding.folder.parts import Part, parse_part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 
 OPTIONS = ShardOptions(samples_per_shard=5)
@@ -26,7 +27,7 @@ HOST = """
 import sys, time
 from pathlib import Path
 from streamgan.sharding import execute, run
-from streamgan.sharding.parts import parse_part
+from streamgan.sharding.folder.parts import parse_part
 
 def make_unit(job, unit, *rest):
     while len(list((job.root / ".work").glob("part-*.lock"))) < 3:
@@ -134,17 +135,17 @@ def test_parts_of_another_set_are_refused_by_name(source, tmp_path):
 def test_who_may_work_in_a_folder_at_the_same_time(tmp_path):
     work = tmp_path / "set" / ".work"
     work.mkdir(parents=True)
-    with folder.locked(work, Part(1, 3)):
-        with folder.locked(work, Part(2, 3)):
+    with state.locked(work, Part(1, 3)):
+        with state.locked(work, Part(2, 3)):
             pass
-        with pytest.raises(ConfigError, match="part 1/3 is running already"), folder.locked(work, Part(1, 3)):
+        with pytest.raises(ConfigError, match="part 1/3 is running already"), state.locked(work, Part(1, 3)):
             pass
-        with pytest.raises(ConfigError, match="another sharder is writing here"), folder.locked(work):
+        with pytest.raises(ConfigError, match="another sharder is writing here"), state.locked(work):
             pass
     with (
-        folder.locked(work),
+        state.locked(work),
         pytest.raises(ConfigError, match="a sharder without --part is writing here"),
-        folder.locked(work, Part(1, 3)),
+        state.locked(work, Part(1, 3)),
     ):
         pass
 
@@ -182,9 +183,9 @@ def test_two_processes_that_do_one_unit_at_once_write_one_file(source, wanted, t
 
 def test_a_file_system_without_locks_is_said_and_not_fatal(source, wanted, tmp_path, monkeypatch, capfd):
     def flock(file, mode):
-        raise OSError(folder.errno.ENOLCK, "No locks available")
+        raise OSError(state.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folder.fcntl, "flock", flock)
+    monkeypatch.setattr(state.fcntl, "flock", flock)
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=1)
     assert "has no locks" in capfd.readouterr().err
     assert tree(tmp_path / "set") == wanted

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamgan.core.errors import ConfigError
-from streamgan.sharding.plan import HASH_RANGE, make_plan, parse_splits, split_of_content, split_of_file
+from streamgan.sharding.splits import HASH_RANGE, parse_splits, split_of_content, split_of_file
+from streamgan.sharding.unit.plan import make_plan
 
 GROUPS = st.lists(st.lists(st.integers(0, 70), max_size=6), min_size=1, max_size=6)
 

@@ -16,9 +16,9 @@ from s3_fixtures import BUCKET, s3_server
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.sharding import cluster, execute
-from streamgan.sharding.plan import Unit
+from streamgan.sharding.engine import execute, ray_cluster
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.unit.plan import Unit
 
 OPTIONS = ShardOptions(samples_per_shard=5)
 MEMORY = 80 << 20  # bytes of a node's object store
@@ -61,7 +61,7 @@ def nodes(monkeypatch):
         made.shutdown()
 
 
-def make_unit_unless_doomed(job, unit, beat):
+def make_unit_unless_doomed(job, unit, heartbeat):
     """On the node that is named in a file beside the set: wait for its end. Unit 5 dies once by itself."""
     import ray
 
@@ -72,7 +72,7 @@ def make_unit_unless_doomed(job, unit, beat):
     if unit.number == 5 and not (folder / "died").exists():
         (folder / "died").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return execute_make_unit(job, unit, beat)
+    return execute_make_unit(job, unit, heartbeat)
 
 
 execute_make_unit = execute.make_unit
@@ -181,7 +181,7 @@ def test_ctrl_c_cancels_the_tasks_of_a_cluster(source, wanted, nodes, tmp_path):
     assert tree(tmp_path / "set") == wanted
 
 
-def sleep(unit, beat):
+def sleep(unit, heartbeat):
     Path(unit.pieces).write_text(str(os.getpid()))
     time.sleep(600)
 
@@ -202,8 +202,8 @@ def test_a_connection_of_the_caller_stays_and_the_tasks_end(nodes, tmp_path):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            list(cluster.run_ray(sleep, [unit], num_workers=None, lock=None, watch=watch))
-        assert looked[-1] == [cluster.Pulse(0, None)]
+            list(ray_cluster.run_ray(sleep, [unit], num_workers=None, lock=None, watch=watch))
+        assert looked[-1] == [ray_cluster.Pulse(0, None)]
         assert ray.is_initialized()
         pid = int((tmp_path / "pid").read_text())
         wait_until(lambda: not psutil.pid_exists(pid))

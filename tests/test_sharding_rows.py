@@ -12,9 +12,9 @@ from PIL import Image
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import DataError
-from streamgan.sharding.check import PIXEL_LIMIT, BadRow, check_image
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source import Cell
+from streamgan.sharding.sample.check import PIXEL_LIMIT, BadRow, check_image
+from streamgan.sharding.source.read import Cell
 
 GOOD = encode(picture(1))
 PNG = encode(picture(1), "PNG")

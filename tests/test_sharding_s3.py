@@ -17,12 +17,14 @@ from PIL import Image
 from s3_fixtures import BUCKET, Store, answer, reset, s3_server
 
 from streamgan.cli.verify import verify as verify_command
-from streamgan.core import objects, remote
 from streamgan.core.errors import CheckFailed, ConfigError, DataError
-from streamgan.core.objects import ObjectPath, place
-from streamgan.sharding import execute, lease, run
-from streamgan.sharding.inspect import SIZES_OF_REMOTE, inspect
-from streamgan.sharding.parts import Part
+from streamgan.core.storage import objects, remote
+from streamgan.core.storage.objects import ObjectPath, place
+from streamgan.data.inspect import SIZES_OF_REMOTE, inspect
+from streamgan.sharding import run
+from streamgan.sharding.engine import execute
+from streamgan.sharding.folder import bucket_lease
+from streamgan.sharding.folder.parts import Part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 from streamgan.sharding.verify import verify
 
@@ -78,8 +80,8 @@ class _Crash(BaseException):
 def do_one_unit(source, prefix, monkeypatch):
     make_unit = execute.make_unit
 
-    def one(job, unit, beat):
-        make_unit(job, unit, beat)
+    def one(job, unit, heartbeat):
+        make_unit(job, unit, heartbeat)
         raise _Crash
 
     with monkeypatch.context() as patch:
@@ -252,7 +254,7 @@ def test_a_living_sharder_elsewhere_is_respected_and_a_dead_one_is_not(
         ConfigError, match=r"another sharder is writing here \(elsewhere, process 1, heard of"
     ):
         make(source, prefix)
-    monkeypatch.setattr(lease, "_age", lambda path: lease.EXPIRES_S + 1)
+    monkeypatch.setattr(bucket_lease, "_age", lambda path: bucket_lease.EXPIRES_S + 1)
     make(source, prefix)
     assert store.tree(prefix) == wanted
 
@@ -260,7 +262,7 @@ def test_a_living_sharder_elsewhere_is_respected_and_a_dead_one_is_not(
 def test_a_dead_process_of_this_machine_is_not_waited_for(store, prefix):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    lease_of(store, prefix, machine=lease._machine(), pid=ended.pid)
+    lease_of(store, prefix, machine=bucket_lease._machine(), pid=ended.pid)
     with run.locked(ObjectPath(f"s3://{BUCKET}/{prefix}/.work")):
         assert list(store.tree(prefix)) == [".work/leases/all.000002.json"]
     assert store.tree(prefix) == {}
@@ -288,8 +290,8 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
     """The second looks before, and creates after, the first has taken a dead lease over."""
     work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
     lease_of(store, prefix)
-    monkeypatch.setattr(lease, "_age", lambda path: lease.EXPIRES_S + 1)
-    take, first, stack = lease.Lease.take, [], ExitStack()
+    monkeypatch.setattr(bucket_lease, "_age", lambda path: bucket_lease.EXPIRES_S + 1)
+    take, first, stack = bucket_lease.Lease.take, [], ExitStack()
 
     def take_after_another(self):
         if not first:
@@ -297,7 +299,7 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
             first.append(stack.enter_context(run.locked(work)))
         return take(self)
 
-    monkeypatch.setattr(lease.Lease, "take", take_after_another)
+    monkeypatch.setattr(bucket_lease.Lease, "take", take_after_another)
     with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
         pass
     first[1]()
@@ -308,18 +310,18 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
 def test_a_release_between_two_that_begin_lets_one_in_at_most(store, prefix, monkeypatch):
     """The first has seen a lease that is then released, and comes to create its own after the second."""
     work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
-    lease_of(store, prefix, machine=lease._machine(), pid=None)
-    take, second = lease.Lease.take, []
+    lease_of(store, prefix, machine=bucket_lease._machine(), pid=None)
+    take, second = bucket_lease.Lease.take, []
 
     def take_after_another(self):
         if not second:
             store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/.work/leases/all.000001.json")
-            second.append(lease.Lease(work, "all", 1))
+            second.append(bucket_lease.Lease(work, "all", 1))
             assert take(second[0])
         return take(self)
 
-    monkeypatch.setattr(lease.Lease, "take", take_after_another)
-    monkeypatch.setattr(lease, "_age", lambda path: 0.0 if second else lease.EXPIRES_S + 1)
+    monkeypatch.setattr(bucket_lease.Lease, "take", take_after_another)
+    monkeypatch.setattr(bucket_lease, "_age", lambda path: 0.0 if second else bucket_lease.EXPIRES_S + 1)
     with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
         pass
     assert list(store.tree(prefix)) == [".work/leases/all.000001.json"]
@@ -337,14 +339,14 @@ def test_the_mark_of_an_empty_folder_is_none_of_the_sets_files(store, prefix):
 def test_a_sharder_that_slept_stops_when_another_has_taken_over(source, store, prefix, monkeypatch):
     """It is taken for dead within its first unit, and finds out when it next renews its lease."""
     held, make_unit = [], execute.make_unit
-    start = lease.Lease.start
-    monkeypatch.setattr(lease.Lease, "start", lambda self: (held.append(self), start(self))[1])
+    start = bucket_lease.Lease.start
+    monkeypatch.setattr(bucket_lease.Lease, "start", lambda self: (held.append(self), start(self))[1])
 
-    def sleep_over_it(job, unit, beat):
+    def sleep_over_it(job, unit, heartbeat):
         key = f"{prefix}/.work/leases/all.000002.json"
         store.write(key, b"{}")
         held[0].renew()
-        return make_unit(job, unit, beat)
+        return make_unit(job, unit, heartbeat)
 
     monkeypatch.setattr(execute, "make_unit", sleep_over_it)
     with pytest.raises(DataError, match="its lease was taken over"):
@@ -356,7 +358,7 @@ def test_a_sharder_that_slept_stops_when_another_has_taken_over(source, store, p
 def test_a_lease_that_cannot_be_renewed_in_time_is_lost(store, prefix, monkeypatch):
     with run.locked(ObjectPath(f"s3://{BUCKET}/{prefix}/.work")) as check:
         check()
-        monkeypatch.setattr(lease, "EXPIRES_S", -1.0)
+        monkeypatch.setattr(bucket_lease, "EXPIRES_S", -1.0)
         with pytest.raises(DataError, match="could not be renewed in time"):
             check()
 

@@ -10,7 +10,7 @@ from parquet_fixtures import pair, tree, write_rows, write_source
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.sizes import parse_size
+from streamgan.sharding.unit.sizes import parse_size
 
 # Begins, and is at work until its input ends.
 SLOW = """

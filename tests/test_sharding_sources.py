@@ -9,11 +9,11 @@ import pytest
 from parquet_fixtures import encode, pair, picture, tree, write_rows, write_source
 from remote_fixtures import website
 
-from streamgan.core import remote
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.storage import remote
 from streamgan.data.format import read_manifest
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source import read_source
+from streamgan.sharding.source.read import read_source
 
 SMALL = ShardOptions(samples_per_shard=10)
 KINDS = {"jpg": "JPEG", "JPEG": "JPEG", "png": "PNG", "webp": "WEBP"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamgan.sharding.tar import BLOCK, end, header, padding
+from streamgan.sharding.unit.tar import BLOCK, end, header, padding
 
 NAMES = st.text(st.sampled_from("abc019-."), min_size=1, max_size=90).filter(lambda name: name[-1] != ".")
 

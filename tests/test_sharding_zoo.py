@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError
-from streamgan.sharding import engines
-from streamgan.sharding.pixels import smaller
+from streamgan.sharding.engine import local
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.sample.pixels import smaller
 
 GRAY = encode(picture(1, mode="L"))
 BIG = (96, 64)
@@ -125,7 +125,7 @@ def test_an_image_that_readers_see_differently_is_made_plain_without_loss(tmp_pa
     assert (about["changed"], about["width"]) == (list(changes), expected.width)
     assert "changed" not in json.loads(found[1]["json"])
     assert manifest.quarantine["changed"] == dict.fromkeys(sorted(changes), 1)
-    from streamgan.data.decode import CENTER, decode  # with torch, of which sharding knows nothing
+    from streamgan.data.workers.decode import CENTER, decode  # with torch, of which sharding knows nothing
 
     decode(found[0]["color.png"], "RGB", size=16, crop=CENTER)
 
@@ -360,12 +360,12 @@ def test_the_command_counts_what_it_changed(tmp_path):
 
 
 def test_resizing_imports_no_torch(tmp_path):
-    lock, unit = tmp_path / "workers.lock", engines.Unit(0, ())
+    lock, unit = tmp_path / "workers.lock", local.Unit(0, ())
     lock.touch()
-    assert list(engines.run_local(_resize, [unit], num_workers=1, lock=lock, watch=print)) == [True]
+    assert list(local.run_local(_resize, [unit], num_workers=1, lock=lock, watch=print)) == [True]
 
 
-def _resize(unit, beat):
-    from streamgan.sharding.pixels import resize
+def _resize(unit, heartbeat):
+    from streamgan.sharding.sample.pixels import resize
 
     return resize(picture(1), (4, 4), "RGB").size == (4, 4) and sys.modules.get("torch") is None

@@ -13,9 +13,10 @@ from remote_fixtures import website
 from s3_fixtures import BUCKET, s3_server
 
 from streamgan.core.errors import DataError
-from streamgan.sharding import execute, writer
+from streamgan.sharding.engine import execute
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source import read_rows, read_source
+from streamgan.sharding.source.read import read_rows, read_source
+from streamgan.sharding.unit import writer
 
 CHANGED = "the source has changed since the plan was made"
 
@@ -92,7 +93,7 @@ def test_a_source_that_changes_within_a_unit_stops_the_run(table, photo, tmp_pat
 SHRINK = """
 import os, sys
 from streamgan.core.errors import DataError
-from streamgan.sharding.source import read_source
+from streamgan.sharding.source.read import read_source
 [file] = read_source([sys.argv[1]])
 rows = file.read(row_group=0, start=0, stop=200)
 next(rows)
@@ -122,7 +123,7 @@ def test_a_table_that_shrinks_while_it_is_read_is_one_line(fat_table):
     assert f"a.parquet: {CHANGED}" in done.stdout
 
 
-def _shrink_then_make(job, unit, beat):
+def _shrink_then_make(job, unit, heartbeat):
     rows = job.files[0].read(row_group=0, start=0, stop=200)
     next(rows)
     os.truncate(job.files[0].path, 1000)

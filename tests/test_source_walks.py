@@ -12,7 +12,7 @@ from parquet_fixtures import encode, pair, picture, write_rows
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import DataError
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source import read_source
+from streamgan.sharding.source.read import read_source
 
 
 def write_images(folder, *names):

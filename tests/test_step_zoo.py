@@ -19,9 +19,8 @@ from streamgan.losses import RECONSTRUCTION, PerceptualLoss
 from streamgan.models import GENERATORS
 from streamgan.train import build
 from streamgan.train.checkpoint import list_checkpoints
-from streamgan.train.ema import ema_copy, update_ema
 from streamgan.train.loop import train
-from streamgan.train.state import Networks
+from streamgan.train.networks import Networks, ema_copy, update_ema
 from streamgan.train.step import GanStep, StepSettings
 
 

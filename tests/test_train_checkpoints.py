@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from training import losses, read_metrics, tiny_config
 
-from streamgan.core.checkpoints import sealed
 from streamgan.core.errors import CheckpointError
+from streamgan.core.run_folder import sealed
 from streamgan.inference.weights import find_weights
 from streamgan.train import checkpoint as checkpoints
 from streamgan.train.loop import train
@@ -165,14 +165,14 @@ def test_changes_are_allowed_when_asked_for_and_all_are_named(shard_set, tmp_pat
 
 def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_path, monkeypatch):
     """The disk is slower than the training: what is written is still the state of its step."""
-    from streamgan.train import save
+    from streamgan.train import checkpoint_writer
 
     def slowly(*arguments, **options):
         time.sleep(0.1)
         return save_file(*arguments, **options)
 
     train(tiny_config(shard_set, tmp_path / "fast", "run.steps=3", "run.checkpoint_every=1"))
-    monkeypatch.setattr(save, "save_file", slowly)
+    monkeypatch.setattr(checkpoint_writer, "save_file", slowly)
     train(tiny_config(shard_set, tmp_path / "slow", "run.steps=3", "run.checkpoint_every=1"))
     for step in (1, 2, 3):
         fast, slow = (tmp_path / run / "checkpoints" / f"step-{step:08d}" for run in ("fast", "slow"))
@@ -184,12 +184,12 @@ def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_pat
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(shard_set, tmp_path, monkeypatch):
-    from streamgan.train import save
+    from streamgan.train import checkpoint_writer
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(save, "save_file", full)
+    monkeypatch.setattr(checkpoint_writer, "save_file", full)
     with pytest.raises(CheckpointError, match="a checkpoint cannot be written \\(No space left on device\\)"):
         train(tiny_config(shard_set, tmp_path, "run.steps=3", "run.checkpoint_every=1"))
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from training import losses, read_metrics, tiny_config
 
-from streamgan.core.checkpoints import DamagedCheckpoint, list_checkpoints, read_checkpoint, sealed
 from streamgan.core.errors import CheckpointError
+from streamgan.core.run_folder import DamagedCheckpoint, list_checkpoints, read_checkpoint, sealed
 from streamgan.inference.weights import find_weights
 from streamgan.train.history import cut_history
 from streamgan.train.loop import train

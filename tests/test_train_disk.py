@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from training import ROOT, settings, tiny_config
 
 from streamgan.core.errors import CheckpointError
-from streamgan.train import save
+from streamgan.train import checkpoint_writer
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.loop import train
 
@@ -38,8 +38,8 @@ def test_a_full_disk_is_one_line_and_the_newest_checkpoint_stays(
 ):
     train(tiny_config(shard_set, tmp_path, *EVERY_STEP, "run.steps=1"))
     if how == "trainer.pt":
-        torch_save = save.torch.save
-        monkeypatch.setattr(save.torch, "save", lambda state, _: torch_save(state, FullFile()))
+        torch_save = checkpoint_writer.torch.save
+        monkeypatch.setattr(checkpoint_writer.torch, "save", lambda state, _: torch_save(state, FullFile()))
     elif how == "metrics.jsonl":
         monkeypatch.setattr("streamgan.train.report.json.dumps", full)
     else:
@@ -97,13 +97,13 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line(shard_set, small_disk):
 
 def test_a_run_folder_that_is_removed_meanwhile_is_not_made_again(shard_set, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    snapshot = save.take_snapshot
+    snapshot = checkpoint_writer.take_snapshot
 
     def removing(*arguments):
         shutil.rmtree(run)
         return snapshot(*arguments)
 
-    monkeypatch.setattr(save, "take_snapshot", removing)
+    monkeypatch.setattr(checkpoint_writer, "take_snapshot", removing)
     with pytest.raises(CheckpointError, match=r"run: was removed while the run wrote to it; start"):
         train(tiny_config(shard_set, run, *EVERY_STEP, "run.steps=5"))
     assert not run.exists()

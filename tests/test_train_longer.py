@@ -7,9 +7,9 @@ import pytest
 from accelerate.state import AcceleratorState
 from training import read_metrics, tiny_config
 
-from streamgan.core.checkpoints import list_checkpoints, sealed
 from streamgan.core.errors import CheckpointError, ConfigError
-from streamgan.core.files import write_json
+from streamgan.core.run_folder import list_checkpoints, sealed
+from streamgan.core.storage.files import write_json
 from streamgan.train import build
 from streamgan.train.loop import train
 

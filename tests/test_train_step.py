@@ -12,7 +12,7 @@ from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
-from streamgan.train.ema import ema_copy, ema_decay, update_ema
+from streamgan.train.networks import ema_copy, ema_decay, update_ema
 from streamgan.train.schedule import adversarial_weight, learning_rate_factor
 from streamgan.train.step import GanStep, StepSettings
 

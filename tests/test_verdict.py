@@ -8,10 +8,16 @@ from click.testing import CliRunner
 
 from streamgan.cli.bench import loader as bench_loader
 from streamgan.core.errors import ConfigError
-from streamgan.data import verdict as verdict_module
-from streamgan.data.board import LoaderStats
-from streamgan.data.measure import Rate, workers_estimated, workers_for
-from streamgan.data.verdict import Verdict, sample_ms, workers_needed
+from streamgan.data import bottleneck as verdict_module
+from streamgan.data.bottleneck import (
+    BottleneckAdvice,
+    Rate,
+    sample_ms,
+    workers_estimated,
+    workers_for,
+    workers_needed,
+)
+from streamgan.data.workers.counters import LoaderStats
 
 SLOW_DECODE = LoaderStats(samples=1000, bytes=10**8, read_s=0.1, decode_s=4.0)
 SLOW_STORAGE = LoaderStats(samples=1000, bytes=10**8, read_s=4.0, decode_s=0.1)
@@ -23,12 +29,12 @@ def eight_cores(monkeypatch):
 
 
 def one(waited_s: float, stats: LoaderStats, *, workers: int = 1, seconds: float = 30.0) -> str | None:
-    judge = Verdict(workers=workers, device="GPU")
+    judge = BottleneckAdvice(workers=workers, device="GPU")
     return judge.add(seconds=seconds, waited_s=waited_s, images=15_000, stats=stats)
 
 
 def test_a_loader_that_keeps_up_is_said_once():
-    judge = Verdict(workers=2, device="GPU")
+    judge = BottleneckAdvice(workers=2, device="GPU")
     said = [judge.add(seconds=10, waited_s=0.1, images=1000, stats=SLOW_DECODE) for _ in range(6)]
     assert [line for line in said if line] == [
         "GPU-bound: the loader keeps up, 1% of the time waits for data "
@@ -58,7 +64,7 @@ def test_more_workers_than_cores_are_not_promised(monkeypatch):
 
 
 def test_a_change_is_said_and_a_share_in_between_is_not():
-    judge = Verdict(workers=1, device="GPU")
+    judge = BottleneckAdvice(workers=1, device="GPU")
     said = [
         judge.add(seconds=30, waited_s=waited, images=10**4, stats=SLOW_DECODE)
         for waited in (0.1, 2.2, 15, 2.2, 0)

@@ -14,7 +14,7 @@ from parquet_fixtures import tree, write_source
 from streamgan.cli.main import main
 from streamgan.cli.verify import verify as verify_command
 from streamgan.core.errors import CheckFailed, DataError
-from streamgan.core.files import sha256_file
+from streamgan.core.storage.files import sha256_file
 from streamgan.data.format import idx_name, read_idx, read_manifest, write_manifest
 from streamgan.sharding import verify as verify_module
 from streamgan.sharding.run import ShardOptions, shard

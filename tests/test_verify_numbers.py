@@ -13,11 +13,11 @@ from test_foreign_loss import color, member, write
 
 from streamgan.cli.inspect import inspect as inspect_command
 from streamgan.core.errors import StreamganError
-from streamgan.core.files import canonical_sha256, json_bytes
+from streamgan.core.storage.files import canonical_sha256, json_bytes
 from streamgan.data.format import idx_name
 from streamgan.data.loader import build_eval_loader
-from streamgan.data.reader import ShardReader
-from streamgan.sharding.foreign import index
+from streamgan.data.shards.reader import ShardReader
+from streamgan.sharding.foreign.build import index
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from streamgan.core.walk import ending, look, walk
+from streamgan.core.storage.walk import ending, look, walk
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from streamgan.cli.inspect import inspect as inspect_command
 from streamgan.cli.verify import verify as verify_command
 from streamgan.core.errors import CheckFailed, DataError
 from streamgan.data.format import read_idx
-from streamgan.sharding.inspect import inspect
+from streamgan.data.inspect import inspect
 from streamgan.sharding.run import shard
 from streamgan.sharding.verify import verify
 

@@ -20,7 +20,7 @@ from torchvision.models import get_model
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import build_loader
 from streamgan.train import build
-from streamgan.train.ema import update_ema
+from streamgan.train.networks import update_ema
 from streamgan.train.step import GanStep, StepSettings
 
 from .task import (

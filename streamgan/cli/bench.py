@@ -42,7 +42,7 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_g
 
     from streamgan.core.errors import ConfigError
     from streamgan.core.logs import say
-    from streamgan.data.measure import decode_ceiling, loader_rate, workers_estimated, workers_for
+    from streamgan.data.bottleneck import decode_ceiling, loader_rate, workers_estimated, workers_for
 
     try:
         counts = sorted({int(word) for word in workers.split(",")})

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.files import atomic_write
 from streamgan.core.seeding import permutation, uniform
+from streamgan.core.storage.files import atomic_write
 
 CROP = 128  # pixels
 CROPS = {"train": 240, "validation": 64, "test": 64}

@@ -84,7 +84,7 @@ def evaluate(
     """
     from streamgan.inference.weights import find_weights, load_weights
     from streamgan.train.evaluate import evaluate_weights
-    from streamgan.train.perceptual import find_networks
+    from streamgan.train.perceptual_scores import find_networks
 
     weights = load_weights(find_weights(run, checkpoint))
     networks = find_networks(

@@ -45,7 +45,7 @@ def export(
     streamgan export runs/default --to bundle --out old-photos
     streamgan export runs/default --to onnx --out model.onnx
     """
-    from streamgan.core.files import atomic_write
+    from streamgan.core.storage.files import atomic_write
     from streamgan.inference.bundle import AS_IT_IS, Form, formed, refuse_existing, write_bundle
     from streamgan.inference.weights import find_weights, load_weights
 

@@ -52,13 +52,15 @@ def index(folder, out, color, gray, split, max_bad, as_json):
       streamgan index data/tars --color jpg --out shards/foreign
     """
     from streamgan.core.errors import ConfigError
-    from streamgan.core.remote import shown
-    from streamgan.sharding.foreign import index as make_index
+    from streamgan.core.storage.remote import redacted
+    from streamgan.sharding.foreign.build import index as make_index
 
     stop_on_signals("the same command starts again")
     color, gray = (tuple(name.lower().lstrip(".") for name in names) for names in (color, gray))
     if "://" in (out or ""):
-        raise ConfigError("--out", f"is an address (got {shown(out)})", "name a folder, then copy it there")
+        raise ConfigError(
+            "--out", f"is an address (got {redacted(out)})", "name a folder, then copy it there"
+        )
     result = make_index(folder, out=out, color=color, gray=gray, split=split, max_bad=max_bad)
     manifest, where = result.manifest, str(out or folder)
     splits = {

@@ -8,7 +8,7 @@ from .options import Command
 from .output import emit, table
 
 if TYPE_CHECKING:
-    from streamgan.sharding.inspect import Summary
+    from streamgan.data.inspect import Summary
 
 _SHOWN_SIZES = 10  # lines of the table of image sizes
 
@@ -33,15 +33,15 @@ def inspect(folder, out, pairs, split, seed, as_json):
       streamgan inspect shards/photos --out sheet.png --pairs 24
     """
     from streamgan.core.errors import ConfigError
-    from streamgan.core.remote import shown
-    from streamgan.sharding.inspect import choose, write_sheet
-    from streamgan.sharding.inspect import inspect as summarise
+    from streamgan.core.storage.remote import redacted
+    from streamgan.data.inspect import choose, write_sheet
+    from streamgan.data.inspect import inspect as summarise
 
     if out and not out.lower().endswith(".png"):
         raise ConfigError("--out", f"does not end in .png (got {out})", "the sheet is a PNG")
     summary = summarise(folder, split=split, seed=seed)
-    value = _value(shown(str(folder)), summary)
-    lines = _text(shown(str(folder)), summary)
+    value = _value(redacted(str(folder)), summary)
+    lines = _text(redacted(str(folder)), summary)
     if out:
         names = list(summary.splits)
         places = list(choose(folder, summary.manifest, names, count=pairs, seed=seed))

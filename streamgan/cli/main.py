@@ -9,7 +9,6 @@ import click
 from streamgan import __version__
 
 from .bench import bench
-from .board import board
 from .colorize import colorize
 from .compare import compare
 from .demo import demo
@@ -22,6 +21,7 @@ from .output import run_command
 from .runs import runs
 from .serve import serve
 from .shard import shard
+from .tensorboard import board
 from .train import train
 from .verify import verify
 

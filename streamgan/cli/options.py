@@ -77,8 +77,8 @@ device_option = click.option(
 
 def ready_model() -> str:
     """The model for a command that was given none, which is said."""
-    from streamgan.core.hub import READY
     from streamgan.core.logs import say
+    from streamgan.core.storage.hub import READY
 
     say(
         "colouring with the model that comes along, a small one that learned from 64-pixel photos; "

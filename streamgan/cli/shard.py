@@ -183,10 +183,10 @@ def shard(
     _refuse_nonsense(sources, part, only_finish)
     _refuse_both(shard_size)
     _refuse_engine(engine, address, workers)
-    from streamgan.sharding.parts import parse_part
+    from streamgan.sharding.folder.parts import parse_part
     from streamgan.sharding.run import ShardOptions, finish, shard_part
     from streamgan.sharding.run import shard as make_set
-    from streamgan.sharding.sizes import parse_size
+    from streamgan.sharding.unit.sizes import parse_size
 
     stop_on_signals("the same command continues")
     if only_finish:

@@ -25,12 +25,12 @@ def verify(folder, full, as_json):
       streamgan verify shards/photos --full
     """
     from streamgan.core.errors import CheckFailed
-    from streamgan.core.remote import shown
+    from streamgan.core.storage.remote import redacted
     from streamgan.sharding.verify import verify as check
 
     stop_on_signals("the same command starts again")
     report = check(folder, full=full)
-    folder = shown(str(folder))
+    folder = redacted(str(folder))
     summary = {
         "folder": folder,
         "digest": report.digest,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from streamgan.core.files import atomic_write
+from streamgan.core.storage.files import atomic_write
 
 CELL = 128  # pixels that a photo takes at least
 GAP = 4

@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from streamgan.core.errors import ConfigError, StreamganError
-from streamgan.core.files import read_json, write_json
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
+from streamgan.core.storage.files import read_json, write_json
 from streamgan.data.loader import build_loader
 from streamgan.train.checkpoint import FREE_SETTINGS
 from streamgan.train.history import read_history

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from accelerate import Accelerator
 
 from streamgan.core.errors import ConfigError, StreamganError, file_error, is_of_file_system
-from streamgan.core.files import atomic_write, write_json
 from streamgan.core.logs import say
+from streamgan.core.storage.files import atomic_write, write_json
 from streamgan.train.build import reading
 from streamgan.train.loop import train
 from streamgan.train.process import run_lock

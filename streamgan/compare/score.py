@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from streamgan.core.color import HEADS, Head, to_uint8, unit_rgb
-from streamgan.core.files import atomic_write, read_json, write_json
+from streamgan.core.storage.files import atomic_write, read_json, write_json
 from streamgan.data.loader import build_eval_loader
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.train.evaluate import Scores, evaluate_weights

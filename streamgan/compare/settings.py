@@ -14,11 +14,11 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from streamgan.core.config import load_config, refuse_twice, split_override
 from streamgan.core.errors import ConfigError
-from streamgan.core.files import TEMPORARY_SUFFIX
 from streamgan.core.setting_types import Count, LocalPath, PathText, Section, Text, explain
 from streamgan.core.settings import TrainConfig
+from streamgan.core.storage.files import TEMPORARY_SUFFIX
 from streamgan.core.yaml_text import read_yaml
-from streamgan.data.mixture import open_reader
+from streamgan.data.order.mixture import open_reader
 from streamgan.train.build import check_models
 
 RESERVED = {"gray", "median_ab", "truth"}  # names of what stands beside the rows

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from streamgan.core.storage.files import canonical_sha256, sha256_file
+
 from .errors import CheckpointError
-from .files import canonical_sha256, sha256_file
 
 _LISTS = {"meta.json": "streamgan-checkpoint", "config.json": "streamgan-bundle"}  # file: its format
 

@@ -4,12 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamgan.data.order.mixture import Weighted
+    from streamgan.data.workers.samples import Batch
+
     from .loader import Loader, build_loader
-    from .mixture import Weighted
-    from .samples import Batch
 
 __all__ = ["Batch", "Loader", "Weighted", "build_loader"]
-_MODULES = {"Batch": "samples", "Loader": "loader", "Weighted": "mixture", "build_loader": "loader"}
+_MODULES = {
+    "Batch": "workers.samples",
+    "Loader": "loader",
+    "Weighted": "order.mixture",
+    "build_loader": "loader",
+}
 
 
 def __getattr__(name: str) -> Any:

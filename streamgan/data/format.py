@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from streamgan.core.download import read_whole
 from streamgan.core.errors import DataError
-from streamgan.core.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
-from streamgan.core.objects import Place
-from streamgan.core.remote import is_remote, join, shown
+from streamgan.core.storage.download import read_whole
+from streamgan.core.storage.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
+from streamgan.core.storage.objects import Place
+from streamgan.core.storage.remote import is_remote, join, redacted
 
 from .schema import Body, Idx, short, wrong_type
 
@@ -126,7 +126,7 @@ def read_manifest(root: Place | str) -> Manifest:
         for last in (False, False, True):
             data = read_whole(address)
             try:
-                return _manifest(shown(address), parse_json(shown(address), data, todo=todo))
+                return _manifest(redacted(address), parse_json(redacted(address), data, todo=todo))
             except DataError:  # perhaps it was damaged on the way
                 if last:
                     raise

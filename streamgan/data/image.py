@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from .jpeg import plainer, with_noise
 
 Mode = Literal["RGB", "L", "CMYK"]
+PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF"}  # by the suffix of a member
 MAX_PIXELS = 200_000_000  # refuse decompression bombs before decoding
 
 _COLORSPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}

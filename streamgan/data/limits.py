@@ -7,9 +7,8 @@ from typing import Any, get_args
 import numpy as np
 
 from streamgan.core.errors import ConfigError
-
-from .order import Reshuffle
-from .samples import GrayMode, OnBad
+from streamgan.data.order.canonical import Reshuffle
+from streamgan.data.workers.samples import GrayMode, OnBad
 
 _NUMBERS = {  # least and most, both included
     "batch": (1, 2**20),

@@ -16,16 +16,16 @@ from torch.utils.data import DataLoader
 
 from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.logs import say
+from streamgan.data.order.canonical import Order, Reshuffle, rank_slice
+from streamgan.data.order.mixture import Mixture, Reader, Shards, evaluation_ids, make_order, open_reader
+from streamgan.data.prefetch.prefetch import Supply, list_supply, training_supply
+from streamgan.data.shards.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
+from streamgan.data.workers.batch_memory import Ring
+from streamgan.data.workers.counters import Board, LoaderStats
+from streamgan.data.workers.samples import Batch, Fetched, GrayMode, OnBad, Request, Samples
+from streamgan.data.workers.watchdog import Forked, begin, close_at_exit, read
 
-from .board import Board, LoaderStats
 from .limits import check_options
-from .mixture import Mixture, Reader, Shards, evaluation_ids, make_order, open_reader
-from .order import Order, Reshuffle, rank_slice
-from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
-from .ring import Ring
-from .samples import Batch, Fetched, GrayMode, OnBad, Request, Samples
-from .supply import Supply, list_supply, training_supply
-from .workers import Forked, begin, close_at_exit, read
 
 STALL_S = 8.0
 MAX_BAD = 100

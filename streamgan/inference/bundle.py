@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 import streamgan
-from streamgan.core.checkpoints import sealed
 from streamgan.core.digests import check_file
 from streamgan.core.errors import CheckpointError, ConfigError, file_error
-from streamgan.core.files import json_bytes, sha256_file, sync_directory, temporary_path
-from streamgan.core.hub import BUNDLED
+from streamgan.core.run_folder import sealed
+from streamgan.core.storage.files import json_bytes, sha256_file, sync_directory, temporary_path
+from streamgan.core.storage.hub import BUNDLED
 
 from .weights import Weights
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from streamgan.core.color import HEADS
 from streamgan.core.errors import ConfigError
-from streamgan.core.hub import READY, download_model
 from streamgan.core.logs import say
+from streamgan.core.storage.hub import READY, download_model
 
 from .bundle import bundle_files, save_file
 from .chroma import paint, upsample

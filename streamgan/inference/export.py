@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streamgan.core.color import AB_SCALE
 from streamgan.core.errors import CheckFailed, ConfigError
-from streamgan.core.files import atomic_write
+from streamgan.core.storage.files import atomic_write
 
 from .weights import Weights
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.walk import Walked, ending, look, walk
+from streamgan.core.storage.walk import Walked, ending, look, walk
 
 from .photo import FORMATS
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from streamgan.core.errors import ConfigError, file_error
-from streamgan.core.files import atomic_write
-from streamgan.core.walk import look
+from streamgan.core.storage.files import atomic_write
+from streamgan.core.storage.walk import look
 
 from .colorizer import Colorizer
 from .inputs import Target

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.files import atomic_write
+from streamgan.core.storage.files import atomic_write
 
 from .colorizer import Colorizer
 from .photo import Photo

@@ -8,17 +8,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from streamgan.core.checkpoints import (
-    DamagedCheckpoint,
-    best_first,
-    check_files,
-    list_checkpoints,
-    pass_over,
-)
 from streamgan.core.color import HEADS, Head
 from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, ConfigError
-from streamgan.core.hub import BUNDLED, model_path
+from streamgan.core.run_folder import DamagedCheckpoint, best_first, check_files, list_checkpoints, pass_over
+from streamgan.core.storage.hub import BUNDLED, model_path
 from streamgan.models import GENERATORS, choose
 
 EMA = "ema.safetensors"  # in a checkpoint, what colours

@@ -8,8 +8,8 @@ from streamgan.losses.adversarial import ADVERSARIAL, AdversarialLoss
 from streamgan.losses.classes import class_weights, rebalanced_cross_entropy
 from streamgan.losses.colourfulness import colourfulness_loss
 from streamgan.losses.penalties import gradient_penalty, mix, r1_penalty
-from streamgan.losses.perceptual import PerceptualLoss
 from streamgan.losses.reconstruction import RECONSTRUCTION, log_mse
+from streamgan.losses.vgg_loss import PerceptualLoss
 
 __all__ = [
     "ADVERSARIAL",

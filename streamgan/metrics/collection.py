@@ -14,7 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from streamgan.core.errors import DataError
-from streamgan.metrics.functional import PSNR_CAP_DB, Cf, per_image
+
+from .functional import PSNR_CAP_DB, Cf, per_image
 
 _SUMMED = ("psnr", "mse", "ssim", "cf", "cf_truth", "chroma", "chroma_truth", "ab_error")
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from streamgan.core.errors import DataError
-from streamgan.metrics.functional import quantised
+
+from .functional import quantised
 
 
 class LegacyPsnr(Metric):

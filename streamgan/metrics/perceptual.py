@@ -19,7 +19,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.utilities.data import dim_zero_cat
 
-from streamgan.metrics.baselines import JPEG_QUALITY
+from .baselines import JPEG_QUALITY
 
 KID_BELOW = 5000  # images: it keeps the features of all
 PROTOCOL = (

@@ -15,7 +15,8 @@ from torchmetrics import Metric
 
 from streamgan.core.color import HEADS
 from streamgan.core.errors import DataError
-from streamgan.metrics.functional import Cf, colourfulness, psnr
+
+from .functional import Cf, colourfulness, psnr
 
 SATURATIONS = tuple(step / 4 for step in range(13))  # 0, 0.25 .. 3
 

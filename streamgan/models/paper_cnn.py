@@ -32,9 +32,9 @@ The published norm is BatchNorm.
 import torch
 from torch import Tensor, nn
 
-from streamgan.models.layers import Norm, judging, normalization, zero_init
-from streamgan.models.options import at_least, refuse
-from streamgan.models.padding import crop_like, reflect_to_multiple
+from .layers import Norm, judging, normalization, zero_init
+from .options import at_least, refuse
+from .padding import crop_like, reflect_to_multiple
 
 
 def _down(num_in: int, num_out: int, norm: Norm) -> nn.Sequential:

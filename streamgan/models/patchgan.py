@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from streamgan.core.errors import ConfigError
-from streamgan.models.layers import judging, normal_init
-from streamgan.models.options import at_least, refuse
+
+from .layers import judging, normal_init
+from .options import at_least, refuse
 
 
 class PatchDiscriminator(nn.Module):

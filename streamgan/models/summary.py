@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streamgan.core.errors import ConfigError
-from streamgan.models import DISCRIMINATORS, GENERATORS
+
+from . import DISCRIMINATORS, GENERATORS
 
 _HE = ("He et al. 2016, residual blocks", "https://arxiv.org/abs/1512.03385")
 _VGG = ("Simonyan and Zisserman 2015", "https://arxiv.org/abs/1409.1556")

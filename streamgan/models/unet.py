@@ -35,9 +35,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamgan.models.layers import Norm, normal_init, normalization, zero_init
-from streamgan.models.options import at_least, between, is_published, refuse
-from streamgan.models.padding import crop_like, reflect_to_multiple
+from .layers import Norm, normal_init, normalization, zero_init
+from .options import at_least, between, is_published, refuse
+from .padding import crop_like, reflect_to_multiple
 
 _SMALLEST_PUBLISHED = 7  # the authors have a net of depth 8 for 256 pixels and one of 7 for 128
 MAX_DEPTH = 12  # halves the largest training crop, of 4096 pixels, to 1

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from streamgan.core.errors import DataError
-from streamgan.core.files import open_binary, read_json
-from streamgan.core.objects import Place
+from streamgan.core.storage.files import open_binary, read_json
+from streamgan.core.storage.objects import Place
 from streamgan.data.format import (
     FORMAT,
     MANIFEST,
@@ -28,7 +28,7 @@ from streamgan.data.format import (
     read_idx,
 )
 
-from .plan import HASH_RANGE
+from .splits import HASH_RANGE
 
 Found = tuple[str, str | None, str]  # file, key, what
 

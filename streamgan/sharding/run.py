@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.objects import Place, place
+from streamgan.core.storage.objects import Place, place
 from streamgan.data.format import MANIFEST, Manifest
-
-from .check import Check
-from .cluster import AUTO
-from .engines import Results, wait_for_orphans
-from .execute import ENGINES, Execution
-from .folder import (
+from streamgan.sharding.engine.execute import ENGINES, Execution
+from streamgan.sharding.engine.local import Results, wait_for_orphans
+from streamgan.sharding.engine.ray_cluster import AUTO
+from streamgan.sharding.folder.parts import Part, claim_count, counts, refuse_missing
+from streamgan.sharding.folder.publish import Records, allowed, publish, refuse_too_many_bad
+from streamgan.sharding.folder.state import (
     PLAN,
     claim,
     finished_manifest,
@@ -34,15 +34,16 @@ from .folder import (
     remove_work,
     whole_manifest,
 )
-from .hub import recorded
-from .parts import Part, claim_count, counts, refuse_missing
-from .pixels import Encoding
-from .plan import HASH_RANGE, Unit, make_plan, parse_splits, split_of_file
-from .publish import Records, allowed, publish, refuse_too_many_bad
-from .sample import Rules
-from .sizes import largest_share, rows_per_unit
-from .source import SourceFile, read_source
-from .writer import WORK, Job, disk_errors
+from streamgan.sharding.sample.check import Check
+from streamgan.sharding.sample.members import Rules
+from streamgan.sharding.sample.pixels import Encoding
+from streamgan.sharding.source.hub import recorded
+from streamgan.sharding.source.read import SourceFile, read_source
+from streamgan.sharding.unit.plan import Unit, make_plan
+from streamgan.sharding.unit.sizes import largest_share, rows_per_unit
+from streamgan.sharding.unit.writer import WORK, Job, disk_errors
+
+from .splits import HASH_RANGE, parse_splits, split_of_file
 
 Engine = Literal["local", "ray"]
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from streamgan.core.errors import DataError
-from streamgan.core.files import TEMPORARY_SUFFIX, file_size, list_names, open_binary, sha256_file
 from streamgan.core.logs import progress
-from streamgan.core.objects import Place
-from streamgan.core.web import readable
+from streamgan.core.storage.files import TEMPORARY_SUFFIX, file_size, list_names, open_binary, sha256_file
+from streamgan.core.storage.objects import Place
+from streamgan.core.storage.web import readable
 from streamgan.data.format import (
     MANIFEST,
     QUARANTINE,
@@ -31,11 +31,11 @@ from streamgan.data.format import (
     read_manifest,
 )
 from streamgan.data.image import BadImage, to_pixels
+from streamgan.sharding.foreign.build import KIND as FOREIGN
+from streamgan.sharding.unit.tar import BLOCK
+from streamgan.sharding.unit.writer import WORK
 
 from .cross_check import Found, cross_check
-from .foreign import KIND as FOREIGN
-from .tar import BLOCK
-from .writer import WORK
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """What was found, over how much. `digest` is None if the manifest itself is damaged."""
 
     findings: list[Finding]
@@ -61,7 +61,7 @@ class Report:
     digest: str | None
 
 
-def verify(root: Place | str, *, full: bool = False, num_threads: int | None = None) -> Report:
+def verify(root: Place | str, *, full: bool = False, num_threads: int | None = None) -> VerifyReport:
     """Check every byte of the set in `root`; `full` also decodes every image. Writes nothing.
 
     DataError if there is no set at all.
@@ -72,7 +72,7 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
     except DataError as error:
         if not (root / MANIFEST).exists():
             raise
-        return Report([Finding(MANIFEST, None, error.what)], 0, 1, 0, None)
+        return VerifyReport([Finding(MANIFEST, None, error.what)], 0, 1, 0, None)
     seals = _seals(manifest)
     foreign = manifest.source.get("kind") == FOREIGN
     names_by_seal = {sha256: name for name, sha256 in seals.items()}
@@ -95,7 +95,7 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
     if full and not findings:
         findings += [Finding(*found) for found in _disagreements(root, manifest, foreign)]
     samples = sum(split.samples for split in manifest.splits.values())
-    return Report(findings, samples, len(seals), size, manifest.digest)
+    return VerifyReport(findings, samples, len(seals), size, manifest.digest)
 
 
 def _seals(manifest: Manifest) -> dict[str, str]:

@@ -16,15 +16,14 @@ from streamgan.core.logs import say
 from streamgan.core.seeding import torch_seed
 from streamgan.core.settings import DataConfig, TrainConfig
 from streamgan.data.loader import Loader, build_eval_loader, build_loader
-from streamgan.data.mixture import Shards, Weighted
+from streamgan.data.order.mixture import Shards, Weighted
 from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, PerceptualLoss, class_weights
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
 from streamgan.models.zhang import ZhangClassifier
 
-from .ema import ema_copy
-from .prior import PRIOR_IMAGES, count_classes
+from .class_prior import PRIOR_IMAGES, count_classes
+from .networks import Networks, ema_copy
 from .process import keep_freed_memory
-from .state import Networks
 from .step import Losses
 
 _INIT = 10  # hash key of the initial weights

@@ -14,7 +14,11 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from streamgan.core.checkpoints import (
+from streamgan.core.config import dump_yaml
+from streamgan.core.digests import check_file, require_list
+from streamgan.core.errors import CheckpointError, StreamganError
+from streamgan.core.logs import say
+from streamgan.core.run_folder import (
     Checkpoint,
     DamagedCheckpoint,
     best_first,
@@ -25,15 +29,11 @@ from streamgan.core.checkpoints import (
     set_aside,
     without_another,
 )
-from streamgan.core.config import dump_yaml
-from streamgan.core.digests import check_file, require_list
-from streamgan.core.errors import CheckpointError, StreamganError
-from streamgan.core.files import atomic_write
-from streamgan.core.hub import BUNDLED, model_path
-from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
+from streamgan.core.storage.files import atomic_write
+from streamgan.core.storage.hub import BUNDLED, model_path
 
-from .state import Networks
+from .networks import Networks
 
 # Settings that may differ between the start of a run and its continuation: they change no batch.
 FREE_SETTINGS = {

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
 from streamgan.data.loader import MAX_BAD, STALL_S, Loader, build_eval_loader
-from streamgan.data.mixture import split_size
-from streamgan.data.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
-from streamgan.data.samples import Batch, GrayMode, OnBad
+from streamgan.data.order.mixture import split_size
+from streamgan.data.shards.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
+from streamgan.data.workers.samples import Batch, GrayMode, OnBad
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
     Cf,
@@ -30,7 +30,7 @@ from streamgan.metrics import (
     through_jpeg,
 )
 
-from .perceptual import PerceptualNetworks, Way, score_perceptual
+from .perceptual_scores import PerceptualNetworks, Way, score_perceptual
 
 Scores = dict[str, Any]  # floats, and lists of them as `sweep`
 MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from streamgan.core.files import atomic_write
 from streamgan.core.logs import say
+from streamgan.core.storage.files import atomic_write
 
 NAME, DAMAGED_NAME = "metrics.jsonl", "metrics.jsonl.damaged"
 

@@ -16,11 +16,12 @@ from streamgan.core.color import Head
 from streamgan.core.config import dump_yaml
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
-from streamgan.data.verdict import Verdict
+from streamgan.data.bottleneck import BottleneckAdvice
 
 from . import build
 from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, write_config
-from .ema import ema_decay, update_ema
+from .checkpoint_writer import CheckpointWriter
+from .networks import Networks, ema_decay, update_ema
 from .process import (
     StopRequest,
     join_processes,
@@ -29,8 +30,7 @@ from .process import (
     run_lock,
     stop_with_launcher,
 )
-from .report import Interval, Report, format_values
-from .save import CheckpointWriter
+from .report import Interval, RunReport, format_values
 from .schedule import (
     Lengths,
     adversarial_weight,
@@ -39,7 +39,6 @@ from .schedule import (
     learning_rate_factor,
     settle,
 )
-from .state import Networks
 from .step import GanStep, StepSettings
 from .trace import Trace
 from .validation import Validation
@@ -114,12 +113,12 @@ def _train(
     validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
     loader = build.build_train_loader(config, accelerator, start_step=start, stop_step=total)
     train_step = GanStep(accelerator, networks, head, losses)
-    verdict = Verdict(workers=config.data.workers, device="GPU" if device.type == "cuda" else "CPU")
+    verdict = BottleneckAdvice(workers=config.data.workers, device="GPU" if device.type == "cuda" else "CPU")
     interval = Interval(start, batch_size=batch_size, loader=loader, verdict=verdict)
     bad_in_a_row = torch.zeros((), device=device)
     with (
         closing(iter(loader)) as batches,
-        Report(run, start_step=start, total_steps=total, active=active) as report,
+        RunReport(run, start_step=start, total_steps=total, active=active) as report,
         CheckpointWriter(run, config, digest, lengths, saved=start, active=active) as writer,
         Trace(run, config.run.profile_steps, active=active) as trace,
     ):
@@ -207,7 +206,7 @@ def _train(
 
 
 def _validate(
-    step: int, due: "_Due", validate: Validation, networks: Networks, head: Head, report: Report
+    step: int, due: "_Due", validate: Validation, networks: Networks, head: Head, report: RunReport
 ) -> dict[str, float]:
     """The figures of the validation that is due, else nothing; they and the samples are shown."""
     validation = validate.scores(networks.ema, head) if due.validate else {}

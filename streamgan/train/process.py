@@ -19,13 +19,7 @@ from accelerate.utils import parse_flag_from_env
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from streamgan.core.errors import (
-    CheckpointError,
-    ConfigError,
-    StreamganError,
-    file_error,
-    is_of_file_system,
-)
+from streamgan.core.errors import CheckpointError, ConfigError, StreamganError, file_error, is_of_file_system
 
 from .output import noticing_a_closed_console
 

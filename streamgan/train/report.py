@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from streamgan.core.download import num_retries
-from streamgan.core.files import atomic_write
 from streamgan.core.logs import progress, say
+from streamgan.core.storage.download import num_retries
+from streamgan.core.storage.files import atomic_write
+from streamgan.data.bottleneck import BottleneckAdvice, sample_ms
 from streamgan.data.loader import Loader
-from streamgan.data.verdict import Verdict, sample_ms
 
 from .history import NAME, cut_history
 
@@ -30,7 +30,7 @@ class Interval:
     Scalars stay on the device; the host reads them once an interval, in `read`.
     """
 
-    def __init__(self, step: int, *, batch_size: int, loader: Loader, verdict: Verdict):
+    def __init__(self, step: int, *, batch_size: int, loader: Loader, verdict: BottleneckAdvice):
         self._batch_size, self._loader, self._verdict = batch_size, loader, verdict
         self.restart(step)
 
@@ -89,7 +89,7 @@ class Interval:
         )
 
 
-class Report:
+class RunReport:
     """The main process's writers; on other ranks every method does nothing.
 
     Lines of metrics.jsonl and TensorBoard points after `start_step` belong to work that was lost and is
@@ -156,7 +156,7 @@ class Report:
         with atomic_write(self._run / "samples" / f"step-{step:08d}.png") as file:
             save_image(grid, file, format="png")
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "RunReport":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

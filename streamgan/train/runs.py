@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
-from streamgan.core.checkpoints import best_first, list_checkpoints
 from streamgan.core.errors import CheckpointError
+from streamgan.core.run_folder import best_first, list_checkpoints
 
 from .history import NAME, parse_line
 

@@ -41,7 +41,7 @@ from streamgan.losses import (
 )
 from streamgan.models.zhang import ZhangClassifier
 
-from .state import Networks
+from .networks import Networks
 
 _NOISE, _MIXTURES = 11, 12  # hash keys of dropout and of the gradient penalty's mixtures
 

@@ -9,12 +9,12 @@ from streamgan.core.color import Head
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader, build_eval_loader
-from streamgan.data.mixture import split_size
-from streamgan.data.samples import Batch
+from streamgan.data.order.mixture import split_size
+from streamgan.data.workers.samples import Batch
 
 from .build import reading, shard_sets
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
-from .state import Networks
+from .networks import Networks
 
 
 class Validation:

@@ -1,0 +1,261 @@
+"""Downloading what the plan needs next, in threads of the training process.
+
+The order of a run is known in advance, so the shards of the coming steps are fetched while the present ones
+are trained on, as many as the job's own working set allows, the most urgent first. They are leased until
+their last batch has been delivered. Space is made by evicting the shard that is needed furthest ahead
+(Belady 1966). If other jobs hold all of it, shards that are not urgent are given back, and the urgent ones
+are read by range until there is space again: nobody ever waits for somebody else's lease.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+
+from streamgan.core.errors import DataError
+from streamgan.core.storage.download import Stopped
+from streamgan.data.shards.node_cache import Deleted
+from streamgan.data.shards.remote import CachedFiles
+
+NUM_DOWNLOADS = 8  # at once, in one process
+FULL_PATIENCE_S = 1.0  # without space for what is urgent, before it is read by range
+RETRY_S = 5.0  # until a download that failed, and that nobody waits for, is tried again
+SILENCE_S = 300.0  # without a byte of what is needed now; a download of our own has given up by then
+_LOOK_S = 0.5  # between two looks at whether all is well
+_SOON_S = 0.1
+
+
+class Use(NamedTuple):
+    """A shard that steps `first` to `last` read from."""
+
+    first: int
+    last: int
+    shard: int
+
+
+class Ahead:
+    """Keeps the shards of the coming steps in the cache, as a context.
+
+    `uses` come by first step. `next_use(position)` gives the next step from `position` on at which each
+    shard of the split is needed, by anyone in the job.
+    """
+
+    def __init__(
+        self,
+        files: CachedFiles,
+        uses: Iterator[Use],
+        *,
+        start: int,
+        budget_bytes: int,
+        horizon: int,
+        next_use: Callable[[int], np.ndarray],
+    ):
+        self._files, self._uses, self._next_use = files, uses, next_use
+        self._budget_bytes, self._horizon = budget_bytes, horizon
+        self.error: Exception | None = None  # why what is needed now does not arrive
+        self._start = self._position = start  # the oldest step that has not been delivered
+        self._lock, self._stop, self._changed = threading.Lock(), threading.Event(), threading.Event()
+        self._near: deque[Use] = deque()
+        self._following = next(uses, None)
+        self._wanted: dict[int, int] = {}  # first step by shard, the most urgent first
+        self._held: set[int] = set()
+        self._busy: set[int] = set()
+        self._not_before: dict[int, float] = {}
+        self._failed: dict[int, Exception] = {}
+        self._full_since: float | None = None
+        self._full_first = math.inf  # urgency of what there is no space for
+        self._looked = time.monotonic()
+        self._numbers = {blob.sha256: shard for shard, blob in enumerate(files.blobs)}
+        self._lease = files.cache.lease()
+        self._threads = [
+            threading.Thread(target=task, name="shards ahead", daemon=True)
+            for task in [self._watch, *[self._run] * NUM_DOWNLOADS]
+        ]
+
+    def __enter__(self) -> "Ahead":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._changed.set()
+        for thread in self._threads:
+            thread.join()
+        self._lease.close()
+
+    def advance(self, delivered: int) -> None:
+        """So many steps have been delivered."""
+        with self._lock:
+            self._position = self._start + delivered
+        self._changed.set()
+
+    def fail_waiters(self) -> None:
+        """Whoever waits for a shard gets an error."""
+        self._files.fail_waiters()
+
+    def _watch(self) -> None:
+        """See to it that nobody waits for ever for what the next step needs."""
+        still_s, last = 0.0, None
+        while not self._stop.wait(_LOOK_S):
+            with self._lock:
+                urgent = [shard for shard, first in self._wanted.items() if first <= self._position]
+                missing = [shard for shard in urgent if shard not in self._held]
+                failed = next((self._failed[shard] for shard in missing if shard in self._failed), None)
+            seen = self._files.cache.progress([self._files.blobs[shard] for shard in missing]), missing
+            still_s, last = (still_s + _LOOK_S if missing and seen == last else 0.0), seen
+            if failed is None and still_s >= SILENCE_S:
+                what = f"no byte has arrived for {SILENCE_S:g} s"
+                todo = "see which other process downloads it, then run the same command again"
+                failed = DataError(self._files.name(missing[0]), what, todo)
+            if failed:
+                self.error = failed
+                self._files.fail_waiters()
+                return
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                shard = self._pick()
+            except Deleted:
+                continue
+            except DataError as error:  # the cache cannot be used any more
+                self.error = error
+                self._files.fail_waiters()
+                return
+            if shard is None:
+                self._changed.wait(_SOON_S)
+                self._changed.clear()
+                continue
+            try:
+                self._fetch(shard)
+            except (Stopped, Deleted):
+                pass
+            except Exception as error:  # for whoever waits for this shard
+                with self._lock:
+                    self._failed[shard] = error
+                    self._not_before[shard] = time.monotonic() + RETRY_S
+                    with suppress(DataError):  # it is the cache that cannot be used
+                        self._let_go({shard})
+            finally:
+                with self._lock:
+                    self._busy.discard(shard)
+
+    def _pick(self) -> int | None:
+        """The most urgent shard that nobody here works on."""
+        with self._lock:
+            self._refresh()
+            now = time.monotonic()
+            for shard, first in self._wanted.items():
+                if first > self._full_first:
+                    break  # what is more urgent has no space yet
+                if (
+                    shard not in self._held
+                    and shard not in self._busy
+                    and now >= self._not_before.get(shard, 0)
+                ):
+                    self._busy.add(shard)
+                    return shard
+        return None
+
+    def _refresh(self) -> None:
+        """Let go of what is past, look as far ahead as the budget goes."""
+        bytes_of = self._files.blobs
+        while self._near and self._near[0].last < self._position:
+            self._near.popleft()
+        self._wanted = {}
+        for use in self._near:
+            if use.last >= self._position:
+                self._wanted.setdefault(use.shard, use.first)
+        total = sum(bytes_of[shard].bytes for shard in self._wanted)
+        while (use := self._following) is not None and use.first <= self._position + self._horizon:
+            more = 0 if use.shard in self._wanted else bytes_of[use.shard].bytes
+            if use.first > self._position and total + more > self._budget_bytes:
+                break
+            if use.last >= self._position:
+                self._near.append(use)
+                self._wanted.setdefault(use.shard, use.first)
+                total += more
+            self._following = next(self._uses, None)
+        past = self._held - self._wanted.keys()
+        if past:
+            self._let_go(past)
+        if not any(
+            first <= self._full_first for shard, first in self._wanted.items() if shard not in self._held
+        ):
+            self._full_first = math.inf
+        if time.monotonic() - self._looked > _LOOK_S:
+            self._looked = time.monotonic()
+            path = self._files.cache.path
+            self._held = {shard for shard in self._held if path(bytes_of[shard].sha256).exists()}
+
+    def _let_go(self, shards: set[int]) -> None:
+        self._held -= shards
+        self._lease.drop([self._files.blobs[shard].sha256 for shard in shards])
+
+    def _fetch(self, shard: int) -> None:
+        files, blob = self._files, self._files.blobs[shard]
+        claim = files.cache.claim(blob, self._lease, self._furthest())
+        if claim.state == "full":
+            self._full(shard)
+            return
+        with self._lock:
+            if self._wanted.get(shard, math.inf) <= self._full_first:
+                self._full_since, self._full_first = None, math.inf
+        if claim.state == "busy":
+            with self._lock:
+                self._not_before[shard] = time.monotonic() + _SOON_S
+            return
+        if claim.state == "mine":
+            there = files.download(
+                blob, claim.descriptor, lambda descriptor: files.damaged(shard, descriptor), self._stop
+            )
+            if not there:
+                return
+        with self._lock:
+            self._held.add(shard)
+            self._failed.pop(shard, None)
+            files.by_range[shard] = 0
+
+    def _furthest(self) -> Callable[[str], float]:
+        """When a blob is needed next; found out only if something is to be evicted."""
+        steps: np.ndarray | None = None
+
+        def of(sha256: str) -> float:
+            nonlocal steps
+            if sha256 not in self._numbers:
+                return math.inf
+            if steps is None:
+                steps = self._next_use(self._position)
+            return float(steps[self._numbers[sha256]])
+
+        return of
+
+    def _full(self, shard: int) -> None:
+        """Other jobs hold the space: give back the least urgent shard, or read by range what is urgent."""
+        now = time.monotonic()
+        with self._lock:
+            first = self._wanted.get(shard, self._position)
+            self._full_first = min(self._full_first, first)
+            self._full_since = self._full_since or now
+            self._not_before[shard] = now + _SOON_S
+            spare = [
+                other
+                for other, its in self._wanted.items()
+                if other in self._held and its > max(first, self._position)
+            ]
+            if spare:
+                self._let_go({spare[-1]})
+            elif now - self._full_since > FULL_PATIENCE_S:
+                for other, its in self._wanted.items():
+                    if (
+                        its <= self._position
+                        and other not in self._held
+                        and other not in self._busy - {shard}
+                    ):
+                        self._files.by_range[other] = 1

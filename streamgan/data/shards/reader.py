@@ -1,0 +1,232 @@
+"""Bytes by offset: one pread a member from a shard, its CRC-32 checked.
+
+No tar is parsed while training: the packed index says where every image lies. A reader may be used in several
+processes (each opens its own files); it keeps at most `MAX_OPEN` shards open.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from isal import isal_zlib
+
+from streamgan.core.errors import DataError, file_error
+from streamgan.core.storage.remote import is_remote, pinned, redacted
+from streamgan.data.format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
+
+from .coalesce import ByteRange
+from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB, CachedFiles, RangedFiles, nothing, open_remote
+
+MAX_OPEN = 512  # of 1024 that a process may open by default; a window of every lane wants some hundreds
+
+
+class Encoded(NamedTuple):
+    """A sample's encoded images, as they lie in the shard. `gray` is None unless asked for."""
+
+    color: bytes
+    gray: bytes | None
+
+
+class LocalFiles:
+    """The shards of a split in a folder; at most MAX_OPEN are open at a time."""
+
+    num_missed = 0  # nothing has to arrive first
+    waits = True  # unused: nothing has to be waited for
+
+    def __init__(self, root: Path, split: str, entry: SplitEntry):
+        self.heartbeat: Callable[[], None] = nothing
+        self.root, self.split, self.entry = root, split, entry
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}  # a descriptor has one owner
+
+    def load_index(self) -> np.ndarray:
+        return open_index(self.root, self.split, self.entry)
+
+    def name(self, shard: int) -> str:
+        return str(self.root / self.entry.shards[shard].name)
+
+    def samples(self, shard: int) -> list[Sample]:
+        """The samples of a shard as its `.idx` lists them."""
+        return read_idx(self.root / idx_name(self.entry.shards[shard].name))
+
+    def read(self, shard: int, size: int, offset: int) -> bytes:
+        return os.pread(self._descriptor(shard), size, offset)
+
+    def retry(self, shard: int, attempt: int) -> bool:
+        """After damaged bytes at the n-th attempt: whether to read once more."""
+        return False
+
+    def release(self) -> None:
+        """What is open may stay so."""
+
+    def close(self) -> None:
+        if self._pid == os.getpid():  # descriptors inherited by a fork belong to the parent
+            for descriptor in self._open.values():
+                os.close(descriptor)
+        self._open.clear()
+
+    def _descriptor(self, shard: int) -> int:
+        if self._pid != os.getpid():
+            self._open.clear()
+            self._pid = os.getpid()
+        if shard not in self._open:
+            path = self.name(shard)
+            try:
+                self._open[shard] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise file_error(error, path, what="cannot be opened") from error
+            if len(self._open) > MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+Files = LocalFiles | RangedFiles | CachedFiles
+
+
+@contextmanager
+def unplanned(all_files: Sequence[Files]) -> Iterator[None]:
+    """For reading what no plan has foreseen: a shard that nobody fetches is read by range, not waited for."""
+    for files in all_files:
+        files.waits = False
+    try:
+        yield
+    finally:
+        for files in all_files:
+            files.waits = True
+
+
+class ShardReader:
+    """Random access to the encoded images of one split of a shard set, in a folder or at an address.
+
+    `cache` is the folder for shards that come from an address, which holds at most `cache_gb` GB; None or
+    "none" reads single images by range. `files` are the split's shards, wherever they lie.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        *,
+        cache: str | Path | None = DEFAULT_CACHE,
+        cache_gb: float = DEFAULT_CACHE_GB,
+    ):
+        root = pinned(str(root))
+        self.manifest = read_manifest(root)
+        self.root = redacted(root)
+        self.split = split
+        self.entry = self.manifest.split(split, self.root)
+        self.files = (
+            open_remote(root, split, self.entry, cache=cache, cache_gb=cache_gb)
+            if is_remote(root)
+            else LocalFiles(Path(root), split, self.entry)
+        )
+        self.index = self.files.load_index()
+        self.shard_sizes = [shard.samples for shard in self.entry.shards]
+        self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.entry.samples
+
+    @property
+    def digest(self) -> str:
+        """The identity of the shard set."""
+        return self.manifest.digest
+
+    @property
+    def has_gray(self) -> bool:
+        """Whether the samples have gray twins (a set has them throughout or not at all)."""
+        return bool(self.index[0]["gray_size"])
+
+    def read(self, sample_id: int, *, gray: bool = False) -> Encoded:
+        """The encoded colour image (and gray twin) of a sample; DataError naming shard and key if damaged."""
+        row = self.index[sample_id]
+        color = self._member(sample_id, row, "color")
+        return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
+
+    def expect(self, sample_ids: np.ndarray, *, gray: bool) -> None:
+        """These samples are read next, until `release`: images by range are all asked for at once."""
+        if isinstance(self.files, RangedFiles):
+            rows, shards = self.index[sample_ids], self.shards_of(sample_ids).tolist()
+            self.files.expect(
+                [
+                    ByteRange(shard, offset, size)
+                    for kind in (("color", "gray") if gray else ("color",))
+                    for shard, offset, size in zip(
+                        shards, rows[f"{kind}_offset"].tolist(), rows[f"{kind}_size"].tolist(), strict=True
+                    )
+                ]
+            )
+
+    def shards_of(self, sample_ids: np.ndarray) -> np.ndarray:
+        """The shard that each sample is in."""
+        return np.searchsorted(self.starts, sample_ids, side="right") - 1
+
+    def where(self, sample_id: int) -> str:
+        """`SHARD, key KEY` of a sample, for messages."""
+        shard = self._shard(sample_id)
+        number = sample_id - int(self.starts[shard])
+        try:
+            key = f"key {self.files.samples(shard)[number].key}"
+        except (DataError, IndexError):  # its index is damaged as well
+            key = f"sample {number}"
+        return f"{self.files.name(shard)}, {key}"
+
+    @property
+    def all_files(self) -> "list[Files]":
+        """The shards of every set; of one here."""
+        return [self.files]
+
+    def while_waiting(self, heartbeat: Callable[[], None]) -> None:
+        """What to call now and then while bytes are waited for."""
+        self.files.heartbeat = heartbeat
+
+    def release(self) -> None:
+        """Between batches: close shards whose space may be wanted."""
+        self.files.release()
+
+    def close(self) -> None:
+        """Close the shards this process has open; reading again reopens them."""
+        if hasattr(self, "files"):
+            self.files.close()
+
+    def _shard(self, sample_id: int) -> int:
+        return int(self.shards_of(np.asarray(sample_id)))
+
+    def _member(self, sample_id: int, row: np.void, kind: Literal["color", "gray"]) -> bytes:
+        offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
+        if kind == "gray" and not size:
+            raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
+        shard, attempt = self._shard(sample_id), 0
+        if offset + size > (whole := self.entry.shards[shard].bytes):
+            what = f"{self.split}.index is damaged (bytes {offset}-{offset + size - 1} of {whole})"
+            raise DataError(
+                self.where(sample_id), what, f"run `streamgan verify {self.root}`, restore the index"
+            )
+        while True:
+            attempt += 1
+            try:
+                data = self.files.read(shard, size, offset)
+            except OSError as error:
+                raise file_error(error, self.where(sample_id), what="cannot be read") from error
+            if len(data) == size and isal_zlib.crc32(data) == int(row[f"{kind}_crc32"]):
+                return data
+            if not self.files.retry(shard, attempt):
+                break
+        what = (
+            f"cut short ({len(data)} of {size} bytes)"
+            if len(data) < size
+            else f"the {kind} image is damaged (CRC)"
+        )
+        todo = f"run `streamgan verify {self.root}`, then restore what it names or shard the source again"
+        raise DataError(self.where(sample_id), what, todo)

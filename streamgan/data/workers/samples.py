@@ -1,0 +1,202 @@
+"""From a request to a batch: the work of a loader's process.
+
+Shape suffixes: B local batch, H and W = size, 1/3 channels.
+"""
+
+from time import perf_counter_ns
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.seeding import hash64
+from streamgan.data.order.mixture import Reader
+from streamgan.data.shards.reader import unplanned
+
+from .batch_memory import Ring, hand_over, own_memory
+from .counters import Board, Meter
+from .decode import CENTER, Crop, decode, luma, sampled_crops
+
+GrayMode = Literal["derive", "twin"]
+OnBad = Literal["raise", "substitute"]
+_SUBSTITUTE = 7  # hash key of what stands in for a bad sample
+_ATTEMPTS = 10
+
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch; images are uint8 in [0, 255], stored channels-last.
+
+    `gray_B1HW` is the gray image (None where the loader was built with gray=None), `color_B3HW` sRGB,
+    `ids_B` the samples' ids (int64, positions in the split; -1 marks padding, in evaluation only).
+    """
+
+    gray_B1HW: Tensor | None
+    color_B3HW: Tensor
+    ids_B: Tensor
+
+
+class Request(NamedTuple):
+    """What a process is asked for: ids of one local batch, and the epoch of each; None means centre crops.
+
+    `slot` is where in the ring of the loader the images go; None: in memory of their own.
+    """
+
+    epochs: np.ndarray | None
+    ids: np.ndarray
+    slot: int | None = None
+
+
+class Fetched(NamedTuple):
+    """A batch, and a line for each bad sample that another one stands in for."""
+
+    batch: Batch
+    replaced: list[str]
+
+
+class _Parcel:
+    """A batch in a ring on its way to the training process, where it arrives as Fetched."""
+
+    def __init__(self, ring: int, slot: int, ids: np.ndarray, replaced: list[str]):
+        self.content = ring, slot, ids, replaced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, self.content
+
+
+def _unpack(ring: int, slot: int, ids: np.ndarray, replaced: list[str]) -> Fetched:
+    return _fetched(hand_over(ring, slot), ids, replaced)
+
+
+def _fetched(images: list[Tensor], ids: np.ndarray, replaced: list[str]) -> Fetched:
+    color_B3HW, *gray_B1HW = (image.permute(0, 3, 1, 2) for image in images)
+    gray = gray_B1HW[0] if gray_B1HW else None
+    return Fetched(Batch(gray, color_B3HW, torch.from_numpy(ids)), replaced)
+
+
+class Samples(Dataset):
+    """Map-style dataset whose index is a whole Request.
+
+    `substitute_from` is the number of samples out of which one is drawn for each that is damaged; None: a
+    damaged sample is an error.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        size: int,
+        seed: int,
+        gray: GrayMode | None,
+        board: Board,
+        substitute_from: int | None = None,
+    ):
+        self.reader, self.size, self.seed, self.gray, self.board = reader, size, seed, gray, board
+        self.substitute_from = substitute_from
+        self.ring: Ring | None = None
+
+    def shapes(self, count: int) -> list[tuple[int, int, int, int]]:
+        """Of the images of a batch of `count`: colour and, where it is wanted, gray."""
+        return [(count, self.size, self.size, channels) for channels in ((3, 1) if self.gray else (3,))]
+
+    def __getitems__(self, request: Request) -> "Fetched | _Parcel | StreamganError":
+        meter = self.board.meter()
+        self.reader.while_waiting(meter.heartbeat)
+        try:
+            return self._batch(request, meter)
+        except StreamganError as error:  # an exception would reach the trainer as a page of traceback
+            return error
+        finally:
+            self.reader.release()
+            meter.idle()
+
+    def _batch(self, request: Request, meter: Meter) -> "Fetched | _Parcel":
+        ring, slot = self.ring, request.slot
+        if ring is None or slot is None:
+            images = [own_memory(shape) for shape in self.shapes(len(request.ids))]
+            return _fetched(images, *self._write(images, request, meter))
+        ids, replaced = self._write(ring.images(slot), request, meter)
+        parcel = _Parcel(ring.number, slot, ids, replaced)
+        return parcel if get_worker_info() else _unpack(*parcel.content)
+
+    def _write(self, images: list[Tensor], request: Request, meter: Meter) -> tuple[np.ndarray, list[str]]:
+        """Fill in the images of a batch; the ids they are of, and what was replaced."""
+        color_BHW3, *gray_BHW1 = (image.numpy() for image in images)
+        ids, replaced = request.ids.copy(), []
+        crops = self._crops(request.epochs, ids)
+        self.reader.expect(ids[ids >= 0], gray=self.gray == "twin")
+        for row, sample_id in enumerate(ids.tolist()):
+            out = color_BHW3[row], gray_BHW1[0][row] if gray_BHW1 else None
+            if sample_id < 0:  # padding
+                for image in out:
+                    if image is not None:
+                        image[:] = 0
+                continue
+            try:
+                self._fill(*out, sample_id, crops[row], meter)
+            except DataError as error:
+                if self.substitute_from is None:
+                    raise
+                ids[row] = self._substitute(*out, sample_id, request, row, meter)
+                replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
+        return ids, replaced
+
+    def _crops(self, epochs: np.ndarray | None, ids: np.ndarray) -> list[Crop]:
+        return [CENTER] * len(ids) if epochs is None else sampled_crops(self.seed, epochs, ids)
+
+    def _fill(
+        self, color_HW3: np.ndarray, gray_HW1: np.ndarray | None, sample_id: int, crop: Crop, meter: Meter
+    ) -> None:
+        """Write the crop of a sample into the places given."""
+        meter.begin(sample_id)
+        began, missed = perf_counter_ns(), self._num_missed()
+        encoded = self.reader.read(sample_id, gray=self.gray == "twin")
+        read = perf_counter_ns()
+        color_HW3[:] = self._decode(encoded.color, "RGB", crop, sample_id)
+        if gray_HW1 is not None:
+            if encoded.gray is None:
+                gray_HW1[..., 0] = luma(color_HW3)
+            else:
+                gray_HW1[:] = self._decode(encoded.gray, "L", crop, sample_id)
+        size = len(encoded.color) + len(encoded.gray or b"")
+        hit = self._num_missed() == missed
+        meter.done(size, read - began, perf_counter_ns() - read, hit=hit)
+
+    def _num_missed(self) -> int:
+        """Grows when bytes had to be waited for."""
+        return sum(files.num_missed for files in self.reader.all_files)
+
+    def _decode(self, data: bytes, mode: Literal["RGB", "L"], crop: Crop, sample_id: int) -> np.ndarray:
+        try:
+            return decode(data, mode, size=self.size, crop=crop)
+        except ValueError as error:
+            where = self.reader.where(sample_id)
+            todo = "run `streamgan verify --full`, or set data.on_bad=substitute"
+            raise DataError(where, f"does not decode ({error})", todo) from error
+
+    def _substitute(
+        self,
+        color_HW3: np.ndarray,
+        gray_HW1: np.ndarray | None,
+        sample_id: int,
+        request: Request,
+        row: int,
+        meter: Meter,
+    ) -> int:
+        """Fill in another sample, a function of the seed, the epoch and the damaged one; its id."""
+        assert self.substitute_from is not None
+        epochs = None if request.epochs is None else request.epochs[row : row + 1]
+        epoch, attempt = np.zeros(1, np.int64) if epochs is None else epochs, 0
+        while True:
+            drawn = hash64(self.seed, _SUBSTITUTE, epoch, sample_id, attempt)
+            other = drawn % np.uint64(self.substitute_from)
+            try:
+                with unplanned(self.reader.all_files):
+                    self._fill(color_HW3, gray_HW1, int(other[0]), self._crops(epochs, other)[0], meter)
+                return int(other[0])
+            except DataError:
+                attempt += 1
+                if attempt == _ATTEMPTS:
+                    raise

@@ -1,0 +1,229 @@
+"""Ways to run units: functions (task, units, *, num_workers, lock, watch) -> results as they come.
+
+The order of results means nothing, and nothing but the unit itself may influence what a task writes. A unit
+commits itself on the disk, so an engine that is stopped loses only what was in flight.
+"""
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.storage.objects import ObjectPath, Place
+from streamgan.sharding.unit.plan import Unit
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Where a worker is: rows and image bytes of its unit so far. `unit` is None while it has none."""
+
+    worker: int
+    unit: int | None
+    file: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+Beat = Callable[[int, int, int], None]  # (file, rows, bytes) of the unit so far
+Task = Callable[[Unit, Beat], dict[str, Any]]
+Watch = Callable[[Sequence[Pulse]], None]
+Lock = Path | None  # what workers hold while they live
+Results = Generator[dict[str, Any], None, None]
+ORPHANS_TIMEOUT_S = 10.0
+PULSE_S = 0.5
+
+
+class WorkerDied(DataError):
+    """A worker process ended by itself, before its unit did."""
+
+
+_task: Task | None = None  # these three are set once in each worker process
+_worker_lock: Any = None  # held open for the life of the worker
+_slot: "_Slot | None" = None
+
+
+def run_here(
+    task: Task, units: Sequence[Unit], *, num_workers: int | None, lock: Lock, watch: Watch
+) -> Results:
+    """One unit after the other in this process."""
+    due = 0.0
+    for unit in units:
+
+        def heartbeat(file: int, rows: int, size: int, number: int = unit.number) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + PULSE_S
+                watch([Pulse(0, number, file, rows, size)])
+
+        yield task(unit, heartbeat)
+        watch([Pulse(0, None)])
+
+
+def run_local(
+    task: Task, units: Sequence[Unit], *, num_workers: int | None, lock: Lock, watch: Watch
+) -> Results:
+    """A pool of fresh processes on this machine.
+
+    They end within moments of this process, however it ends, and of this generator when it is closed early.
+    """
+    context = get_context("spawn")
+    num_workers = min(num_workers or os.cpu_count() or 1, len(units))
+    # The workers only ever see this pipe close: when the generator ends, or the process that holds its
+    # other end does. Then they stop at once, in the middle of whatever they do.
+    read_end, write_end = context.Pipe(duplex=False)
+    with _no_interrupts_for_children():  # the first lock starts a process, too
+        board = _Board(context.RawArray("q", num_workers * _FIELDS), context.Value("q", 0))
+    executor = ProcessPoolExecutor(
+        num_workers,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(task, read_end, lock, board),
+    )
+    try:
+        with _no_interrupts_for_children():
+            pending = {executor.submit(_run_unit, unit): unit.number for unit in units}
+        while pending:
+            done, _ = wait(pending, timeout=PULSE_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    raise WorkerDied(
+                        "sharding",
+                        f"a worker process died at or after unit {min(pending.values())} "
+                        "(killed, or out of memory?)",
+                        "run the same command again to continue, perhaps with fewer --workers",
+                    ) from error
+                del pending[future]
+                yield result
+            watch(board.pulses())
+    finally:
+        write_end.close()
+        executor.shutdown(wait=True, cancel_futures=True)
+        read_end.close()
+
+
+def workers_lock(work: Place, label: str = "") -> Path | None:
+    """What the workers of a run, or of the part `label`, hold as long as they live; None in a bucket."""
+    if isinstance(work, ObjectPath):
+        return None
+    return work / (f"workers-{label}.lock" if label else "workers.lock")
+
+
+def wait_for_orphans(work: Place, label: str = "") -> None:
+    """Return when no worker of an earlier, killed run is left in the folder `work`; of a part with `label`.
+
+    They end by themselves within moments; until then one might still rename a file of ours. In a bucket it
+    can do no harm: its uploads take nothing away from ours and have the same bytes.
+    """
+    own = workers_lock(work, label)
+    if own is None or isinstance(work, ObjectPath):
+        return
+    deadline = time.monotonic() + ORPHANS_TIMEOUT_S
+    for path in {own} if label else {own, *work.glob("workers*.lock")}:
+        _wait_for_lock(path, deadline)
+
+
+def _wait_for_lock(path: Path, deadline: float) -> None:
+    with open(path, "ab") as lock:
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    what = f"workers of an earlier run are still alive after {ORPHANS_TIMEOUT_S:.0f} s"
+                    todo = "end them, then run the same command again"
+                    raise ConfigError(path.parent.parent, what, todo) from None
+            except OSError:
+                return None  # a file system without locks, of which `folder.locked` has spoken
+            time.sleep(0.02)
+
+
+@contextmanager
+def _no_interrupts_for_children() -> Iterator[None]:
+    """Child processes started inside inherit a mask: Ctrl-C and the end of a terminal reach the parent alone.
+
+    It stops them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_FIELDS = 4  # unit + 1, file, rows, bytes
+
+
+@dataclass(frozen=True)
+class _Board:
+    """Memory in which every worker writes where it is. No locks: a worker that dies must stop nobody.
+
+    What is read while it is written may mix two moments, which a display can bear.
+    """
+
+    numbers: Any
+    num_taken: Any
+
+    def take_slot(self) -> "_Slot":
+        with self.num_taken.get_lock():
+            self.num_taken.value += 1
+            return _Slot(self.numbers, (self.num_taken.value - 1) * _FIELDS)
+
+    def pulses(self) -> list[Pulse]:
+        """One of each worker that has started."""
+        found = []
+        for worker in range(self.num_taken.value):
+            unit, *where = self.numbers[worker * _FIELDS : (worker + 1) * _FIELDS]
+            found.append(Pulse(worker, unit - 1, *where) if unit else Pulse(worker, None))
+        return found
+
+
+@dataclass(frozen=True)
+class _Slot:
+    numbers: Any
+    start: int
+
+    def write(self, unit: int | None, file: int = 0, rows: int = 0, size: int = 0) -> None:
+        values = [0 if unit is None else unit + 1, file, rows, size]
+        self.numbers[self.start : self.start + _FIELDS] = values
+
+
+def _start_worker(task: Task, read_end: Connection, lock: Lock, board: _Board) -> None:
+    global _task, _worker_lock, _slot
+    _task = task
+    if lock:
+        _worker_lock = open(lock, "rb")  # noqa: SIM115 - released by the kernel when the process ends
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(_worker_lock, fcntl.LOCK_SH)
+    if read_end.poll():  # closed already: another run may own the folder by now
+        os._exit(1)
+    threading.Thread(target=_stop_when_closed, args=(read_end,), daemon=True).start()
+    _slot = board.take_slot()
+
+
+def _stop_when_closed(read_end: Connection) -> None:
+    read_end.poll(None)
+    os._exit(1)
+
+
+def _run_unit(unit: Unit) -> dict[str, Any]:
+    assert _task is not None
+    assert _slot is not None
+    slot = _slot
+    slot.write(unit.number)
+    try:
+        return _task(unit, lambda file, rows, size: slot.write(unit.number, file, rows, size))
+    finally:
+        slot.write(None)

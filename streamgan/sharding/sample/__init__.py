@@ -1,0 +1,1 @@
+"""One row -> the members of one sample: judged, made plain, made smaller, described."""

@@ -1,0 +1,105 @@
+"""Data sets on the Hugging Face Hub: `ORG/NAME`, `hf://datasets/ORG/NAME@REVISION/PATH` -> files of a commit.
+
+The revision is resolved to a commit once, which the manifest records; whoever continues a set without naming
+a revision gets that commit again. The token is where `hf auth login` left it.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.storage.hub import hub_error
+from streamgan.core.storage.objects import Place
+from streamgan.core.storage.remote import with_retries
+
+from .listing import Found, reason_to_pass
+
+_PREFIX = "hf://datasets/"
+_REPO = r"(?P<repo>[\w.-]+/[\w.-]+?)"
+_REVISION = r"(?:@(?P<revision>refs/(?:convert|pr)/[\w.-]+|[^/@]+))?"
+_ADDRESS = re.compile(rf"{re.escape(_PREFIX)}{_REPO}{_REVISION}(?:/(?P<path>.*))?")
+_PLAIN = re.compile(rf"{_REPO}{_REVISION}")
+
+
+def is_hub(source: str) -> bool:
+    """Whether `source` names a data set of the Hub; a plain ORG/NAME does if nothing here has that name."""
+    if source.startswith("hf://"):
+        return True
+    looks = _PLAIN.fullmatch(source) and not source.startswith(".") and not source.endswith(".parquet")
+    return bool(looks) and not os.path.lexists(source)
+
+
+def recorded(records: Iterable[Place]) -> dict[str, str]:
+    """Commit by repository, as plans and manifests in `records` name them; unreadable ones say nothing."""
+    commits = {}
+    for path in records:
+        try:
+            files = json.loads(path.read_bytes())["source"]["files"]
+            origins = [_ADDRESS.fullmatch(file.get("from", "")) for file in files]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        commits |= {match["repo"]: match["revision"] for match in origins if match}
+    return commits
+
+
+def find(
+    source: str, suffixes: tuple[str, ...], commits: Mapping[str, str], passed: Counter[str]
+) -> list[Found]:
+    """Files of the data set that end in `suffixes`, pinned; `commits` stand in for revisions not named."""
+    match = _ADDRESS.fullmatch(source) or _PLAIN.fullmatch(source)
+    if not match:
+        todo = "write hf://datasets/ORG/NAME, perhaps with @REVISION and /PATH"
+        raise ConfigError(source, "not the address of a data set", todo)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    repo, wanted = match["repo"], match["revision"]
+    revision = unquote(wanted) if wanted else commits.get(repo)
+    inside = (match.groupdict().get("path") or "").strip("/")
+    api = HfApi()
+
+    def listing() -> tuple[str, list[Any]]:
+        try:
+            commit = api.dataset_info(repo, revision=revision).sha
+            assert commit
+            tree = api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True)
+            return commit, [one for one in tree if hasattr(one, "size")]
+        except OfflineModeIsEnabled as error:
+            todo = f"`hf download {repo} --repo-type dataset --local-dir data` elsewhere, then shard data"
+            raise DataError(source, "the Hub is switched off (HF_HUB_OFFLINE)", todo) from error
+
+    try:
+        commit, files = with_retries(source, listing)
+    except DataError as error:
+        if error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled):
+            raise
+        what, todo = hub_error(error.__cause__, "data set")
+        here = "" if source.startswith(_PREFIX) else "no such folder here, and "
+        raise DataError(source, here + what, todo) from error
+    origin = f"{_PREFIX}{repo}@{commit}"
+    base, found = f"{origin}/{inside}".rstrip("/"), []
+    for file in files:
+        if not _is_within(file.path, inside):
+            continue
+        name = file.path.removeprefix(f"{inside}/")
+        if file.path != inside and (reason := reason_to_pass(name, suffixes)):
+            passed[reason] += 1
+        else:  # a commit never changes, so there is no identity to watch
+            found.append(Found(f"{origin}/{file.path}", base, file.size, origin=origin))
+    if not found:
+        what = f"holds no .parquet file and no image at {commit[:12]}" + (
+            f" under {inside}" if inside else ""
+        )
+        raise DataError(source, what, f"try {_PREFIX}{repo}@refs/convert/parquet, which the Hub makes")
+    return found
+
+
+def _is_within(path: str, inside: str) -> bool:
+    """`inside` is empty, a folder, a file or a pattern."""
+    return not inside or path == inside or path.startswith(f"{inside}/") or PurePosixPath(path).match(inside)

@@ -1,0 +1,85 @@
+"""What a command line names as its source, resolved: parquet files or folders of images, here or far away."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.storage.remote import redacted
+from streamgan.core.storage.walk import ending
+
+from . import hub, images, parquet
+from .listing import Found, find, without_copies
+from .rows import Cell, Row, SourceFile
+
+__all__ = ["Cell", "Row", "SourceFile", "read_rows", "read_source"]
+
+
+def read_source(
+    sources: Sequence[str],
+    *,
+    image_column: str | None = None,
+    gray_column: str | None = None,
+    text_column: str | None = None,
+    keep_gray: bool = True,
+    keep_text: bool = False,
+    split_folders: bool = False,
+    commits: Mapping[str, str] | None = None,
+    passed: Counter[str] | None = None,
+) -> Sequence[SourceFile]:
+    """Every file of the source, listed and, for parquet, with its footer read; no row is read.
+
+    A folder that holds parquet files is a parquet source, whatever else it holds; a folder of images gives
+    colour alone, and with `split_folders` one file for each of its folders train, val and test. `commits` of
+    repositories of the Hub stand in for revisions that are not named. `passed` is told how many files were
+    passed over, by their ending or the reason.
+    """
+    passed = Counter() if passed is None else passed
+    tables: list[Found] = []
+    photos: list[Found] = []
+    for source in sources:
+        suffixes = (parquet.SUFFIX, *images.SUFFIXES)
+        on_hub = hub.is_hub(source)
+        found = (
+            hub.find(source, suffixes, commits or {}, passed) if on_hub else find(source, suffixes, passed)
+        )
+        pictures = [one for one in found if _is_image(one)]
+        others = [one for one in found if not _is_image(one)]
+        if not found:
+            what = "holds no .parquet file and no image" + (f" (got {counted(passed)})" if passed else "")
+            raise DataError(redacted(source), what, "name a folder or file of the source")
+        if others:
+            passed.update(ending(redacted(one.path)) for one in pictures)
+        (tables if others else photos).extend(others or pictures)
+    if tables and photos:
+        named = f"{redacted(photos[0].path)} is an image, {redacted(tables[0].path)} is parquet"
+        raise ConfigError("SOURCE", named, "shard them apart")
+    if tables:
+        return parquet.read_footers(
+            without_copies(tables, passed),
+            image_column=image_column,
+            gray_column=gray_column,
+            text_column=text_column,
+            keep_gray=keep_gray,
+            keep_text=keep_text,
+        )
+    named = any((image_column, gray_column, text_column))
+    if useless := ["--columns"] * named + ["--keep-text"] * keep_text:
+        raise ConfigError(useless[0], "a folder of images has no columns", f"leave out {useless[0]}")
+    return images.read_images(without_copies(photos, passed), by_folder=split_folders)
+
+
+def counted(passed: Mapping[str, int], most: int = 10) -> str:
+    """`12 .csv, 3 hidden`: what was passed over, the most frequent first."""
+    ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count} {what}" for what, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join(words + ([f"{rest} others"] if rest else []))
+
+
+def _is_image(found: Found) -> bool:
+    return redacted(found.path).lower().endswith(images.SUFFIXES)
+
+
+def read_rows(file: SourceFile, *, row_group: int, start: int, stop: int) -> Iterator[Row]:
+    """Rows [start, stop) of a group of a file in their order, a few in memory at a time."""
+    return file.read(row_group=row_group, start=start, stop=stop)
