@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, gradient_penalty, log_mse, mix, r1_penalty
-from streamgan.losses.reconstruction import LOG_MSE_FLOOR, SMOOTH_BETA
 from streamgan.models import DISCRIMINATORS
 
 
@@ -58,23 +57,24 @@ def test_the_mean_over_micro_batches_is_the_loss_of_the_batch(name, shape):
 
 
 def test_reconstruction_losses_are_what_their_formulas_say():
-    pred = torch.tensor([0.0, 0.05, -0.5, 1.0]).view(1, 2, 1, 2)
-    zero = torch.zeros_like(pred)
-    size = pred.abs()
-    huber = torch.where(size < SMOOTH_BETA, size**2 / (2 * SMOOTH_BETA), size - SMOOTH_BETA / 2)
+    error = torch.tensor([0.0, 0.05, -0.5, 1.0]).view(1, 2, 1, 2)
+    target = torch.tensor([0.25, -0.5, 0.75, 0.5]).view(1, 2, 1, 2)
+    size = error.abs()
+    huber = torch.where(size < 0.1, size**2 / 0.2, size - 0.05)  # quadratic below 0.1
     expected = {"l1": size.mean(), "mse": (size**2).mean(), "smooth_l1": huber.mean()}
     assert expected.keys() == RECONSTRUCTION.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(RECONSTRUCTION[name](pred, zero), value)
-        assert RECONSTRUCTION[name](pred.bfloat16(), zero).dtype == torch.float32
+        torch.testing.assert_close(RECONSTRUCTION[name](target + error, target), value)
+        assert RECONSTRUCTION[name](target.bfloat16(), target).dtype == torch.float32
 
 
 def test_log_mse_is_the_mean_of_logarithms_and_hears_a_nearly_gray_image_as_well_as_a_colourful_one():
-    target = torch.zeros(2, 2, 4, 4)
-    target[0], target[1] = 1.0, 0.1  # left gray: MSE 1 and 0.01
-    pred = torch.zeros_like(target, requires_grad=True)
+    target = torch.full((2, 2, 4, 4), 0.5)
+    target[0] += 1.0
+    target[1] += 0.1  # MSE 1 and 0.01
+    pred = torch.full_like(target, 0.5, requires_grad=True)
     loss = log_mse(pred, target)
-    expected = (math.log(1 + LOG_MSE_FLOOR) + math.log(0.01 + LOG_MSE_FLOOR)) / 2
+    expected = (math.log(1.001) + math.log(0.011)) / 2
     torch.testing.assert_close(loss, torch.tensor(expected))
     (slope,) = torch.autograd.grad(loss, pred)
     assert slope[1].norm() > 5 * slope[0].norm()  # the mean square's is a tenth
