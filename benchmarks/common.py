@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streamgan.core.machine import usable_cores
 from streamgan.core.storage.files import atomic_write
 
 Pair = tuple[bytes, bytes]  # encoded colour image, encoded gray twin
@@ -145,7 +146,7 @@ def machine() -> str:
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{os.cpu_count()} cores {model}, {memory:.0f} GB; Linux, Python {platform.python_version()}"
+    return f"{usable_cores()} cores {model}, {memory:.0f} GB; Linux, Python {platform.python_version()}"
 
 
 def load() -> str:

@@ -25,6 +25,7 @@ from typing import Any
 
 from common import load, scratch
 
+from streamgan.core.machine import usable_cores
 from streamgan.core.storage.files import atomic_write, write_json
 
 # Seconds of each part when --minutes is 8, else in proportion. What one leaves, the later ones may use.
@@ -99,7 +100,7 @@ def make_sets(options: argparse.Namespace, folder: Path) -> dict[str, str]:
     """The photos as shard sets."""
     from streamgan.sharding.run import ShardOptions, shard
 
-    sets = {}
+    sets, processes = {}, min(8, usable_cores())
     for name, sources, shares, limit in (
         ("photos", [options.photos], "train=80,val=10,test=10", 24),
         ("tiny", options.tiny, "train=88,val=2,test=10", 200),
@@ -108,8 +109,7 @@ def make_sets(options: argparse.Namespace, folder: Path) -> dict[str, str]:
             splits=shares, samples_per_shard=50 if name == "photos" else 500, gray="derive",
             max_samples=limit if options.rehearse else None,
         )  # fmt: skip
-        cores = len(os.sched_getaffinity(0))
-        shard([str(source) for source in sources], folder / name, options=settings, num_workers=min(8, cores))
+        shard([str(source) for source in sources], folder / name, options=settings, num_workers=processes)
         sets[name] = str(folder / name)
     return sets
 

@@ -180,6 +180,17 @@ def test_no_environment_variable_is_read_but_the_launchers_own():
     assert read <= LAUNCHER_VARIABLES
 
 
+def test_one_function_alone_counts_the_cores():
+    counting = {"os.cpu_count", "os.sched_getaffinity", "multiprocessing.cpu_count"}
+    asking = {
+        name_of(path)
+        for path in [*MODULES, *(ROOT / "benchmarks").rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in counting
+    }
+    assert asking == {"streamgan/core/machine.py"}
+
+
 def test_nothing_is_unpickled_that_could_run_code():
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):

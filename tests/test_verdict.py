@@ -25,7 +25,7 @@ SLOW_STORAGE = LoaderStats(samples=1000, bytes=10**8, read_s=4.0, decode_s=0.1)
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch):
-    monkeypatch.setattr(verdict_module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(verdict_module, "usable_cores", lambda: 8)
 
 
 def one(waited_s: float, stats: LoaderStats, *, workers: int = 1, seconds: float = 30.0) -> str | None:
@@ -56,7 +56,7 @@ def test_a_run_that_waits_for_the_disk_is_told_so():
 
 
 def test_more_workers_than_cores_are_not_promised(monkeypatch):
-    monkeypatch.setattr(verdict_module.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(verdict_module, "usable_cores", lambda: 2)
     assert one(15.0, SLOW_DECODE).endswith("data.workers=5 would keep up, this machine has 2 cores")
     assert one(15.0, SLOW_DECODE, workers=6).endswith(
         "the workers are short of cores: give this rank more, or lower data.size"

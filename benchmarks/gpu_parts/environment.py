@@ -1,6 +1,5 @@
 """The machine: card, driver, versions, cores, bandwidth of a copy, rate of a bf16 matrix product."""
 
-import os
 import platform
 import shutil
 import subprocess
@@ -9,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from common import machine, markdown
+
+from streamgan.core.machine import usable_cores
 
 from .task import Result, Task, card, on_gpu, seconds_per_call
 
@@ -26,7 +27,7 @@ PACKAGES = (
 
 def measure(task: Task) -> Iterator[Result]:
     device = torch.device("cuda" if on_gpu() else "cpu")
-    found: Result = {"machine": machine(), "cores": len(os.sched_getaffinity(0)), "versions": {}}
+    found: Result = {"machine": machine(), "cores": usable_cores(), "versions": {}}
     for name in PACKAGES:
         try:
             found["versions"][name] = version(name)

@@ -1,11 +1,12 @@
 """`streamgan shard`: parquet or images -> WebDataset shards."""
 
 import io
-import os
 from contextlib import redirect_stdout
 
 import click
 from click.core import ParameterSource
+
+from streamgan.core.machine import usable_cores
 
 from .options import Command, Count, Number
 from .shard_report import report, report_part
@@ -15,10 +16,6 @@ _LARGEST = 2**63 - 1  # what other readers of a manifest can hold
 _PIXEL_LIMIT = (
     178_956_970  # PIL opens nothing larger; equals sharding.check.PIXEL_LIMIT, which is slow to import
 )
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @click.command(cls=Command)
@@ -195,7 +192,7 @@ def shard(
     how = {
         "options": ShardOptions(**_named_columns(columns), **options),
         "shard_bytes": shard_bytes,
-        "num_workers": workers if workers is not None or engine == "ray" else _cpus(),
+        "num_workers": workers if workers is not None or engine == "ray" else usable_cores(),
         "engine": engine,
         "address": address or "auto",
         "max_bad": max_bad,

@@ -1,17 +1,17 @@
 """On what a row was trained, for the foot of the table."""
 
-import os
 import platform
 from pathlib import Path
 
 import torch
 
+from streamgan.core.machine import usable_cores
+
 
 def describe_machine(device: torch.device, *, precision: str) -> str:
     """One line: processor, cores, device, torch, precision."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
-    return f"{_cpu()}, {cores} cores, {name}, torch {torch.__version__}, mixed precision {precision}"
+    return f"{_cpu()}, {usable_cores()} cores, {name}, torch {torch.__version__}, mixed precision {precision}"
 
 
 def _cpu() -> str:

@@ -1,7 +1,6 @@
 """Does training wait for its data, and what would help: measured beforehand, or out of the times of a run."""
 
 import math
-import os
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from streamgan.core.machine import usable_cores
 from streamgan.data.order.mixture import Shards, open_reader
 from streamgan.data.workers.counters import LoaderStats
 from streamgan.data.workers.decode import decode, sampled_crops
@@ -62,7 +62,7 @@ class BottleneckAdvice:
         return f"input-bound ({where}): {share:.0%} of the time waits for data ({cost}); {advice}"
 
     def _advice(self, wanted: int, where: str) -> str:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         if wanted <= self._workers:
             return "the workers are short of cores: give this rank more, or lower data.size"
         if where == "decode" and wanted > cores:

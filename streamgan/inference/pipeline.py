@@ -14,6 +14,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from streamgan.core.errors import ConfigError, file_error
+from streamgan.core.machine import usable_cores
 from streamgan.core.storage.files import atomic_write
 from streamgan.core.storage.walk import look
 
@@ -50,7 +51,7 @@ def color_files(
 
     Results appear whole or not at all. DataError if they cannot be written.
     """
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "photo") as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, usable_cores()), "photo") as pool:
         try:
             yield from _color_files(colorizer, targets, pool, skip_existing)
         finally:

@@ -7,7 +7,6 @@ name the keys.
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from isal import isal_zlib
 
 from streamgan.core.errors import DataError
 from streamgan.core.logs import progress
+from streamgan.core.machine import usable_cores
 from streamgan.core.storage.files import TEMPORARY_SUFFIX, file_size, list_names, open_binary, sha256_file
 from streamgan.core.storage.objects import Place
 from streamgan.core.storage.web import readable
@@ -79,7 +79,7 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
     findings = [*_manifest_layout(root, manifest), *_stray_files(root, seals, names_by_seal, foreign)]
     shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
     size = 0
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count())  # hashing and decoding release the GIL
+    pool = ThreadPoolExecutor(num_threads or usable_cores())  # hashing and decoding release the GIL
     bar = progress(total=len(seals), unit=" files", label="verify")
     try:
         checks = pool.map(

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from streamgan.core.color import HEADS, Head
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
+from streamgan.core.machine import usable_cores
 from streamgan.core.seeding import torch_seed
 from streamgan.core.settings import DataConfig, TrainConfig
 from streamgan.data.loader import Loader, build_eval_loader, build_loader
@@ -44,8 +45,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             what = "fp16 mixed precision needs a GPU (got a CPU)"
             raise ConfigError("launcher", what, "launch with --mixed_precision bf16 or no")
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(config.run.threads or max(1, cores // local_world))
+        torch.set_num_threads(config.run.threads or max(1, usable_cores() // local_world))
         keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     return accelerator

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.machine import usable_cores
 from streamgan.core.storage.objects import ObjectPath, Place
 from streamgan.sharding.unit.plan import Unit
 
@@ -78,7 +79,7 @@ def run_local(
     They end within moments of this process, however it ends, and of this generator when it is closed early.
     """
     context = get_context("spawn")
-    num_workers = min(num_workers or os.cpu_count() or 1, len(units))
+    num_workers = min(num_workers or usable_cores(), len(units))
     # The workers only ever see this pipe close: when the generator ends, or the process that holds its
     # other end does. Then they stop at once, in the middle of whatever they do.
     read_end, write_end = context.Pipe(duplex=False)

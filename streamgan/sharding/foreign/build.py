@@ -22,6 +22,7 @@ import numpy as np
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.logs import progress
+from streamgan.core.machine import usable_cores
 from streamgan.core.storage.files import TEMPORARY_SUFFIX, atomic_write, json_bytes, list_names, read_json
 from streamgan.data.format import (
     FORMAT,
@@ -88,7 +89,7 @@ def index(
     splits = _splits([tar.name for tar in tars], split)
     names = {"color": tuple(color) or COLOR, "gray": tuple(gray) or GRAY}
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(usable_cores()) as pool,
         progress(total=len(tars), unit=" tars", label="index") as bar,
     ):
         scans = {}
