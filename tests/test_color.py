@@ -12,6 +12,7 @@ from streamgan.core.color import (
     HEADS,
     _gamma,
     _linear,
+    gray_value,
     lab_to_rgb,
     luma,
     rgb_to_lab,
@@ -65,6 +66,11 @@ def test_the_gray_twin_gives_the_same_input_as_a_gray_colour_image(name):
     derived, _ = HEADS[name].encode(gray.repeat(1, 3, 1, 1), None)
     given_B1HW, _ = HEADS[name].encode(gray.repeat(1, 3, 1, 1), gray)
     torch.testing.assert_close(derived, given_B1HW, atol=1e-5, rtol=0)
+
+
+def test_the_gray_value_of_a_lightness_is_the_one_that_it_comes_from():
+    gray = torch.arange(256).view(1, 1, 16, 16) / 255
+    torch.testing.assert_close(gray_value(HEADS["lab"].gray_to_input(gray)), gray, atol=1e-5, rtol=0)
 
 
 def test_ycbcr_sees_the_luma_of_jpeg(rgb_B3HW):

@@ -20,6 +20,7 @@ from streamgan.metrics import (
 )
 from streamgan.metrics import functional as F
 from streamgan.metrics.baselines import BIN_WIDTH, ab_histogram, histogram_median
+from streamgan.metrics.saturation import psnr_at_colourfulness
 
 
 @pytest.fixture
@@ -280,6 +281,15 @@ def test_the_saturation_sweep_rewards_the_right_colour_and_not_the_amount(images
     assert pale["saturation_at_cf50"] == pytest.approx(2 * right["saturation_at_cf50"], abs=0.05)
     assert pale["psnr_at_cf50"] == pytest.approx(right["psnr_at_cf50"], abs=0.3)
     assert right["psnr_at_cf50"] > gray + 3 > gray - 1 > wrong["psnr_at_cf50"]
+
+
+def test_psnr_at_a_colourfulness_is_read_where_the_curve_first_reaches_it_linearly_in_between():
+    psnr_S, cf_S = [20.0, 24.0, 30.0, 28.0, 26.0], [0.0, 10.0, 30.0, 20.0, 40.0]
+    assert psnr_at_colourfulness(psnr_S, cf_S, 25.0) == pytest.approx((28.5, 0.4375))
+    assert psnr_at_colourfulness(psnr_S, cf_S, 10.0) == pytest.approx((24.0, 0.25))
+    assert psnr_at_colourfulness(psnr_S, cf_S, 35.0) == pytest.approx((26.5, 0.9375))
+    for never in (0.0, 40.5):
+        assert all(map(math.isnan, psnr_at_colourfulness(psnr_S, cf_S, never)))
 
 
 def test_the_saturation_sweep_is_nan_where_there_is_no_colour_and_an_error_without_images(images):

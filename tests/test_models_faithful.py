@@ -13,7 +13,7 @@ from authors import digest, fixed
 from test_step_zoo import meta_step
 from torch import nn
 
-from streamgan.core.color import HEADS, gray_value, saturate, unit_rgb
+from streamgan.core.color import HEADS, saturate, unit_rgb
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
@@ -166,11 +166,6 @@ def test_published_positions_lie_half_a_pixel_further_with_sines_and_cosines_in_
     assert theirs[0, :2].tolist() == pytest.approx(
         [math.sin(2 * math.pi / 3), math.cos(2 * math.pi / 3)], abs=1e-6
     )
-
-
-def test_the_gray_value_of_a_lightness_is_the_one_that_it_comes_from():
-    gray = torch.arange(256).view(1, 1, 16, 16) / 255
-    torch.testing.assert_close(gray_value(HEADS["lab"].gray_to_input(gray)), gray, atol=1e-5, rtol=0)
 
 
 def test_a_discriminator_that_judges_photos_sees_real_ones_saturated(monkeypatch):
