@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from streamgan.cli.train import describe_settings
-from streamgan.core.config import dump_yaml, load_config, refuse_twice, setting_names
+from streamgan.core.config import dump_yaml, load_config, may_change, refuse_twice, setting_names
 from streamgan.core.errors import ConfigError
 from streamgan.core.inert import without_effect
 from streamgan.core.setting_types import ShardSet
@@ -365,3 +365,14 @@ def test_every_setting_is_described_with_its_default():
     assert {row["name"] for row in rows} == set(setting_names())
     assert [row["name"] for row in rows if not row["meaning"]] == []
     assert "data.batch = 16\n    GLOBAL batch" in text
+
+
+def test_a_setting_says_beside_itself_whether_a_run_may_continue_with_another_value():
+    assert "data.batch" in setting_names()
+    assert {name for name in setting_names() if may_change(name)} == {
+        "data.shards", "data.workers", "data.on_bad", "data.max_bad", "data.stall_s", "data.cache",
+        "data.cache_gb", "run.dir", "run.steps", "run.epochs", "run.log_every", "run.validate_every",
+        "run.validate_images", "run.sample_every", "run.sample_images", "run.checkpoint_every", "run.keep",
+        "run.keep_every", "run.patience", "run.init_from", "run.max_bad_steps", "run.threads",
+        "run.timeout_s", "run.profile_steps", "run.compile",
+    }  # fmt: skip

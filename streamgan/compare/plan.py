@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from streamgan.core.config import may_change, setting_names
 from streamgan.core.errors import ConfigError, StreamganError
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 from streamgan.core.storage.files import read_json, write_json
 from streamgan.data.loader import build_loader
-from streamgan.train.checkpoint import FREE_SETTINGS
 from streamgan.train.history import read_history
 from streamgan.train.loop import train
 from streamgan.train.schedule import WARMUP_SHARE, total_steps
@@ -201,10 +201,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _changes(kept: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    ignored = FREE_SETTINGS - {"run.steps", "run.epochs"}
+    length = ("run.steps", "run.epochs")  # what it gets of the budget
+    ignored = [name for name in setting_names() if may_change(name) and name not in length]
     changes = [
         f"{key}={kept[key]} (got {given[key]})"
         for key in ("budget", "mixed_precision", "shards_digest")
         if kept[key] != given[key]
     ]
-    return changes + differences(kept["config"], given["config"], sorted(ignored))
+    return changes + differences(kept["config"], given["config"], ignored)

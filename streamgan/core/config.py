@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from .errors import ConfigError
-from .setting_types import explain, nearest
+from .setting_types import MAY_CHANGE, explain, nearest
 from .settings import TrainConfig
 from .yaml_text import parse_value, read_yaml
 
@@ -76,6 +76,11 @@ def setting_names() -> dict[str, Any]:
         for section, outer in TrainConfig.model_fields.items()
         for key, field in outer.annotation.model_fields.items()  # type: ignore[union-attr]
     }
+
+
+def may_change(name: str) -> bool:
+    """Whether the setting `section.key` may differ between the start of a run and its continuation."""
+    return MAY_CHANGE in setting_names()[name].metadata
 
 
 def dump_yaml(config: TrainConfig) -> str:

@@ -10,7 +10,7 @@ import re
 import reprlib
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+_T = TypeVar("_T")
 MAX_COUNT = 10**12
 MAX_SECONDS = 10**6  # 11 days; what the system waits for is counted in 32 bits of milliseconds
 
@@ -46,6 +47,9 @@ def _here(text: str) -> str:
         raise ValueError("must not name an unknown user's home (write ./~ for a folder of that name)")
     return text
 
+
+MAY_CHANGE = "may change when a run continues"  # it changes no batch and no network
+MayChange = Annotated[_T, MAY_CHANGE]
 
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
 PathText = Annotated[Text, AfterValidator(os.path.expanduser)]

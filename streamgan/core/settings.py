@@ -1,6 +1,7 @@
 """Every knob of a training run on one page; config.py reads it from YAML and KEY=VALUE.
 
-A field's comment is its description in `streamgan train --settings` and in the JSON schema.
+A field's comment is its description in `streamgan train --settings` and in the JSON schema. A `MayChange` may
+differ between the start of a run and its continuation; any other setting may not.
 """
 
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from .setting_types import (
     Count,
     CountOrZero,
     LocalPath,
+    MayChange,
     PathOrTruth,
     PathText,
     Positive,
@@ -27,14 +29,14 @@ _Width = Annotated[int, Field(ge=1, le=8192)]
 
 
 class DataConfig(Section):
-    shards: ShardSets = "shards/out"
+    shards: MayChange[ShardSets] = "shards/out"  # the digest of what it holds may not: a set may move
     """A shard set written by `streamgan shard`: a folder, or an address (s3://, gs://, https://, hf://); or
     several, mixed: [{path, weight}, ...]."""
     batch: int = Field(default=16, ge=1, le=1_000_000)
     """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
     size: int = Field(default=256, ge=16, le=4096)
     """Training crops are size x size pixels."""
-    workers: int = Field(default=2, ge=0, le=1024)
+    workers: MayChange[int] = Field(default=2, ge=0, le=1024)
     """Loader processes per rank; 0 decodes in the training process. Does not change the batches."""
     lanes: Count | None = None
     """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
@@ -45,18 +47,18 @@ class DataConfig(Section):
     (with remote shards, a machine then fetches its share only once)."""
     gray: Literal["derive", "twin"] = "derive"
     """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
-    on_bad: Literal["raise", "substitute"] = "raise"
+    on_bad: MayChange[Literal["raise", "substitute"]] = "raise"
     """What a damaged sample does, wherever it is read: ends the run, or another one takes its place."""
-    max_bad: CountOrZero = 100
+    max_bad: MayChange[CountOrZero] = 100
     """Damaged samples that a rank may replace before the run ends all the same."""
-    stall_s: Seconds = 8.0
+    stall_s: MayChange[Seconds] = 8.0
     """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
     max_samples: Count | None = None
     """Train on the first N samples of the (already shuffled) split; None: all of them."""
-    cache: CachePath = "~/.cache/streamgan/shards"
+    cache: MayChange[CachePath] = "~/.cache/streamgan/shards"
     """Folder on a disk of this machine for shards that come from an address; any number of runs may share
     it. none: nothing is kept, images are read one by one, by range."""
-    cache_gb: float = Field(default=50.0, gt=0, le=1e9)
+    cache_gb: MayChange[float] = Field(default=50.0, gt=0, le=1e9)
     """GB that the cache holds at most; the shards needed furthest ahead make room."""
 
 
@@ -169,47 +171,47 @@ class OptimConfig(Section):
 
 
 class RunConfig(Section):
-    dir: LocalPath = "runs/default"
+    dir: MayChange[LocalPath] = "runs/default"
     """Run folder: checkpoints, TensorBoard logs, metrics.jsonl, sample grids."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of initial weights, sample order, augmentation and dropout."""
-    steps: Count | None = None
+    steps: MayChange[Count | None] = None
     """Length of the run in optimizer steps; give this or `epochs`."""
-    epochs: Count | None = None
+    epochs: MayChange[Count | None] = None
     """Length of the run in passes over the training split."""
-    log_every: Count = 20
+    log_every: MayChange[Count] = 20
     """Steps between two lines in the console, TensorBoard and metrics.jsonl."""
-    validate_every: CountOrZero = 0
+    validate_every: MayChange[CountOrZero] = 0
     """Steps between validations; 0: once per epoch. The last step always validates."""
-    validate_images: Count = 256
+    validate_images: MayChange[Count] = 256
     """Validation images used at most."""
-    sample_every: CountOrZero = 0
+    sample_every: MayChange[CountOrZero] = 0
     """Steps between sample grids; 0: with every validation."""
-    sample_images: int = Field(default=8, ge=1, le=1024)
+    sample_images: MayChange[int] = Field(default=8, ge=1, le=1024)
     """Columns of the sample grid."""
-    checkpoint_every: CountOrZero = 0
+    checkpoint_every: MayChange[CountOrZero] = 0
     """Steps between checkpoints beside those of each epoch's end and the best validation; 0: none beside."""
-    keep: Count = 3
+    keep: MayChange[Count] = 3
     """Newest checkpoints kept, beside the best one."""
-    keep_every: CountOrZero = 0
+    keep_every: MayChange[CountOrZero] = 0
     """Checkpoints of every so many steps are kept for ever; 0: none."""
     best_metric: Literal["psnr", "ssim", "loss", "ab_error", "dcf"] = "psnr"
     """Validation figure that says which checkpoint is the best one, and when to stop early. A validation that
     is the best so far writes a checkpoint, whether or not one is due."""
-    patience: CountOrZero = 0
+    patience: MayChange[CountOrZero] = 0
     """Validations without a better figure after which the run ends; 0: it never ends early."""
-    init_from: PathText | None = None
+    init_from: MayChange[PathText | None] = None
     """Run, checkpoint or bundle folder, or ORG/NAME on the Hub, whose networks a new run starts with
     (fine-tuning); also --init-from. ready: the model that comes with streamgan."""
-    max_bad_steps: Count = 20
+    max_bad_steps: MayChange[Count] = 20
     """Non-finite steps in a row (all are skipped) after which the run stops."""
-    threads: int = Field(default=0, ge=0, le=4096)
+    threads: MayChange[int] = Field(default=0, ge=0, le=4096)
     """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
-    timeout_s: Seconds = 600.0
+    timeout_s: MayChange[Seconds] = 600.0
     """Seconds that a process waits for the others before it gives them up for lost, and ends."""
-    profile_steps: tuple[Count, Count] | None = None
+    profile_steps: MayChange[tuple[Count, Count] | None] = None
     """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
-    compile: bool = False
+    compile: MayChange[bool] = False
     """torch.compile the generator: slow to start, faster steps on most GPUs."""
     channels_last: bool = True
     """Keep weights and activations in NHWC order on a GPU. A CPU picks its own order, mostly faster there."""

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from streamgan.core.config import dump_yaml
+from streamgan.core.config import dump_yaml, may_change, setting_names
 from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.logs import say
@@ -34,16 +34,6 @@ from streamgan.core.storage.files import atomic_write
 from streamgan.core.storage.hub import BUNDLED, model_path
 
 from .networks import Networks
-
-# Settings that may differ between the start of a run and its continuation: they change no batch.
-FREE_SETTINGS = {
-    "data.shards",  # its digest is compared instead: a set may move
-    *(f"data.{key}" for key in ("workers", "on_bad", "max_bad", "stall_s", "cache", "cache_gb")),
-    *(f"run.{key}" for key in ("dir", "steps", "epochs", "log_every", "keep", "max_bad_steps", "threads")),
-    *(f"run.{key}_every" for key in ("validate", "sample", "checkpoint", "keep")),
-    *(f"run.{key}_images" for key in ("validate", "sample")),
-    *(f"run.{key}" for key in ("patience", "init_from", "profile_steps", "compile", "timeout_s")),
-}
 
 
 @dataclass
@@ -227,11 +217,10 @@ def _changes(checkpoint: Checkpoint, config: TrainConfig, digest: str, precision
     if old != precision:
         changes.append(f"was trained with mixed precision {old} (got {precision})")
     saved, now = checkpoint.meta["config"], config.model_dump(mode="json")
-    for section, settings in now.items():
-        fields = type(getattr(config, section)).model_fields
-        for key, value in settings.items():
-            # a setting that the run did not know yet had no effect, as its default has
-            name, old = f"{section}.{key}", saved.get(section, {}).get(key, fields[key].default)
-            if name not in FREE_SETTINGS and old != value:
-                changes.append(f"was trained with {name}={old} (got {value})")
+    for name, field in setting_names().items():
+        section, key = name.split(".")
+        # a setting that the run did not know yet had no effect, as its default has
+        old, new = saved.get(section, {}).get(key, field.default), now[section][key]
+        if old != new and not may_change(name):
+            changes.append(f"was trained with {name}={old} (got {new})")
     return ", ".join(changes) or None
