@@ -19,13 +19,13 @@ from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import download
+from streamgan.core.storage import download, locks
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 from streamgan.data.order.canonical import Order
 from streamgan.data.shards import node_cache as cache_module
 from streamgan.data.shards import verified_download as fill_module
-from streamgan.data.shards.node_cache import Blob, NodeCache, close_descriptor
+from streamgan.data.shards.node_cache import Blob, NodeCache
 from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 
@@ -34,7 +34,7 @@ SIZE = 20_480  # of a shard: five requests
 SETTINGS = {"batch": 4, "size": 16, "lanes": 1, "window": 1, "workers": 0}
 READ_ALL = """
 import sys
-from streamgan.core import download
+from streamgan.core.storage import download
 from streamgan.data.shards.reader import ShardReader
 download.CHUNK_BYTES = 4096
 reader = ShardReader(sys.argv[1], "train", cache=sys.argv[2])
@@ -125,7 +125,7 @@ def test_a_download_counts_with_its_whole_size_from_the_start(tmp_path):
     assert (used(tmp_path), cache.usage()) == (0, 250)
     assert cache.claim(blob(2), lease, lambda sha256: 0).state == "full"
     assert cache.claim(blob(1, 250), lease, lambda sha256: 0).state == "busy"
-    close_descriptor(claim.descriptor)
+    locks.close_descriptor(claim.descriptor)
     lease.close()
 
 
@@ -186,11 +186,11 @@ def test_a_child_of_a_fork_holds_no_lock(tmp_path):
         os.close(writing)
         os.write(tell, b".")
         os.read(reading, 1)  # lives on until the parent has looked
-        os._exit(0 if not cache_module._descriptors and not lease.valid else 1)
+        os._exit(0 if not locks._descriptors and not lease.valid else 1)
     os.read(told, 1)
     other = os.open(tmp_path / "blobs" / f"{blob(1).sha256}.100.part", os.O_RDWR)
     descriptor = claim.descriptor
-    cache_module._descriptors.discard(descriptor)
+    locks._descriptors.discard(descriptor)
     os.close(descriptor)  # without the unlocking of close_descriptor, as a kill would
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)

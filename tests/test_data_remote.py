@@ -20,12 +20,12 @@ from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.seeding import hash64
 from streamgan.core.storage import download, remote
 from streamgan.core.storage.download import read_range, read_whole, size_of
+from streamgan.core.storage.locks import close_descriptor
 from streamgan.core.storage.remote import join
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.order.mixture import Weighted
 from streamgan.data.prefetch import downloads
-from streamgan.data.shards.node_cache import close_descriptor
 from streamgan.data.shards.reader import ShardReader
 from streamgan.data.shards.remote import NotArrived
 from streamgan.sharding.run import ShardOptions, shard

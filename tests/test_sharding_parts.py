@@ -15,7 +15,7 @@ from test_sharding_rows import _bad_rows
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import files
+from streamgan.core.storage import files, locks
 from streamgan.sharding.engine import execute
 from streamgan.sharding.folder import state
 from streamgan.sharding.folder.parts import Part, parse_part
@@ -185,7 +185,7 @@ def test_a_file_system_without_locks_is_said_and_not_fatal(source, wanted, tmp_p
     def flock(file, mode):
         raise OSError(state.errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(state.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=1)
     assert "has no locks" in capfd.readouterr().err
     assert tree(tmp_path / "set") == wanted

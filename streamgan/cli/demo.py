@@ -51,6 +51,8 @@ def demo(out: Path, images: Path | None, steps: int, as_json: bool) -> None:
     \b
     streamgan demo --images ~/Pictures
     """
+    from streamgan.core.run_folder import SAMPLES
+
     from .demo_photos import write_parquet
 
     started = time.monotonic()
@@ -93,7 +95,7 @@ def demo(out: Path, images: Path | None, steps: int, as_json: bool) -> None:
     places = {
         "shards": shards,
         "run": run,
-        "sample grids": run / "samples",
+        "sample grids": run / SAMPLES,
         "coloured photos": colored,
         "their gray originals": out / "gray",
     }

@@ -25,7 +25,8 @@ def runs(folder, as_json):
     from pathlib import Path
 
     from streamgan.core.errors import CheckpointError
-    from streamgan.train.runs import find_runs, read_run
+    from streamgan.core.run_folder import find_runs
+    from streamgan.train.runs import read_run
 
     if not Path(folder).is_dir():
         raise CheckpointError(folder, "no such folder", "give the folder that holds your runs")

@@ -1,9 +1,17 @@
-"""The checkpoints of a run folder: which are there, what they say, whether they are as they were written.
+"""The folder of a run: what lies in it, which checkpoints are there and whole, and which of them is meant.
 
-`RUN/checkpoints/step-00012000/` holds the networks as safetensors, `trainer.pt` and the commit mark
-`meta.json`: step, configuration, digest of the data, validation figures, size and sha256 of every file, and a
-digest over all of this (checkpoints of before have none). A folder of that name that is anything else is
-damaged. Those in the making or on their way out have other names.
+```
+RUN/config.yaml                  the resolved settings
+RUN/metrics.jsonl                an object per logged step
+RUN/samples/step-00012000.png    sample grids
+RUN/profile/                     traces, if asked for
+RUN/.lock                        held by the process that trains
+RUN/checkpoints/step-00012000/   {generator,ema,discriminator}.safetensors, trainer.pt, meta.json
+```
+
+`meta.json` is the commit mark of a checkpoint: step, configuration, digest of the data, validation figures,
+size and sha256 of every file, and a digest over all of this (checkpoints of before have none). A folder of
+that name that is anything else is damaged. Those in the making or on their way out have other names.
 """
 
 import errno
@@ -12,7 +20,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +32,9 @@ from streamgan.core.storage.files import canonical_sha256, sha256_file
 from .errors import CheckpointError
 from .logs import say
 
+CONFIG, METRICS, SAMPLES, PROFILE, LOCK = "config.yaml", "metrics.jsonl", "samples", "profile", ".lock"
 FORMAT, VERSION, META = "streamgan-checkpoint", 1, "meta.json"
+EMA = "ema.safetensors"  # what colours
 LOWER_IS_BETTER = {"loss", "ab_error", "dcf"}
 DAMAGED_SUFFIX = ".damaged"
 _NAME = re.compile(r"step-\d{8,}")
@@ -106,7 +116,21 @@ def checkpoint_folder(run: Path) -> Path:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    return checkpoint_folder(run) / f"step-{step:08d}"
+    return checkpoint_folder(run) / step_name(step)
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Run folders at `folder` and below, by name."""
+    if (folder / CONFIG).is_file():
+        yield folder
+    elif folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                yield from find_runs(path)
 
 
 def pass_over(path: Path, error: DamagedCheckpoint, *, newest: bool) -> None:
@@ -155,6 +179,33 @@ def without_another(path: Path, error: DamagedCheckpoint) -> DamagedCheckpoint:
     )
 
 
+def choose_checkpoint(run: Path, which: str, files: Sequence[str]) -> Checkpoint:
+    """The checkpoint of a run that `which` names: "best" by the run's own metric, "last", or a step number.
+
+    One in which `files` are whole: the damaged are named, and the next best or the one before is taken.
+    Where nothing was validated the newest is the best. CheckpointError if there is none.
+    """
+    checkpoints = list_checkpoints(run)
+    if not checkpoints:
+        todo = "give a run folder, a checkpoint or a .safetensors file"
+        raise CheckpointError(run, "no checkpoint here", todo)
+    wanted = {"best": best_first(checkpoints), "last": checkpoints[::-1]}.get(which)
+    if wanted is None:
+        wanted = [one for one in checkpoints if str(one.step) == which.lstrip("0")]
+    if not wanted:
+        have = ", ".join(str(one.step) for one in checkpoints)
+        raise CheckpointError(run, f"no checkpoint {which!r}", f"choose best, last or a step of {have}")
+    for checkpoint in wanted:
+        try:
+            check_files(checkpoint, files)
+            return checkpoint
+        except DamagedCheckpoint as error:
+            if checkpoint is wanted[-1]:
+                raise
+            pass_over(checkpoint.path, error, newest=False)
+    raise AssertionError("unreachable")
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """What the commit mark says; DamagedCheckpoint, or CheckpointError if another release wrote it."""
     where, todo = path / META, f"delete {path} to continue from the one before"
@@ -180,7 +231,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpoint(where, f"damaged ({reason})", todo) from error
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedCheckpoint(where, f"damaged ({error!r})", todo) from error
-    if path.name != checkpoint_path(Path(), step).name:
+    if path.name != step_name(step):
         raise DamagedCheckpoint(where, f"damaged (says step {step})", todo)
     return Checkpoint(path, step, meta)
 

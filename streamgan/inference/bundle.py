@@ -20,7 +20,7 @@ from safetensors.torch import save
 import streamgan
 from streamgan.core.digests import check_file
 from streamgan.core.errors import CheckpointError, ConfigError, file_error
-from streamgan.core.run_folder import sealed
+from streamgan.core.run_folder import EMA, META, sealed
 from streamgan.core.storage.files import json_bytes, sha256_file, sync_directory, temporary_path
 from streamgan.core.storage.hub import BUNDLED
 
@@ -74,7 +74,7 @@ def bundle_files(weights: Weights, *, title: str, form: Form = AS_IT_IS) -> dict
     """Name -> content, or the file to copy: the bundle of loaded weights, with what lies beside them."""
     files: dict[str, bytes | Path] = {BUNDLED: formed(weights.path, form)}
     folder = weights.path.parent
-    if form == AS_IT_IS and weights.path.name in (BUNDLED, "ema.safetensors"):
+    if form == AS_IT_IS and weights.path.name in (BUNDLED, EMA):
         files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
     if metrics := _metrics(folder):
         files["metrics.json"] = json_bytes(metrics)
@@ -165,7 +165,7 @@ def _about(weights: Weights) -> dict[str, Any]:
 
 def _metrics(folder: Path) -> dict[str, float]:
     """The validation figures of the checkpoint or bundle in `folder`, if it is one."""
-    for name, read in (("metrics.json", dict), ("meta.json", lambda meta: meta.get("validation") or {})):
+    for name, read in (("metrics.json", dict), (META, lambda meta: meta.get("validation") or {})):
         if (folder / name).is_file():
             check_file(folder / name)
             try:

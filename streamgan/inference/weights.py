@@ -11,11 +11,9 @@ from torch import nn
 from streamgan.core.color import HEADS, Head
 from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, ConfigError
-from streamgan.core.run_folder import DamagedCheckpoint, best_first, check_files, list_checkpoints, pass_over
+from streamgan.core.run_folder import EMA, choose_checkpoint
 from streamgan.core.storage.hub import BUNDLED, model_path
 from streamgan.models import GENERATORS, choose
-
-EMA = "ema.safetensors"  # in a checkpoint, what colours
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,7 @@ def find_weights(model: Path | str, which: str = "best") -> Path:
         if (path / name).is_file():
             require_list(path)
             return _alone(path / name, which)
-    checkpoints = list_checkpoints(path)
-    if not checkpoints:
-        raise CheckpointError(
-            path, "no checkpoint here", "give a run folder, a checkpoint or a .safetensors file"
-        )
-    wanted = {"best": best_first(checkpoints), "last": checkpoints[::-1]}.get(which)
-    if wanted is None:
-        wanted = [one for one in checkpoints if str(one.step) == which.lstrip("0")]
-    if not wanted:
-        have = ", ".join(str(one.step) for one in checkpoints)
-        raise CheckpointError(path, f"no checkpoint {which!r}", f"choose best, last or a step of {have}")
-    for checkpoint in wanted[:-1]:
-        try:
-            check_files(checkpoint, [EMA])
-            return checkpoint.path / EMA
-        except DamagedCheckpoint as error:
-            pass_over(checkpoint.path, error, newest=False)
-    check_files(wanted[-1], [EMA])
-    return wanted[-1].path / EMA
+    return choose_checkpoint(path, which, [EMA]).path / EMA
 
 
 def _alone(path: Path, which: str) -> Path:

@@ -19,6 +19,7 @@ from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.logs import say
 from streamgan.core.run_folder import (
+    CONFIG,
     Checkpoint,
     DamagedCheckpoint,
     best_first,
@@ -203,7 +204,7 @@ def diverged(run: Path, step: int, bad_steps: int) -> StreamganError:
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """`RUN/config.yaml`, the resolved configuration."""
-    with atomic_write(run / "config.yaml") as file:
+    with atomic_write(run / CONFIG) as file:
         file.write(dump_yaml(config).encode())
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from streamgan.core.logs import say
+from streamgan.core.run_folder import DAMAGED_SUFFIX, METRICS
 from streamgan.core.storage.files import atomic_write
-
-NAME, DAMAGED_NAME = "metrics.jsonl", "metrics.jsonl.damaged"
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -22,7 +21,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 def read_history(run: Path) -> list[dict[str, Any]]:
     """The lines of a run that can be read."""
-    rows = map(parse_line, (run / NAME).read_bytes().splitlines())
+    rows = map(parse_line, (run / METRICS).read_bytes().splitlines())
     return [row for row in rows if row is not None]
 
 
@@ -31,7 +30,7 @@ def cut_history(run: Path, step: int) -> None:
 
     A last line without an end is what a killed process leaves, and is dropped.
     """
-    path, kept, bad, first = run / NAME, b"", b"", 0
+    path, kept, bad, first = run / METRICS, b"", b"", 0
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines, 1):
         row = parse_line(line)
@@ -40,9 +39,10 @@ def cut_history(run: Path, step: int) -> None:
         elif number < len(lines):
             bad, first = bad + line + b"\n", first or number
     if bad:
-        with open(run / DAMAGED_NAME, "ab") as file:
+        aside = path.with_name(path.name + DAMAGED_SUFFIX)
+        with open(aside, "ab") as file:
             file.write(bad)
         count = bad.count(b"\n")
-        say(f"{path}: {count} lines cannot be read, the first is line {first}; moved to {DAMAGED_NAME}")
+        say(f"{path}: {count} lines cannot be read, the first is line {first}; moved to {aside.name}")
     with atomic_write(path) as file:
         file.write(kept)

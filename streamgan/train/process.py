@@ -1,7 +1,6 @@
 """A training process among others: who owns the run folder, and how it is asked to stop."""
 
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -20,6 +19,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError, file_error, is_of_file_system
+from streamgan.core.run_folder import LOCK
+from streamgan.core.storage.locks import close_descriptor, is_at, open_descriptor, try_lock
 
 from .output import noticing_a_closed_console
 
@@ -27,7 +28,6 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 SAME_S = 1.0
-_held: set[IO[str]] = set()  # open lock files
 
 
 @contextmanager
@@ -42,32 +42,20 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
         return
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / ".lock", "w")  # noqa: SIM115
+        lock = open_descriptor(run / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         what = "cannot be the folder of a run"
         raise file_error(error, run, what=what, kind=ConfigError) from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                run, "another process trains here", "wait for it, or choose another run.dir"
-            ) from None
-        _held.add(file)
-        try:
-            yield
-        finally:
-            _held.discard(file)
-        if not _is_still_there(run / ".lock", file):
+    try:
+        if not try_lock(lock):
+            what = "another process trains here"
+            raise CheckpointError(run, what, "wait for it, or choose another run.dir")
+        yield
+        if not is_at(lock, run / LOCK):
             what = "was removed, or another folder put in its place, while the run wrote to it"
             raise CheckpointError(run, what, "start the run again with a folder of its own")
-
-
-def _is_still_there(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except OSError:
-        return False
+    finally:
+        close_descriptor(lock)
 
 
 def keep_freed_memory() -> None:
@@ -80,14 +68,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
         mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)  # what is smaller comes from the heap
-
-
-def _let_go() -> None:
-    while _held:
-        _held.pop().close()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def stop_with_launcher() -> None:

@@ -16,12 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from streamgan.core.logs import progress, say
+from streamgan.core.run_folder import METRICS, SAMPLES, step_name
 from streamgan.core.storage.download import num_retries
 from streamgan.core.storage.files import atomic_write
 from streamgan.data.bottleneck import BottleneckAdvice, sample_ms
 from streamgan.data.loader import Loader
 
-from .history import NAME, cut_history
+from .history import cut_history
 
 
 class Interval:
@@ -100,9 +101,9 @@ class RunReport:
         self._run, self.active = run, active
         if not active:
             return
-        self._jsonl = run / NAME
+        self._jsonl = run / METRICS
         cut_history(run, start_step)
-        (run / "samples").mkdir(exist_ok=True)  # what is in its way is found before the work
+        (run / SAMPLES).mkdir(exist_ok=True)  # what is in its way is found before the work
         self._excepthook, threading.excepthook = threading.excepthook, self._of_a_thread
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
         # Elsewhere than on a terminal the line of every interval tells the same.
@@ -153,7 +154,7 @@ class RunReport:
 
         grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=2)
         self._board.add_image(tag, grid, step)
-        with atomic_write(self._run / "samples" / f"step-{step:08d}.png") as file:
+        with atomic_write(self._run / SAMPLES / f"{step_name(step)}.png") as file:
             save_image(grid, file, format="png")
 
     def __enter__(self) -> "RunReport":

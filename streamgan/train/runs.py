@@ -1,7 +1,5 @@
 """What has become of runs: read from their folders, which hold all that is known."""
 
-import fcntl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +7,10 @@ from typing import Any, Literal
 import yaml
 
 from streamgan.core.errors import CheckpointError
-from streamgan.core.run_folder import best_first, list_checkpoints
+from streamgan.core.run_folder import CONFIG, LOCK, METRICS, best_first, list_checkpoints
+from streamgan.core.storage.locks import try_lock
 
-from .history import NAME, parse_line
+from .history import parse_line
 
 State = Literal["running", "done", "stopped", "empty", "damaged"]
 
@@ -33,21 +32,10 @@ class RunInfo:
     updated: float
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """Run folders at `folder` and below, by name."""
-    if (folder / "config.yaml").is_file():
-        yield folder
-        return
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and not path.is_symlink():
-                yield from find_runs(path)
-
-
 def read_run(path: Path) -> RunInfo:
     """The state of one run: running (a process holds its lock), done, stopped before its end, ..."""
     try:
-        run = yaml.safe_load((path / "config.yaml").read_text())["run"]
+        run = yaml.safe_load((path / CONFIG).read_text())["run"]
         metric, total, epochs = run["best_metric"], run["steps"], run["epochs"]
         checkpoints = list_checkpoints(path)
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, CheckpointError):
@@ -67,19 +55,16 @@ def read_run(path: Path) -> RunInfo:
 
 def _is_locked(path: Path) -> bool:
     try:
-        with open(path / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with open(path / LOCK) as file:
+            return not try_lock(file, shared=True)
     except OSError:
         return False
-    return False
 
 
 def _last_line(path: Path) -> dict[str, Any]:
     """The last line of metrics.jsonl that can be read; empty where there is none."""
     try:
-        with open(path / NAME, "rb") as file:
+        with open(path / METRICS, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 20_000))
             rows = map(parse_line, file.read().splitlines())

@@ -8,13 +8,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from streamgan.core.logs import say
+from streamgan.core.run_folder import PROFILE
 
 
 class Trace:
     """Records steps `first` to `last` of the run (both included); None: nothing. On the main process only."""
 
     def __init__(self, run: Path, steps: tuple[int, int] | None, *, active: bool):
-        self._folder = run / "profile"
+        self._folder = run / PROFILE
         self._first, self._last = steps if steps and active else (0, -1)
         self._profile: profile | None = None
 

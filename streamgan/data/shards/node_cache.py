@@ -13,7 +13,6 @@ sha256 was checked. Children of a fork close these descriptors at once: a copy w
 space of evicted files, alive. The folder must be on a disk of this machine.
 """
 
-import fcntl
 import math
 import os
 import time
@@ -25,10 +24,10 @@ from typing import Literal, NamedTuple
 
 from streamgan.core.errors import DataError
 from streamgan.core.logs import say
+from streamgan.core.storage.locks import close_descriptor, is_at, is_open, open_descriptor, try_lock
 
 LOCK_TIMEOUT_S = 60.0
 _POLL_S = 0.002
-_descriptors: set[int] = set()  # open in this process, of no use to its children
 
 
 class Deleted(DataError):
@@ -52,45 +51,6 @@ class Claim(NamedTuple):
 
     state: Literal["there", "mine", "busy", "full"]
     descriptor: int = -1
-
-
-def open_descriptor(path: Path, flags: int) -> int:
-    """`os.open`; the descriptor does not survive a fork."""
-    descriptor = os.open(path, flags, 0o666)
-    _descriptors.add(descriptor)
-    return descriptor
-
-
-def close_descriptor(descriptor: int) -> None:
-    """Unlock and close. Nothing if a fork has closed it."""
-    if descriptor in _descriptors:
-        _descriptors.discard(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # for copies in children that have yet to close them
-        os.close(descriptor)
-
-
-def _close_inherited() -> None:
-    for descriptor in _descriptors:
-        os.close(descriptor)
-    _descriptors.clear()
-
-
-os.register_at_fork(after_in_child=_close_inherited)
-
-
-def _try_lock(descriptor: int) -> bool:
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether what is open still lies at `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 class NodeCache:
@@ -142,7 +102,7 @@ class NodeCache:
                     return Claim("full")
                 flags |= os.O_CREAT | os.O_EXCL
             descriptor = open_descriptor(part, flags)
-            if not _try_lock(descriptor):
+            if not try_lock(descriptor):
                 close_descriptor(descriptor)
                 return Claim("busy")
             lease._add(blob.sha256)
@@ -152,7 +112,7 @@ class NodeCache:
         """The download behind `descriptor` is whole and right: give it its name. False if it was deleted."""
         os.fsync(descriptor)
         with self._locked():
-            if there := _is_at(descriptor, self._part(blob)):
+            if there := is_at(descriptor, self._part(blob)):
                 os.replace(self._part(blob), self.path(blob.sha256))
         close_descriptor(descriptor)
         return there
@@ -202,7 +162,7 @@ class NodeCache:
             with suppress(FileNotFoundError):
                 descriptor = open_descriptor(path, os.O_RDONLY)
                 try:
-                    if _try_lock(descriptor):
+                    if try_lock(descriptor):
                         path.unlink(missing_ok=True)
                     else:
                         found.update(path.read_text().split())
@@ -230,7 +190,7 @@ class NodeCache:
         descriptor = self._open_lock()
         try:
             deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while not (locked := _try_lock(descriptor)) or not _is_at(descriptor, self.folder / "lock"):
+            while not (locked := try_lock(descriptor)) or not is_at(descriptor, self.folder / "lock"):
                 if time.monotonic() > deadline:
                     what = f"locked by another process for {LOCK_TIMEOUT_S:.0f} s"
                     todo = "end that process, or choose another data.cache"
@@ -263,7 +223,7 @@ class CacheLease:
     @property
     def valid(self) -> bool:
         """Not so when closed, or in a child of the process that took it."""
-        return self._pid == os.getpid() and self._descriptor in _descriptors
+        return self._pid == os.getpid() and is_open(self._descriptor)
 
     def drop(self, hashes: Iterable[str]) -> None:
         """No longer needed."""
@@ -279,7 +239,7 @@ class CacheLease:
 
     def _open(self) -> None:
         self._descriptor = open_descriptor(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        _try_lock(self._descriptor)
+        try_lock(self._descriptor)
 
     def _renew(self) -> None:
         """Be there again if somebody has deleted it."""

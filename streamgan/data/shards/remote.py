@@ -24,11 +24,12 @@ from isal import isal_zlib
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError
 from streamgan.core.storage.download import read_range, read_whole, size_of
+from streamgan.core.storage.locks import close_descriptor, open_descriptor
 from streamgan.core.storage.remote import join, redacted
 from streamgan.data.format import Sample, SplitEntry, idx_name, load_index, parse_idx
 
 from .coalesce import ByteRange, Coming
-from .node_cache import Blob, Deleted, NodeCache, close_descriptor, open_descriptor
+from .node_cache import Blob, Deleted, NodeCache
 from .verified_download import MAX_DOWNLOADS, RESTORE, Spans, fill, sha256_of
 
 DEFAULT_CACHE, DEFAULT_CACHE_GB = "~/.cache/streamgan/shards", 50.0

@@ -4,7 +4,6 @@ The order of results means nothing, and nothing but the unit itself may influenc
 commits itself on the disk, so an engine that is stopped loses only what was in flight.
 """
 
-import fcntl
 import os
 import signal
 import threading
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -21,6 +20,7 @@ from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.machine import usable_cores
+from streamgan.core.storage.locks import try_lock, wait_for_lock
 from streamgan.core.storage.objects import ObjectPath, Place
 from streamgan.sharding.unit.plan import Unit
 
@@ -140,14 +140,14 @@ def _wait_for_lock(path: Path, deadline: float) -> None:
     with open(path, "ab") as lock:
         while True:
             try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    what = f"workers of an earlier run are still alive after {ORPHANS_TIMEOUT_S:.0f} s"
-                    todo = "end them, then run the same command again"
-                    raise ConfigError(path.parent.parent, what, todo) from None
+                if try_lock(lock):
+                    return
             except OSError:
-                return None  # a file system without locks, of which `folder.locked` has spoken
+                return  # a file system without locks, of which `folder.locked` has spoken
+            if time.monotonic() > deadline:
+                what = f"workers of an earlier run are still alive after {ORPHANS_TIMEOUT_S:.0f} s"
+                todo = "end them, then run the same command again"
+                raise ConfigError(path.parent.parent, what, todo)
             time.sleep(0.02)
 
 
@@ -206,8 +206,7 @@ def _start_worker(task: Task, read_end: Connection, lock: Lock, board: _Board) -
     _task = task
     if lock:
         _worker_lock = open(lock, "rb")  # noqa: SIM115 - released by the kernel when the process ends
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(_worker_lock, fcntl.LOCK_SH)
+        wait_for_lock(_worker_lock, shared=True)
     if read_end.poll():  # closed already: another run may own the folder by now
         os._exit(1)
     threading.Thread(target=_stop_when_closed, args=(read_end,), daemon=True).start()

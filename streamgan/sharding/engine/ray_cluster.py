@@ -5,16 +5,16 @@ where nobody can see it: both write under temporary names of their own, commit i
 same bytes. The nodes share the folder of the set, or write to a bucket; the source has the same path on all.
 """
 
-import fcntl
 import logging
 import socket
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError
+from streamgan.core.storage.locks import wait_for_lock
 from streamgan.sharding.unit.plan import Unit
 
 from .local import PULSE_S, Lock, Pulse, Results, Task, Watch
@@ -81,8 +81,7 @@ def _hold(stack: ExitStack, lock: Path) -> None:
         what = f"cannot be seen by node {socket.gethostname()} of the cluster ({error.strerror})"
         todo = "choose an --out that all nodes share, or s3://BUCKET/PREFIX"
         raise DataError(lock.parent.parent, what, todo) from error
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_SH)
+    wait_for_lock(file, shared=True)
 
 
 def _result(ray: Any, reference: Any, unit: int) -> dict[str, Any]:

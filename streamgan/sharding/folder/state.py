@@ -8,13 +8,11 @@ uploads that are not complete.
 """
 
 import errno
-import fcntl
 import hashlib
-import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from streamgan.core.storage.files import (
     sync_directory,
     write_json,
 )
+from streamgan.core.storage.locks import is_at, try_lock, wait_for_lock
 from streamgan.core.storage.objects import ObjectPath, Place
 from streamgan.data.format import (
     FORMAT,
@@ -170,12 +169,12 @@ def locked(work: Place, part: Part | None = None) -> Iterator[StillOurs]:
     wait = "wait for it, or choose another --out"
     with ExitStack() as stack:
         if part is None:
-            _hold(stack, work, LOCK, fcntl.LOCK_EX, "another sharder is writing here", wait)
+            _hold(stack, work / LOCK, "another sharder is writing here", wait)
             forget_count(work)
         else:
-            _hold(stack, work, LOCK, fcntl.LOCK_SH, "a sharder without --part is writing here", wait)
-            what, name = f"part {part} is running already", f"part-{part.label}.lock"
-            _hold(stack, work, name, fcntl.LOCK_EX, what, "wait for it, or run another part")
+            _hold(stack, work / LOCK, "a sharder without --part is writing here", wait, shared=True)
+            what, path = f"part {part} is running already", work / f"part-{part.label}.lock"
+            _hold(stack, path, what, "wait for it, or run another part")
         yield lambda: None
 
 
@@ -188,21 +187,22 @@ def _conflict(part: Part | None, other: str) -> str | None:
     return f"part {part} is running already" if other == part.label else None
 
 
-def _hold(stack: ExitStack, work: Path, name: str, mode: int, what: str, todo: str) -> None:
-    """Lock a file of `work` until `stack` is left, or ConfigError saying `what` and `todo`."""
-    busy = ConfigError(work.parent, what, todo)
+def _hold(stack: ExitStack, path: Path, what: str, todo: str, *, shared: bool = False) -> None:
+    """Lock a file of the work folder until `stack` is left, or ConfigError saying `what` and `todo`."""
+    root = path.parents[1]
+    busy = ConfigError(root, what, todo)
     try:
-        lock = stack.enter_context(open(work / name, "ab"))  # noqa: SIM115 - the stack closes it
+        lock = stack.enter_context(open(path, "ab"))  # noqa: SIM115 - the stack closes it
     except FileNotFoundError:  # a run that has just finished has removed the folder
         raise busy from None
     try:
-        fcntl.flock(lock, mode | fcntl.LOCK_NB)
+        if not try_lock(lock, shared=shared):
+            raise busy
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise busy from None
-        say(f"{work.parent}: this file system has no locks; make sure yourself that no other run writes here")
-    # or only the file, between our open and our lock
-    if not (work / name).exists() or os.fstat(lock.fileno()).st_ino != (work / name).stat().st_ino:
+        say(f"{root}: this file system has no locks; make sure yourself that no other run writes here")
+    if not is_at(lock, path):  # or only the file, between our open and our lock
         raise busy
 
 
@@ -218,8 +218,7 @@ def claim(root: Place, identity: dict[str, Any], num_units: int) -> None:
     with ExitStack() as stack:
         # parts begin at the same time: one of them writes the plan, the others find it
         lock = stack.enter_context(open(root / WORK / CLAIM_LOCK, "ab"))
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock)
         if not path.exists():
             _refuse_strays(root)
             write_json(path, plan)
