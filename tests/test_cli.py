@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -20,6 +21,15 @@ from streamgan.cli.output import emit, run_command, table
 from streamgan.core.errors import ConfigError
 from streamgan.data.format import read_manifest
 
+AGAIN, CONTINUES = "the same command starts again", "the same command continues"
+ENDED = [  # a command line, what it calls first, what is said of a command that a signal has ended there
+    ("evaluate @text.safetensors --shards @shards", "streamgan.inference.weights.find_weights", AGAIN),
+    ("inspect @shards", "streamgan.data.inspect.inspect", AGAIN),
+    ("bench loader @shards", "streamgan.data.bottleneck.decode_ceiling", AGAIN),
+    ("demo --out @out", "streamgan.cli.demo_photos.write_parquet", CONTINUES),
+    ("runs @empty", "streamgan.core.run_folder.find_runs", AGAIN),
+    ("compare --config @recipe.yaml --out @out", "streamgan.compare.settings.load_comparison", CONTINUES),
+]
 EXIT = {"CheckFailed": 1, "UsageError": 2, "ConfigError": 2, "DataError": 3, "CheckpointError": 4}
 
 
@@ -397,6 +407,22 @@ def test_an_error_of_the_file_system_is_one_line_with_the_advice_that_helps(run,
     line = f"{tmp_path}/file/a: Not a directory; {advice}"
     assert result.stderr == f"error: {line}\n"
     assert result.stdout == "" if not extra else json.loads(result.stdout)["error"]["message"] == line
+
+
+@pytest.mark.parametrize(("line", "called", "todo"), ENDED, ids=[line for line, *_ in ENDED])
+def test_a_signal_ends_every_command_with_one_line_and_its_code(run, places, line, called, todo, monkeypatch):
+    def ended(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the command goes on")
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # the test outlives a command that does nothing
+    try:
+        monkeypatch.setattr(called, ended)
+        result = run(*words(line, places))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.code == 128 + signal.SIGTERM
+    assert result.stderr.splitlines()[-1] == f"error: ended by SIGTERM; {todo}"
 
 
 def test_an_error_of_the_network_that_nobody_expected_keeps_its_traceback(monkeypatch):

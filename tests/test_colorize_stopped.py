@@ -1,6 +1,7 @@
 """A `streamgan colorize` that is ended, or cannot write: nothing half-written, one line, an exit code."""
 
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -103,6 +104,25 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(model, photo, tmp_path, run_
     assert f"{out / name}: cannot be written (No space left on device); make room" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [2000, 20000])
+@pytest.mark.parametrize("name", ["film.mp4", "film.mov", "film.mkv"])
+def test_a_film_that_a_disk_has_no_room_for_is_one_line(model, tmp_path, run_as_program, name, limit):
+    pytest.importorskip("av")
+    from test_colorize_films import write_film
+
+    write_film(tmp_path / name, sound=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # no file may grow beyond it
+    try:
+        done = run_as_program("colorize", tmp_path / name, "--model", model, "--out", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.code == 3
+    assert f"{tmp_path / 'out' / name}: cannot be written (File too large); " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert files_in(tmp_path / "out") == set()
 
 
 @pytest.mark.parametrize(

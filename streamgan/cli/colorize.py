@@ -8,12 +8,15 @@ from streamgan.core.errors import CheckFailed
 
 from .options import Command, Count, Number, device_option, ready_model
 from .output import emit
-from .stopping import stop_on_signals
 
 _NAMED_FAILURES = 1000  # in the JSON report
 
 
-@click.command(cls=Command, short_help="Colour photos at their own resolution and luminance.")
+@click.command(
+    cls=Command,
+    on_stop="the same command with --skip-existing continues",
+    short_help="Colour photos at their own resolution and luminance.",
+)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--model",
@@ -73,7 +76,6 @@ def colorize(
     from streamgan.inference.inputs import Inputs, counted
     from streamgan.inference.pipeline import color_files
 
-    stop_on_signals("the same command with --skip-existing continues")
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
     failed: dict[str, str] = {}
     counts = {"colored": 0, "skipped": 0, "failed": 0}

@@ -8,7 +8,11 @@ from .options import Command, LocalPath
 from .output import emit, table
 
 
-@click.command(cls=Command, short_help="Train recipes under one budget and put them in one table.")
+@click.command(
+    cls=Command,
+    on_stop="the same command continues",
+    short_help="Train recipes under one budget and put them in one table.",
+)
 @click.option(
     "--config",
     "-c",

@@ -27,7 +27,11 @@ TRAINING = [  # launch/recipes/finetune.yaml, which an installed wheel does not 
 ]  # fmt: skip
 
 
-@click.command(cls=Command, short_help="The whole journey on real photographs, in minutes, on a CPU.")
+@click.command(
+    cls=Command,
+    on_stop="the same command continues",
+    short_help="The whole journey on real photographs, in minutes, on a CPU.",
+)
 @click.option(
     "--out",
     type=LocalPath(file_okay=False, path_type=Path),

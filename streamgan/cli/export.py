@@ -8,10 +8,13 @@ from streamgan.core.errors import ConfigError
 
 from .options import Command, Number
 from .output import emit
-from .stopping import stop_on_signals
 
 
-@click.command(cls=Command, short_help="Export a model: bundle, safetensors, ONNX or torch.export.")
+@click.command(
+    cls=Command,
+    on_stop="nothing was written; the same command tries again",
+    short_help="Export a model: bundle, safetensors, ONNX or torch.export.",
+)
 @click.argument("run", type=click.Path())
 @click.option(
     "--to", "kind",
@@ -53,7 +56,6 @@ def export(
     if form != AS_IT_IS and kind in ("onnx", "torch"):
         what = f"are for a bundle or safetensors (got --to {kind})"
         raise ConfigError("--half, --size and --saturation", what, "leave them out")
-    stop_on_signals("nothing was written; the same command tries again")
     weights = load_weights(find_weights(run, checkpoint))
     refuse_existing(out)
     result = {}

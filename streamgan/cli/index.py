@@ -4,7 +4,6 @@ import click
 
 from .options import Command, Number
 from .output import emit
-from .stopping import stop_on_signals
 
 
 @click.command(cls=Command)
@@ -55,7 +54,6 @@ def index(folder, out, color, gray, split, max_bad, as_json):
     from streamgan.core.storage.remote import redacted
     from streamgan.sharding.foreign.build import index as make_index
 
-    stop_on_signals("the same command starts again")
     color, gray = (tuple(name.lower().lstrip(".") for name in names) for names in (color, gray))
     if "://" in (out or ""):
         raise ConfigError(

@@ -7,11 +7,25 @@ from typing import Any
 
 import click
 
+from .stopping import stop_on_signals
+
 MAX_COUNT = 10**12
 
 
 class Command(click.Command):
-    """A command that refuses an option given twice, where the second would replace the first in silence."""
+    """A command that refuses an option given twice, where the second would replace the first in silence.
+
+    Signals end it with `on_stop`, which says how the work goes on; None leaves them to the command.
+    """
+
+    def __init__(self, *args: Any, on_stop: str | None = "the same command starts again", **attributes: Any):
+        super().__init__(*args, **attributes)
+        self._on_stop = on_stop
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if self._on_stop is not None:
+            stop_on_signals(ctx, self._on_stop)
+        return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _, _, given = self.make_parser(ctx).parse_args(list(args))

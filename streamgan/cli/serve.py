@@ -11,10 +11,13 @@ from streamgan.core.errors import ConfigError
 
 from .options import Command, Count, device_option, ready_model
 from .output import emit
-from .stopping import stop_on_signals
 
 
-@click.command(cls=Command, short_help="A page in the browser to try models on.")
+@click.command(
+    cls=Command,
+    on_stop="uploads and results are removed",
+    short_help="A page in the browser to try models on.",
+)
 @click.option(
     "--model", "models", multiple=True, metavar="[NAME=]MODEL",
     help="As for colorize; several times for models side by side.  [default: the one that comes along]",
@@ -65,7 +68,6 @@ def serve(
 
     from streamgan.inference.page import build_page, theme
 
-    stop_on_signals("uploads and results are removed")
     # No photo outlives the server; a request that is under way may still write.
     with tempfile.TemporaryDirectory(prefix="streamgan-serve-", ignore_cleanup_errors=True) as files:
         os.environ.update(GRADIO_TEMP_DIR=files)

@@ -10,7 +10,6 @@ from streamgan.core.machine import usable_cores
 
 from .options import Command, Count, Number
 from .shard_report import report, report_part
-from .stopping import stop_on_signals
 
 _LARGEST = 2**63 - 1  # what other readers of a manifest can hold
 _PIXEL_LIMIT = (
@@ -18,7 +17,7 @@ _PIXEL_LIMIT = (
 )
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, on_stop="the same command continues")
 @click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option(
     "--out",
@@ -185,7 +184,6 @@ def shard(
     from streamgan.sharding.run import shard as make_set
     from streamgan.sharding.unit.sizes import parse_size
 
-    stop_on_signals("the same command continues")
     if only_finish:
         return report(out, finish(out, max_bad=max_bad), as_json)
     shard_bytes = parse_size(shard_size) if shard_size is not None else None

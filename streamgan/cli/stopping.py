@@ -16,8 +16,8 @@ class Stop(KeyboardInterrupt):
         self.number, self.todo = number, todo
 
 
-def stop_on_signals(todo: str) -> None:
-    """Until the command ends, let signals raise Stop; those that are ignored already (nohup) stay ignored."""
+def stop_on_signals(context: click.Context, todo: str) -> None:
+    """Let signals raise Stop until the command of `context` ends; ignored ones (nohup) stay ignored."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stop(number, todo)
@@ -31,7 +31,7 @@ def stop_on_signals(todo: str) -> None:
         for number in taken:
             signal.signal(number, before[number])
 
-    click.get_current_context().call_on_close(restore)
+    context.call_on_close(restore)
 
 
 def told(error: BaseException) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from .options import Command
 from .output import emit, run_command
 
 
-@click.command(cls=Command, short_help="Train a colorization GAN, or continue a run.")
+@click.command(cls=Command, on_stop=None, short_help="Train a colorization GAN, or continue a run.")
 @click.option(
     "--config", "-c", type=click.Path(), help="YAML recipe; launch/recipes has one for every model."
 )

@@ -4,7 +4,8 @@ Frames are coloured upright and at their size, encoded as H.264 of 8 bits. Needs
 ffmpeg.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -46,14 +47,50 @@ def color_video(colorizer: Colorizer, source: Path, target: Path) -> Made:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open_film(source) as (film, damage), atomic_write(target) as file:
-            return _color(colorizer, film, damage, first, file, format=_FORMATS[target.suffix.lower()])
+            output = _Output(file)
+            made = _color(colorizer, film, damage, first, output, format=_FORMATS[target.suffix.lower()])
+            output.check()
+            return made
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
             raise
         raise ValueError(f"cannot be encoded ({error.strerror})") from error
 
 
-def _color(colorizer: Colorizer, film: Any, damage: str, first: Any, file: BinaryIO, *, format: str) -> Made:
+class _Output:
+    """The file of the result as ffmpeg writes it. `check` raises what the disk has refused.
+
+    An error in here would reach nobody: PyAV prints a second one as a traceback, and puts its own words in
+    the place of the first.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self._try(lambda: self._file.write(data))
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:  # flushes, so it may be refused too
+        return self._try(lambda: self._file.seek(offset, whence)) or 0
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def check(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+
+    def _try(self, action: Callable[[], int]) -> int | None:
+        try:
+            return action() if self._refused is None else None
+        except OSError as error:
+            self._refused = error
+            return None
+
+
+def _color(colorizer: Colorizer, film: Any, damage: str, first: Any, file: _Output, *, format: str) -> Made:
     import av
 
     from .film import BYTES, Reading, picture_stream
@@ -75,6 +112,7 @@ def _color(colorizer: Colorizer, film: Any, damage: str, first: Any, file: Binar
             frames += reading.frames(packet)
             if len(frames) >= colorizer.batch:
                 writer.write(_colored(colorizer, smooth, frames))
+                file.check()
                 frames = []
         writer.write(_colored(colorizer, smooth, frames))
         writer.finish()
