@@ -10,7 +10,7 @@ from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.train import build
 from streamgan.train.build import check_models, set_learning_rates
 from streamgan.train.loop import train
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.terms import build_losses
 
 SMALL = ("run.steps=10", "data.size=32", "model.generator=resnet18_unet", "model.width=4", "model.norm=batch")
 
@@ -24,15 +24,13 @@ def moved(*more: str) -> dict[str, torch.Tensor]:
     """How far each tensor of the generator goes in three steps, relative to the rate of the decoder, 0.01."""
     config, networks = make(*more, "optim.lr_g=0.01")
     before = {name: tensor.clone() for name, tensor in networks.plain_generator.state_dict().items()}
-    train_step = GanStep(
-        Accelerator(cpu=True), networks, build.build_head(config), build.build_losses(config)
-    )
+    train_step = build.build_step(config, Accelerator(cpu=True), networks, build_losses(config))
     color = torch.randint(
         0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     for step in range(3):
         set_learning_rates(networks, config, 1.0)
-        train_step(color, None, settings=StepSettings(step=step, seed=0, adversarial_weight=0))
+        train_step(color, None, step=step, adversarial_weight=0)
     after = networks.plain_generator.state_dict()
     return {name: (after[name] - tensor).abs().max() / 0.03 for name, tensor in before.items()}
 

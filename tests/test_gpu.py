@@ -25,7 +25,8 @@ from streamgan.losses import r1_penalty
 from streamgan.models import GENERATORS
 from streamgan.train import build
 from streamgan.train.loop import train
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.step import GanStep
+from streamgan.train.terms import build_losses
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,12 +59,13 @@ def small_step(*more: str, accelerator: Accelerator | None = None):
     config = load_config(None, [*WORDS, *more])
     accelerator = accelerator or build.start_accelerator(config)
     networks = build.build_networks(config, accelerator)
-    train_step = GanStep(accelerator, networks, HEADS["lab"], build.build_losses(config))
-    color = images().to(accelerator.device)
+    color, chosen = images().to(accelerator.device), build_losses(config)
 
     def call(number: int, **options):
-        one = StepSettings(step=number, seed=0, adversarial_weight=0.1, clip_g=1.0, clip_d=1.0, **options)
-        return train_step(color, None, settings=one)
+        train_step = GanStep(
+            accelerator, networks, HEADS["lab"], chosen, seed=0, clip_g=1.0, clip_d=1.0, **options
+        )
+        return train_step(color, None, step=number, adversarial_weight=0.1)
 
     return call, networks
 

@@ -20,6 +20,8 @@ from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.models.query_decoder import sine_positions
 from streamgan.train import build
 from streamgan.train.schedule import learning_rate_factor
+from streamgan.train.step import GanStep
+from streamgan.train.terms import MicroBatch, build_losses
 
 OUTPUTS = {
     "unet": ((1, 2, 256, 256), [
@@ -171,16 +173,13 @@ def test_published_positions_lie_half_a_pixel_further_with_sines_and_cosines_in_
 def test_a_discriminator_that_judges_photos_sees_real_ones_saturated(monkeypatch):
     words = ["loss.judge=photo", "loss.real_saturation=1.2", "loss.gan_weight=1"]
     config = load_config(None, ["run.steps=1", *words])
-    losses = build.build_losses(config)
+    losses = build_losses(config)
     assert (losses.judge_photos, losses.real_saturation) == (True, 1.2)
-    from streamgan.train.step import GanStep, MicroBatch
-
-    step = GanStep(None, None, HEADS["lab"], losses)  # type: ignore[arg-type]
+    step = GanStep(None, None, HEADS["lab"], losses, seed=0)  # type: ignore[arg-type]
     photo = torch.randint(60, 190, (2, 3, 8, 8), dtype=torch.uint8)
-    given, target = HEADS["lab"].encode(photo, None)
-    micro = MicroBatch(given, target, 0)
-    torch.testing.assert_close(step._judged(micro, target), unit_rgb(photo), atol=1e-3, rtol=0)
-    judged = step._judged(micro, target, real=True)
+    real = MicroBatch(HEADS["lab"], *HEADS["lab"].encode(photo, None), saturation=losses.real_saturation)
+    torch.testing.assert_close(step._view(real, real.target_BCHW), unit_rgb(photo), atol=1e-3, rtol=0)
+    judged = step._view(real)
     torch.testing.assert_close(judged, saturate(unit_rgb(photo), 1.2), atol=2e-3, rtol=0)
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     torch.testing.assert_close((judged * luma).sum(1), (unit_rgb(photo) * luma).sum(1), atol=2e-3, rtol=0)

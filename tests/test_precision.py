@@ -14,7 +14,8 @@ from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.train import build
 from streamgan.train.loop import train
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.step import GanStep
+from streamgan.train.terms import build_losses
 
 SCALE = 1024.0
 
@@ -31,14 +32,15 @@ def fp16_accelerator(*, growth_interval: int = 2000) -> Accelerator:
 class Trainer:
     """Both networks and their step, small."""
 
-    def __init__(self, accelerator: Accelerator, *words: str):
+    def __init__(self, accelerator: Accelerator, *words: str, **more):
         self.config = load_config(None, [*SMALL, *words])
         self.networks = build.build_networks(self.config, accelerator)
-        self._step = GanStep(accelerator, self.networks, HEADS["lab"], build.build_losses(self.config))
+        self._step = GanStep(
+            accelerator, self.networks, HEADS["lab"], build_losses(self.config), seed=0, **more
+        )
 
-    def __call__(self, number: int = 0, **more) -> dict[str, torch.Tensor]:
-        settings = StepSettings(step=number, seed=0, adversarial_weight=0.1, **more)
-        return self._step(images(), None, settings=settings)
+    def __call__(self, number: int = 0) -> dict[str, torch.Tensor]:
+        return self._step(images(), None, step=number, adversarial_weight=0.1)
 
 
 def test_fp16_gives_the_losses_and_gradients_of_fp32_without_reading_a_value(fresh_accelerator, monkeypatch):
@@ -85,7 +87,7 @@ def test_an_overflow_in_one_network_skips_its_step_alone_and_halves_the_scale(fr
 
 
 def test_gradients_are_clipped_after_the_scale_is_taken_out(fresh_accelerator):
-    trainer, seen = Trainer(fp16_accelerator()), {}
+    trainer, seen = Trainer(fp16_accelerator(), clip_g=1e-3, clip_d=2e-3), {}
 
     def keep(name):
         def hook(optimizer, *_):
@@ -96,7 +98,7 @@ def test_gradients_are_clipped_after_the_scale_is_taken_out(fresh_accelerator):
 
     trainer.networks.optimizer_g.optimizer.register_step_pre_hook(keep("g"))
     trainer.networks.optimizer_d.optimizer.register_step_pre_hook(keep("d"))
-    scalars = trainer(0, clip_g=1e-3, clip_d=2e-3)
+    scalars = trainer(0)
     assert seen == pytest.approx({"g": 1e-3, "d": 2e-3}, rel=1e-3)
     assert 1e-3 < scalars["grad/g_norm"] < 10  # before the clipping, without the scale
 

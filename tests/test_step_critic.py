@@ -11,10 +11,11 @@ from training import launch, losses, processes, read_metrics, settings, tiny_con
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
 from streamgan.core.errors import StreamganError
-from streamgan.train import build, schedule
+from streamgan.train import schedule
 from streamgan.train import step as step_module
 from streamgan.train.loop import train
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.step import GanStep
+from streamgan.train.terms import build_losses
 
 CRITIC = ["loss.gan=wgan", "loss.n_critic=3", "run.validate_every=100"]
 
@@ -61,9 +62,10 @@ def shares(monkeypatch, *, world: int, accumulate: int, step: int = 7, seed: int
     for rank in range(world):
         config, accelerator, networks = make("loss.gan=wgan")
         monkeypatch.setattr(Accelerator, "process_index", rank)
-        train_step = GanStep(accelerator, networks, HEADS["lab"], build.build_losses(config))
-        one = StepSettings(step=step, seed=seed, adversarial_weight=0.1, accumulate=accumulate)
-        train_step(images(8 // world), None, settings=one)
+        train_step = GanStep(
+            accelerator, networks, HEADS["lab"], build_losses(config), seed=seed, accumulate=accumulate
+        )
+        train_step(images(8 // world), None, step=step, adversarial_weight=0.1)
     return torch.cat(seen)
 
 

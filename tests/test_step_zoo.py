@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import losses as read_losses
 from training import tiny_config
 
+from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.losses import RECONSTRUCTION, PerceptualLoss
 from streamgan.models import GENERATORS
-from streamgan.train import build
+from streamgan.train import build, terms
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.loop import train
 from streamgan.train.networks import Networks, ema_copy, update_ema
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.step import GanStep
+from streamgan.train.terms import Term, build_losses
 
 
 def options(generator: str) -> list[str]:
@@ -74,22 +77,24 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def meta_step(*words: str, **more) -> dict[str, torch.Tensor]:
+def meta_step(*words: str, accumulate: int = 1, train_generator: bool = True) -> dict[str, torch.Tensor]:
     """One whole step where every tensor is on the meta device: a value read or left on the CPU raises."""
     config = load_config(None, ["run.steps=1", *words])
     with torch.device("meta"):
         generator = build._build_generator(config)
         discriminator = build._build_discriminator(config)
-        chosen = build.build_losses(config)
+        chosen = build_losses(config)
     networks = Networks(
         generator, generator, ema_copy(generator), MetaOptimizer(generator.parameters()),
         discriminator, discriminator, MetaOptimizer(discriminator.parameters()),
     )  # fmt: skip
-    train_step = GanStep(MetaAccelerator(), networks, build.build_head(config), chosen)
+    train_step = GanStep(
+        MetaAccelerator(), networks, build.build_head(config), chosen,
+        seed=0, accumulate=accumulate, clip_g=1.0, clip_d=1.0,
+    )  # fmt: skip
     color = torch.empty(4, 3, 32, 32, dtype=torch.uint8, device="meta")
-    settings = StepSettings(step=0, seed=0, adversarial_weight=0.1, clip_g=1.0, clip_d=1.0, **more)
     with NoWaiting():
-        scalars = train_step(color, None, settings=settings)
+        scalars = train_step(color, None, step=0, adversarial_weight=0.1, train_generator=train_generator)
     update_ema(networks.ema, generator, 0.9)
     assert {value.device.type for value in scalars.values()} == {"meta"}
     assert all(parameter.is_meta for parameter in networks.ema.parameters())
@@ -144,10 +149,9 @@ def test_the_meta_device_finds_what_would_stop_a_gpu(message, mistake, monkeypat
 def real_step(config, networks, chosen, *, number: int = 0, weight: float = 0.1, accumulate: int = 1):
     generator = torch.Generator().manual_seed(5)
     color = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    accelerator = Accelerator(cpu=True)
-    train_step = GanStep(accelerator, networks, build.build_head(config), chosen)
-    settings = StepSettings(step=number, seed=0, adversarial_weight=weight, accumulate=accumulate)
-    return train_step(color, None, settings=settings)
+    head, accelerator = build.build_head(config), Accelerator(cpu=True)
+    train_step = GanStep(accelerator, networks, head, chosen, seed=0, accumulate=accumulate)
+    return train_step(color, None, step=number, adversarial_weight=weight)
 
 
 def make(*words: str):
@@ -159,10 +163,10 @@ def test_the_total_of_the_generator_is_the_weighted_sum_of_its_losses():
     weights = ["loss.rec_weight=3", "loss.colourfulness_weight=0.5", "loss.log_mse_weight=0.2"]
     config, networks = make(*options("unet"), *weights)
     torch.nn.init.normal_(networks.plain_generator.last.weight, 0, 0.1)
-    chosen = build.build_losses(config)
+    chosen = build_losses(config)
     small = torch.nn.Conv2d(3, 2, 3).requires_grad_(False)
-    distance = lambda made, real: (small(made) - small(real)).abs().mean()  # noqa: E731
-    chosen = SimpleNamespace(**{**vars(chosen), "perceptual": distance, "perceptual_weight": 0.25})
+    distance = lambda made: (small(made.photo_B3HW) - small(made.real.photo_B3HW)).abs().mean()  # noqa: E731
+    chosen = replace(chosen, terms=(*chosen.terms, Term("loss/g_perc", 0.25, distance)))
     s = real_step(config, networks, chosen)
     shares = {"g_rec": 3, "g_log_mse": 0.2, "g_perc": 0.25, "g_cf": 0.5, "g_adv": 0.1}
     total = sum(weight * s[f"loss/{tag}"] for tag, weight in shares.items())
@@ -170,11 +174,40 @@ def test_the_total_of_the_generator_is_the_weighted_sum_of_its_losses():
     assert min(s[f"loss/{tag}"].abs() for tag in shares) > 1e-3
 
 
+def test_a_new_loss_is_a_term_that_is_logged_and_moves_the_generator():
+    gradients, moved = [], []
+    for weight in (0.0, 5.0):
+        config, networks = make(*options("unet"))
+        bias = networks.plain_generator.last.bias
+        bias.register_hook(lambda gradient: gradients.append(gradient.clone()))
+        reddish = Term("loss/g_red", weight, lambda made: -made.output_BCHW[:, 0].mean())
+        chosen = build_losses(config)
+        s = real_step(config, networks, replace(chosen, terms=(*chosen.terms, reddish)), weight=0)
+        torch.testing.assert_close(s["loss/g_total"], s["loss/g_rec"] + weight * s["loss/g_red"])
+        moved.append(bias[0].item())
+    torch.testing.assert_close(gradients[1] - gradients[0], torch.tensor([-5.0, 0.0]), atol=1e-5, rtol=0)
+    assert moved[1] > moved[0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_photo_is_decoded_once_for_all_that_look_at_it(accumulate, monkeypatch):
+    words = ["loss.judge=photo", "loss.colourfulness_weight=1", "loss.r1_weight=1"]
+    config, networks = make(*options("unet"), *words)
+    chosen = build_losses(config)
+    distance = lambda made: (made.photo_B3HW - made.real.photo_B3HW).abs().mean()  # noqa: E731
+    chosen = replace(chosen, terms=(*chosen.terms, Term("loss/g_perc", 1.0, distance)))
+    decoded, decode = [], HEADS["lab"].decode
+    counting = HEADS["lab"]._replace(decode=lambda *pair: decoded.append(pair) or decode(*pair))
+    monkeypatch.setattr(build, "build_head", lambda config: counting)
+    real_step(config, networks, chosen, accumulate=accumulate)
+    assert len(decoded) == 4 * accumulate  # the real one, what the terms see, and what D sees in either step
+
+
 def test_the_critic_of_wgan_pays_for_its_slope_every_step_with_the_same_mixtures():
     values = []
     for _ in range(2):
         config, networks = make(*options("unet"), "loss.gan=wgan", "loss.gp_weight=7")
-        chosen = build.build_losses(config)
+        chosen = build_losses(config)
         networks.plain_discriminator.eval()  # no power iteration between the two
         torch.manual_seed(len(values))
         s = real_step(config, networks, chosen)
@@ -191,7 +224,7 @@ def test_every_generator_takes_a_real_step_that_moves_it():
     for name in GENERATORS:
         config, networks = make(*options(name))
         before = copy.deepcopy(networks.plain_generator.state_dict())
-        scalars = real_step(config, networks, build.build_losses(config))
+        scalars = real_step(config, networks, build_losses(config))
         assert scalars["grad/skipped"] == 0, name
         after = networks.plain_generator.state_dict()
         assert any(not torch.equal(before[key], after[key]) for key in before), name
@@ -229,12 +262,14 @@ def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
     assert torch.equal(again["class_weights"], stored["class_weights"])
 
 
-def test_building_the_perceptual_loss_from_the_configuration(tmp_path):
+def test_building_the_perceptual_loss_from_the_configuration(tmp_path, monkeypatch):
     torch.save({}, tmp_path / "empty.pth")
     words = ["run.steps=1", "loss.perceptual_weight=1", f"loss.perceptual_file={tmp_path / 'empty.pth'}"]
     with pytest.raises(ConfigError, match=r"features\.0\.weight is missing"):
-        build.build_losses(load_config(None, words))
+        build_losses(load_config(None, words))
+    built = []
+    monkeypatch.setattr(terms, "PerceptualLoss", lambda *a, **k: built.append(PerceptualLoss(*a, **k)))
     with torch.device("meta"):
-        chosen = build.build_losses(load_config(None, [*words, "loss.perceptual=vgg16"]))
-    assert isinstance(chosen.perceptual, PerceptualLoss)
-    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in chosen.perceptual.features) == 11
+        chosen = build_losses(load_config(None, [*words, "loss.perceptual=vgg16"]))
+    assert [term.tag for term in chosen.terms] == ["loss/g_rec", "loss/g_perc"]
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in built[0].features) == 11

@@ -14,7 +14,8 @@ from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
 from streamgan.train.networks import ema_copy, ema_decay, update_ema
 from streamgan.train.schedule import adversarial_weight, learning_rate_factor
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.step import GanStep
+from streamgan.train.terms import build_losses
 
 SMALL = [
     "run.steps=10",
@@ -38,9 +39,9 @@ def images(count: int = 8, seed: int = 0) -> torch.Tensor:
 
 
 def step(config, accelerator, networks, color, *, number: int = 0, weight: float = 0.1, accumulate: int = 1):
-    settings = StepSettings(step=number, seed=0, adversarial_weight=weight, accumulate=accumulate)
-    train_step = GanStep(accelerator, networks, HEADS[config.model.head], build.build_losses(config))
-    return train_step(color, None, settings=settings)
+    head, chosen = HEADS[config.model.head], build_losses(config)
+    train_step = GanStep(accelerator, networks, head, chosen, seed=0, accumulate=accumulate)
+    return train_step(color, None, step=number, adversarial_weight=weight)
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
@@ -151,9 +152,10 @@ def test_clipping_bounds_the_gradient_of_each_network_apart():
 
     networks.optimizer_g.optimizer.register_step_pre_hook(keep("g", networks.optimizer_g))
     networks.optimizer_d.optimizer.register_step_pre_hook(keep("d", networks.optimizer_d))
-    settings = StepSettings(step=0, seed=0, adversarial_weight=0.1, clip_g=1e-3, clip_d=2e-3)
-    train_step = GanStep(accelerator, networks, HEADS["lab"], build.build_losses(config))
-    train_step(images(), None, settings=settings)
+    train_step = GanStep(
+        accelerator, networks, HEADS["lab"], build_losses(config), seed=0, clip_g=1e-3, clip_d=2e-3
+    )
+    train_step(images(), None, step=0, adversarial_weight=0.1)
     assert seen["g"] == pytest.approx(1e-3, rel=1e-3)
     assert seen["d"] == pytest.approx(2e-3, rel=1e-3)
 

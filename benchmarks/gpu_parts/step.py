@@ -21,7 +21,7 @@ from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import build_loader
 from streamgan.train import build
 from streamgan.train.networks import update_ema
-from streamgan.train.step import GanStep, StepSettings
+from streamgan.train.terms import build_losses
 
 from .task import (
     SMALL,
@@ -168,14 +168,11 @@ def our_step(config: TrainConfig, kind: str) -> Call:
     with precision(kind):
         accelerator = build.start_accelerator(config)
         networks = build.build_networks(config, accelerator)
-    train_step = GanStep(accelerator, networks, build.build_head(config), build.build_losses(config))
-    color, optim = _batch(config), config.optim
-    settings = StepSettings(
-        step=1, seed=0, adversarial_weight=config.loss.gan_weight, clip_g=optim.clip_g, clip_d=optim.clip_d
-    )
+    train_step = build.build_step(config, accelerator, networks, build_losses(config))
+    color = _batch(config)
 
     def call() -> None:
-        train_step(color, None, settings=settings)
+        train_step(color, None, step=1, adversarial_weight=config.loss.gan_weight)
         update_ema(networks.ema, networks.plain_generator, 0.999)
 
     return call

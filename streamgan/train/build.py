@@ -18,14 +18,15 @@ from streamgan.core.seeding import torch_seed
 from streamgan.core.settings import DataConfig, TrainConfig
 from streamgan.data.loader import Loader, build_eval_loader, build_loader
 from streamgan.data.order.mixture import Shards, Weighted
-from streamgan.losses import ADVERSARIAL, RECONSTRUCTION, PerceptualLoss, class_weights
+from streamgan.losses import class_weights
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
 from streamgan.models.zhang import ZhangClassifier
 
 from .class_prior import PRIOR_IMAGES, count_classes
 from .networks import Networks, ema_copy
 from .process import keep_freed_memory
-from .step import Losses
+from .step import GanStep
+from .terms import Losses, build_losses
 
 _INIT = 10  # hash key of the initial weights
 
@@ -53,28 +54,6 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
 def build_head(config: TrainConfig) -> Head:
     return HEADS[config.model.head]
-
-
-def build_losses(config: TrainConfig) -> Losses:
-    """The losses; `reconstruction`, which validation reports, is L1 where training uses cross-entropy."""
-    loss, perceptual = config.loss, None
-    if loss.perceptual_weight > 0:
-        perceptual = PerceptualLoss(loss.perceptual, weights=loss.perceptual_file or True)
-    return Losses(
-        adversarial=ADVERSARIAL[loss.gan],
-        reconstruction=RECONSTRUCTION["l1" if loss.rec == "cross_entropy" else loss.rec],
-        by_class=loss.rec == "cross_entropy",
-        gp_weight=loss.gp_weight if loss.gan == "wgan" else 0.0,
-        perceptual=perceptual,
-        perceptual_weight=loss.perceptual_weight,
-        colourfulness_weight=loss.colourfulness_weight,
-        rec_weight=loss.rec_weight,
-        log_mse_weight=loss.log_mse_weight,
-        judge_photos=loss.judge == "photo",
-        real_saturation=loss.real_saturation,
-        r1_weight=loss.r1_weight,
-        r1_every=loss.r1_every,
-    )
 
 
 def check_models(config: TrainConfig) -> None:
@@ -161,6 +140,19 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
         networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
         networks.plain_discriminator = accelerator.unwrap_model(networks.discriminator)
     return networks
+
+
+def build_step(config: TrainConfig, accelerator: Accelerator, networks: Networks, losses: Losses) -> GanStep:
+    return GanStep(
+        accelerator,
+        networks,
+        build_head(config),
+        losses,
+        seed=config.run.seed,
+        accumulate=config.optim.accumulate,
+        clip_g=config.optim.clip_g,
+        clip_d=config.optim.clip_d,
+    )
 
 
 def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -39,7 +39,7 @@ from .schedule import (
     learning_rate_factor,
     settle,
 )
-from .step import GanStep, StepSettings
+from .terms import build_losses
 from .trace import Trace
 from .validation import Validation
 
@@ -78,7 +78,7 @@ def _train(
     )  # refuses before all the work
     steps_per_epoch, digest = probe.steps_per_epoch, probe.digest
     lengths = Lengths.resolve(config.model_dump(), steps_per_epoch)
-    head, losses = build.build_head(config), build.build_losses(config)
+    head, losses = build.build_head(config), build_losses(config)
 
     start, validation, progress = 0, {}, Progress(config.run.best_metric)
     found = newest_whole(run, config.run.best_metric, accelerator)
@@ -110,9 +110,9 @@ def _train(
     )
     if active:
         write_config(run, config)
-    validate = Validation(config, accelerator, reconstruction=losses.reconstruction)
+    validate = Validation(config, accelerator)
     loader = build.build_train_loader(config, accelerator, start_step=start, stop_step=total)
-    train_step = GanStep(accelerator, networks, head, losses)
+    train_step = build.build_step(config, accelerator, networks, losses)
     verdict = BottleneckAdvice(workers=config.data.workers, device="GPU" if device.type == "cuda" else "CPU")
     interval = Interval(start, batch_size=batch_size, loader=loader, verdict=verdict)
     bad_in_a_row = torch.zeros((), device=device)
@@ -141,21 +141,16 @@ def _train(
 
                 rate = learning_rate_factor(phases, step, total)
                 build.set_learning_rates(networks, config, rate)
-                settings = StepSettings(
-                    step=step,
-                    seed=config.run.seed,
-                    adversarial_weight=adversarial_weight(phases, step, total),
-                    train_generator=generator_moves(phases, step, total),
-                    accumulate=config.optim.accumulate,
-                    clip_g=config.optim.clip_g,
-                    clip_d=config.optim.clip_d,
+                train_g = generator_moves(phases, step, total)
+                weight = adversarial_weight(phases, step, total)
+                scalars = train_step(
+                    color_B3HW, gray_B1HW, step=step, adversarial_weight=weight, train_generator=train_g
                 )
-                scalars = train_step(color_B3HW, gray_B1HW, settings=settings)
                 step += 1
                 half_life = config.optim.ema_half_life_images
                 decay = ema_decay(batch=batch_size, images_seen=step * batch_size, half_life_images=half_life)
                 update_ema(networks.ema, networks.plain_generator, decay)
-                kept = 0 if settings.train_generator else bad_in_a_row  # a good D step excuses no bad G
+                kept = 0 if train_g else bad_in_a_row  # a good D step excuses no bad G
                 bad_in_a_row = torch.where(scalars["grad/skipped"] > 0, bad_in_a_row + 1, kept)
                 interval.add(scalars)
                 report.advance()

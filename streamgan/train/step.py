@@ -2,8 +2,7 @@
 
     fake = G(l)
     D: logits = D(cat[real, fake.detach()]), one forward -> loss_d (+ R1 every k-th step) -> clip -> step
-    G: D frozen; loss_g = rec(fake, target) + w * adv(D(fake)) + log MSE, perceptual, colourfulness
-       -> clip -> step
+    G: D frozen; loss_g = rec(fake, target) + the other terms + w * adv(D(fake)) -> clip -> step
 
 In the warm-up G steps alone; with `loss.n_critic` n, D does in all but every n-th step. With accumulation,
 D runs over all micro-batches first and then G, each with gradients summed over the micro-batches and
@@ -17,10 +16,8 @@ so a generator with dropout trains alike on another number of ranks, but not the
 Shape suffixes: B local batch, C channels of the head, H and W pixels.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,231 +25,167 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from streamgan.core.color import Head, saturate
+from streamgan.core.color import Head
 from streamgan.core.seeding import torch_seed, uniform
-from streamgan.losses import (
-    AdversarialLoss,
-    colourfulness_loss,
-    gradient_penalty,
-    log_mse,
-    mix,
-    r1_penalty,
-    rebalanced_cross_entropy,
-)
+from streamgan.losses import gradient_penalty, mix, r1_penalty
 from streamgan.models.zhang import ZhangClassifier
 
 from .networks import Networks
+from .terms import Classes, Losses, Made, MicroBatch
 
 _NOISE, _MIXTURES = 11, 12  # hash keys of dropout and of the gradient penalty's mixtures
 
 
-@dataclass(frozen=True)
-class Losses:
-    """The losses of a run. R1, `r1_weight / 2 * |grad|^2`, comes every `r1_every` steps, times that.
-
-    `by_class`: the reconstruction loss is the cross-entropy of a ZhangClassifier's logits instead.
-    """
-
-    adversarial: AdversarialLoss
-    reconstruction: Callable[[Tensor, Tensor], Tensor]
-    rec_weight: float
-    r1_weight: float
-    r1_every: int
-    gp_weight: float = 0.0
-    by_class: bool = False
-    log_mse_weight: float = 0.0
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
-    perceptual_weight: float = 0.0
-    colourfulness_weight: float = 0.0
-    judge_photos: bool = False
-    real_saturation: float = 1.0
-
-
-class Made(NamedTuple):
-    """A generator's output (B, C, H, W), and its logits where it has classes."""
-
-    output_BCHW: Tensor
-    logits: Tensor | None
-
-
-class MicroBatch(NamedTuple):
-    """Network input (B, 1, H, W) and target (B, C, H, W), float32; the first one's place in the batch."""
-
-    input_B1HW: Tensor
-    target_BCHW: Tensor
-    first: int
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What changes from step to step or belongs to the run as a whole.
-
-    With an `adversarial_weight` the discriminator steps; then, if it is to, the generator.
-    """
-
-    step: int
-    seed: int
-    adversarial_weight: float
-    train_generator: bool = True
-    accumulate: int = 1
-    clip_g: float = 0.0
-    clip_d: float = 0.0
-
-
 class GanStep:
-    """Trains both networks on one local batch a call."""
+    """Trains both networks on one local batch per call, in `accumulate` micro-batches.
 
-    def __init__(self, accelerator: Accelerator, networks: Networks, head: Head, losses: Losses):
+    `clip_g`, `clip_d`: largest norms of their gradients; 0: no clipping.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        networks: Networks,
+        head: Head,
+        losses: Losses,
+        *,
+        seed: int,
+        accumulate: int = 1,
+        clip_g: float = 0.0,
+        clip_d: float = 0.0,
+    ):
         self._accelerator, self._networks, self._head, self._losses = accelerator, networks, head, losses
+        self._seed, self._accumulate, self._clip_g, self._clip_d = seed, accumulate, clip_g, clip_d
 
     def __call__(
-        self, color_B3HW: Tensor, gray_B1HW: Tensor | None, *, settings: StepSettings
+        self,
+        color_B3HW: Tensor,
+        gray_B1HW: Tensor | None,
+        *,
+        step: int,
+        adversarial_weight: float,
+        train_generator: bool = True,
     ) -> dict[str, Tensor]:
-        """One step on uint8 images; scalars by TensorBoard tag, still on the device."""
-        chunks = [t.chunk(settings.accumulate) for t in self._head.encode(color_B3HW, gray_B1HW)]
-        rank, local, size = self._accelerator.process_index, len(color_B3HW), len(chunks[0][0])
-        firsts = range(rank * local, (rank + 1) * local, size)
-        micros = [MicroBatch(*parts) for parts in zip(*chunks, firsts, strict=True)]
+        """One step on uint8 images; scalars by TensorBoard tag, still on the device.
+
+        With an `adversarial_weight` the discriminator steps; then, if it is to, the generator.
+        """
+        micros = self._split(color_B3HW, gray_B1HW)
         scalars: dict[str, Tensor] = {}
-        fakes: list[Made | None] = [None] * len(micros)
-        if settings.adversarial_weight > 0:
+        fake = None
+        if adversarial_weight > 0:
             # One forward of G serves both networks; to hold no graphs, micro-batches run G again.
-            if len(micros) == 1 and settings.train_generator:
-                fakes = [self._generate(micros[0], 0, settings)]
-            self._step_discriminator(micros, fakes, settings, scalars)
-        if settings.train_generator:
-            self._step_generator(micros, fakes, settings, scalars)
+            if len(micros) == 1 and train_generator:
+                fake = self._generate(micros[0], step)
+            self._step_discriminator(micros, fake, step, scalars)
+        if train_generator:
+            self._step_generator(micros, fake, step, adversarial_weight, scalars)
         if self._accelerator.scaler is not None:
             one = torch.ones((), device=color_B3HW.device)
             scalars["grad/scale"] = self._accelerator.scaler.scale(one)  # get_scale() would wait for it
         return scalars
 
-    def _generate(self, micro: MicroBatch, index: int, settings: StepSettings) -> Made:
+    def _split(self, color_B3HW: Tensor, gray_B1HW: Tensor | None) -> list[MicroBatch]:
+        chunks = [t.chunk(self._accumulate) for t in self._head.encode(color_B3HW, gray_B1HW)]
+        micros, first = [], self._accelerator.process_index * len(color_B3HW)
+        for index, (given, target) in enumerate(zip(*chunks, strict=True)):
+            saturation = self._losses.real_saturation
+            micros.append(MicroBatch(self._head, given, target, index, first, saturation))
+            first += len(given)
+        return micros
+
+    def _generate(self, micro: MicroBatch, step: int) -> Made:
         # Dropout is seeded by its place in the run: a resumed run, and a second forward, draw the same noise.
         rank = self._accelerator.process_index
-        torch.manual_seed(torch_seed(settings.seed, _NOISE, settings.step, rank, index))
-        _power_iteration(self._networks.plain_generator, first=index == 0)
-        if self._losses.by_class:
-            return Made(*self._networks.generator(micro.input_B1HW, with_logits=True))
-        return Made(self._networks.generator(micro.input_B1HW), None)
+        torch.manual_seed(torch_seed(self._seed, _NOISE, step, rank, micro.index))
+        generator = self._networks.plain_generator
+        _power_iteration(generator, micro)
+        if not self._losses.by_class:
+            return Made(micro, self._networks.generator(micro.input_B1HW))
+        assert isinstance(generator, ZhangClassifier)
+        output, logits = self._networks.generator(micro.input_B1HW, with_logits=True)
+        return Made(micro, output, Classes(logits, generator.centres_Q2, generator.class_weights))
 
     def _step_discriminator(
-        self,
-        micros: list[MicroBatch],
-        fakes: list[Made | None],
-        settings: StepSettings,
-        scalars: dict[str, Tensor],
+        self, micros: list[MicroBatch], made: Made | None, step: int, scalars: dict[str, Tensor]
     ) -> None:
         discriminator, optimizer = self._networks.discriminator, self._networks.optimizer_d
         assert discriminator is not None
         assert optimizer is not None
         losses, share = self._losses, 1 / len(micros)
-        with_r1 = losses.r1_weight > 0 and settings.step % losses.r1_every == 0
-        for index, micro in enumerate(micros):
-            fake = fakes[index]
-            if fake is None:
-                with torch.no_grad():
-                    fake = self._generate(micro, index, settings)
-            real_pair = self._judged(micro, micro.target_BCHW, real=True).requires_grad_(with_r1)
-            pairs = [real_pair, self._judged(micro, fake.output_BCHW.detach())]
+        with_r1 = losses.r1_weight > 0 and step % losses.r1_every == 0
+        for micro in micros:
+            with torch.no_grad():
+                fake = made or self._generate(micro, step)
+            seen = [self._view(micro).detach().requires_grad_(with_r1)]
+            seen.append(self._view(micro, fake.output_BCHW.detach()))
             if losses.gp_weight > 0:
-                pairs.append(mix(pairs[0], pairs[1], self._shares(micro, settings)))
+                seen.append(mix(seen[0], seen[1], self._shares(micro, step)))
             # The gradient of a pixel is tiny: fp16 would round it to 0, bf16 to three digits.
-            options = {"full_precision": with_r1 or losses.gp_weight > 0, "parts": len(pairs)}
-            _power_iteration(discriminator, first=index == 0)
-            with self._synchronised(discriminator, last=index == len(micros) - 1):
-                real, made, *between = discriminator(torch.cat(pairs), **options).chunk(len(pairs))
-                loss_real, loss_fake = losses.adversarial.d_real(real), losses.adversarial.d_fake(made)
+            options = {"full_precision": with_r1 or losses.gp_weight > 0, "parts": len(seen)}
+            _power_iteration(discriminator, micro)
+            with self._synchronised(discriminator, last=micro is micros[-1]):
+                real, fooled, *between = discriminator(torch.cat(seen), **options).chunk(len(seen))
+                loss_real, loss_fake = losses.adversarial.d_real(real), losses.adversarial.d_fake(fooled)
                 loss = loss_real + loss_fake
                 if with_r1:
-                    penalty = r1_penalty(real, real_pair)
+                    penalty = r1_penalty(real, seen[0])
                     loss = loss + losses.r1_weight * losses.r1_every * penalty
                     _add(scalars, share, {"loss/r1": penalty})
                 if between:
-                    slope = gradient_penalty(between[0], pairs[2])
+                    slope = gradient_penalty(between[0], seen[2])
                     loss = loss + losses.gp_weight * slope
                     _add(scalars, share, {"loss/gp": slope})
                 self._accelerator.backward(loss * share)
             _add(scalars, share, {"loss/d_real": loss_real, "loss/d_fake": loss_fake, "loss/d_total": loss})
-            _add(scalars, share, {"d/real_mean": real.mean(), "d/fake_mean": made.mean()})
-        self._finish(discriminator, optimizer, settings.clip_d, "grad/d_norm", scalars)
+            _add(scalars, share, {"d/real_mean": real.mean(), "d/fake_mean": fooled.mean()})
+        self._finish(discriminator, optimizer, self._clip_d, "grad/d_norm", scalars)
 
-    def _shares(self, micro: MicroBatch, settings: StepSettings) -> Tensor:
+    def _shares(self, micro: MicroBatch, step: int) -> Tensor:
         """How much of each mixture is the real image, float32 (B,) in [0, 1)."""
         places = np.arange(micro.first, micro.first + len(micro.input_B1HW))
-        shares = torch.from_numpy(uniform(settings.seed, _MIXTURES, settings.step, places)).float()
+        shares = torch.from_numpy(uniform(self._seed, _MIXTURES, step, places)).float()
         return shares.to(micro.input_B1HW.device, non_blocking=True)
 
     def _step_generator(
         self,
         micros: list[MicroBatch],
-        fakes: list[Made | None],
-        settings: StepSettings,
+        made: Made | None,
+        step: int,
+        adversarial_weight: float,
         scalars: dict[str, Tensor],
     ) -> None:
         generator, losses, share = self._networks.generator, self._losses, 1 / len(micros)
         # The plain module: a frozen network has no gradients to synchronise.
-        judge = self._networks.plain_discriminator if settings.adversarial_weight > 0 else None
+        judge = self._networks.plain_discriminator if adversarial_weight > 0 else None
         if judge is not None:
             judge.requires_grad_(False)
-        for index, micro in enumerate(micros):
-            with self._synchronised(generator, last=index == len(micros) - 1):
-                fake = fakes[index]
-                if fake is None:
-                    fake = self._generate(micro, index, settings)
-                rec = self._reconstruction(fake, micro.target_BCHW)
-                loss = losses.rec_weight * rec + self._on_photos(fake, micro, share, scalars)
-                if losses.log_mse_weight > 0:
-                    by_image = log_mse(fake.output_BCHW, micro.target_BCHW)
-                    loss = loss + losses.log_mse_weight * by_image
-                    _add(scalars, share, {"loss/g_log_mse": by_image})
+        for micro in micros:
+            with self._synchronised(generator, last=micro is micros[-1]):
+                fake = made or self._generate(micro, step)
+                total: Any = 0.0
+                for term in losses.terms:
+                    with self._accelerator.autocast() if term.autocast else nullcontext():
+                        value = term.value(fake)
+                    total = total + term.weight * value
+                    _add(scalars, share, {term.tag: value})
                 if judge is not None:
-                    _power_iteration(judge, first=index == 0)
-                    adversarial = losses.adversarial.g(judge(self._judged(micro, fake.output_BCHW)))
-                    loss = loss + settings.adversarial_weight * adversarial
-                    _add(scalars, share, {"loss/g_adv": adversarial})
-                self._accelerator.backward(loss * share)
-            _add(scalars, share, {"loss/g_rec": rec, "loss/g_total": loss})
+                    _power_iteration(judge, micro)
+                    value = losses.adversarial.g(judge(self._view(micro, fake.output_BCHW)))
+                    total = total + adversarial_weight * value
+                    _add(scalars, share, {"loss/g_adv": value})
+                self._accelerator.backward(total * share)
+            _add(scalars, share, {"loss/g_total": total})
         if judge is not None:
             judge.requires_grad_(True)
-        self._finish(generator, self._networks.optimizer_g, settings.clip_g, "grad/g_norm", scalars)
+        self._finish(generator, self._networks.optimizer_g, self._clip_g, "grad/g_norm", scalars)
 
-    def _judged(self, micro: MicroBatch, output_BCHW: Tensor, *, real: bool = False) -> Tensor:
-        """What the discriminator sees of an output, (B, 3, H, W)."""
+    def _view(self, real: MicroBatch, output_BCHW: Tensor | None = None) -> Tensor:
+        """What the discriminator sees of real images, or of an output for them, (B, 3, H, W)."""
         if not self._losses.judge_photos:
-            return self._head.pair(micro.input_B1HW, output_BCHW)
-        return self._real_photo(micro) if real else self._head.decode(micro.input_B1HW, output_BCHW)
-
-    def _real_photo(self, micro: MicroBatch) -> Tensor:
-        return saturate(self._head.decode(micro.input_B1HW, micro.target_BCHW), self._losses.real_saturation)
-
-    def _reconstruction(self, fake: Made, target_BCHW: Tensor) -> Tensor:
-        if fake.logits is None:
-            return self._losses.reconstruction(fake.output_BCHW, target_BCHW)
-        generator = self._networks.plain_generator
-        assert isinstance(generator, ZhangClassifier)
-        return rebalanced_cross_entropy(
-            fake.logits, target_BCHW, centres_Q2=generator.centres_Q2, weights_Q=generator.class_weights
-        )
-
-    def _on_photos(
-        self, fake: Made, micro: MicroBatch, share: float, scalars: dict[str, Tensor]
-    ) -> Tensor | float:
-        """The weighted losses that compare photos, in sRGB with the luminance of the input; 0 without any."""
-        losses, total = self._losses, 0.0
-        if losses.perceptual is None and losses.colourfulness_weight == 0:
-            return total
-        made_B3HW = self._head.decode(micro.input_B1HW, fake.output_BCHW)
-        if losses.perceptual is not None:
-            with self._accelerator.autocast():
-                distance = losses.perceptual(made_B3HW, self._real_photo(micro))
-            total = total + losses.perceptual_weight * distance
-            _add(scalars, share, {"loss/g_perc": distance})
-        if losses.colourfulness_weight > 0:
-            pale = colourfulness_loss(made_B3HW)
-            total = total + losses.colourfulness_weight * pale
-            _add(scalars, share, {"loss/g_cf": pale})
-        return total
+            return self._head.pair(real.input_B1HW, real.target_BCHW if output_BCHW is None else output_BCHW)
+        # Not the photo of the terms: gradients that meet in one photo add up in another order.
+        return real.photo_B3HW if output_BCHW is None else self._head.decode(real.input_B1HW, output_BCHW)
 
     def _synchronised(self, module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between ranks with the last micro-batch only."""
@@ -281,14 +214,14 @@ class GanStep:
         _add(scalars, 1.0, {tag: torch.where(finite, norm, 0.0), "grad/skipped": ~finite})
 
 
-def _power_iteration(network: nn.Module, *, first: bool) -> None:
+def _power_iteration(network: nn.Module, micro: MicroBatch) -> None:
     """Spectral norms move with every forward in training mode: of the micro-batches, with the first alone.
 
     All of them then see the same network, and accumulation does not change it.
     """
     for module in network.modules():
         if parametrize.is_parametrized(module):
-            module.parametrizations.train(first and module.training)  # type: ignore[operator]
+            module.parametrizations.train(micro.index == 0 and module.training)  # type: ignore[operator]
 
 
 def _add(scalars: dict[str, Tensor], share: float, values: dict[str, Tensor]) -> None:

@@ -1,7 +1,5 @@
 """Validation during training: the EMA generator on a fixed part of its split, beside the baselines."""
 
-from collections.abc import Callable
-
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -15,19 +13,14 @@ from streamgan.data.workers.samples import Batch
 from .build import reading, shard_sets
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
 from .networks import Networks
+from .terms import pixel_loss
 
 
 class Validation:
     """Scores and sample rows of a run. Baselines and the sample batch are read once and kept."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        accelerator: Accelerator,
-        *,
-        reconstruction: Callable[[Tensor, Tensor], Tensor],
-    ):
-        self._config, self._accelerator, self._reconstruction = config, accelerator, reconstruction
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        self._config, self._accelerator = config, accelerator
         self._shards = shard_sets(config)
         self.split = "val" if split_size(self._shards, "val") else "train"
         self._num_samples = min(config.run.sample_images, split_size(self._shards, self.split))
@@ -40,7 +33,7 @@ class Validation:
         """`val/loss`, `val/psnr`, ... of the EMA generator, `val/gray_psnr`, ... of the baselines."""
         loader = self._loader()
         scores = score_generator(
-            ema, head, loader, accelerator=self._accelerator, reconstruction=self._reconstruction
+            ema, head, loader, accelerator=self._accelerator, reconstruction=pixel_loss(self._config.loss)
         )
         if self._baselines is None:
             train = self._loader(

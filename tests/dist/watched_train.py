@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from streamgan.core.config import load_config
-from streamgan.train import loop
+from streamgan.train import build, loop
 from streamgan.train.step import GanStep
 
 
@@ -43,15 +43,15 @@ class WatchedStep(GanStep):
         states = [module.state_dict().values() for module in modules.values() if module is not None]
         return {"rank": self._accelerator.process_index, **found, "all": digest(t for s in states for t in s)}
 
-    def __call__(self, *batch, settings):
+    def __call__(self, *batch, step, **more):
         WatchedStep.last = self
-        row = {"step": settings.step, **self.look()}
+        row = {"step": step, **self.look()}
         hooks = []
         for name in ("generator", "discriminator"):
-            if (row["rank"], settings.step, name) in self.poison:
+            if (row["rank"], step, name) in self.poison:
                 parameter = next(getattr(self._networks, f"plain_{name}").parameters())
                 hooks.append(parameter.register_hook(lambda gradient: gradient * float("nan")))
-        scalars = super().__call__(*batch, settings=settings)
+        scalars = super().__call__(*batch, step=step, **more)
         for hook in hooks:
             hook.remove()
         self.seen.append({**row, "skipped": int(scalars["grad/skipped"])})
@@ -63,7 +63,7 @@ if __name__ == "__main__":
     for place in [] if poison == "none" else poison.split(","):
         rank, step, network = place.split(":")
         WatchedStep.poison |= {(int(rank), int(step), network)}
-    loop.GanStep = WatchedStep
+    build.GanStep = WatchedStep
     loop.train(load_config(None, words))
     last = WatchedStep.last.look()
     Path(out).mkdir(parents=True, exist_ok=True)
