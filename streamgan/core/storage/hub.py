@@ -26,7 +26,7 @@ def is_hub_model(name: str) -> bool:
 def model_path(name: str) -> Path:
     """Where the model called `name` is: what lies here under this name, else `ready`, else one of the Hub."""
     if name == READY and not os.path.lexists(name):
-        return Path(__file__).parents[1] / READY
+        return Path(__file__).parents[2] / READY
     return download_model(name) if is_hub_model(name) else Path(name)
 
 
