@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamgan.core.machine import usable_cores
+from streamgan.core.machine import processor, usable_cores
 from streamgan.core.storage.files import atomic_write
 
 Pair = tuple[bytes, bytes]  # encoded colour image, encoded gray twin
@@ -142,11 +142,8 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 def machine() -> str:
     """Cores, processor and memory in words."""
-    model = platform.processor()
-    with open("/proc/cpuinfo") as file:
-        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{usable_cores()} cores {model}, {memory:.0f} GB; Linux, Python {platform.python_version()}"
+    return f"{usable_cores()} cores {processor()}, {memory:.0f} GB; Linux, Python {platform.python_version()}"
 
 
 def load() -> str:

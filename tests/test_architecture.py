@@ -24,7 +24,7 @@ LAYERS = {
     "models": {"core"},
     "losses": {"core"},
     "metrics": {"core"},
-    "inference": {"core", "data", "models"},
+    "inference": {"core", "data.image", "models"},
     "train": {"core", "data", "models", "losses", "metrics"},
     "compare": {"core", "data", "inference", "train"},
     "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train", "compare"},
