@@ -1,1 +1,1 @@
-"""The command line: one command a file, everything heavy imported inside the command."""
+"""The command line: one command per file, everything heavy imported inside the command."""

@@ -11,13 +11,19 @@ def bench() -> None:
     """Measure what this machine can do, on your own data."""
 
 
-@bench.command(cls=Command, short_help="Images a second by number of loader processes.")
+@bench.command(cls=Command, short_help="Images per second by number of loader processes.")
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--split", default="train", show_default=True, help="Split to read.")
-@click.option("--batch", type=Count(1, 1_000_000), default=64, show_default=True, help="Images a batch.")
-@click.option("--size", type=click.IntRange(16, 4096), default=256, show_default=True, help="Pixels a side.")
-@click.option("--workers", default="0,1,2", show_default=True, help="Numbers of processes, with commas.")
-@click.option("--step-ms", type=Number(0, 1e9, min_open=True), help="Time of your GPU's step on a batch.")
+@click.option("--batch", type=Count(1, 1_000_000), default=64, show_default=True, help="Images per batch.")
+@click.option(
+    "--size", type=click.IntRange(16, 4096), default=256, show_default=True, help="Crop size in pixels."
+)
+@click.option(
+    "--workers", default="0,1,2", show_default=True, help="Numbers of processes, separated by commas."
+)
+@click.option(
+    "--step-ms", type=Number(0, 1e9, min_open=True), help="Milliseconds that your GPU takes per step."
+)
 @click.option(
     "--seconds",
     type=Number(0.1, 86_400),
@@ -29,7 +35,7 @@ def bench() -> None:
 @cache_gb_option
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
 def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_gb, as_json):
-    """Show the images a second that the shard set in DIR gives to training, by number of loader processes.
+    """Measure how many images per second the shard set in DIR delivers, by number of loader processes.
 
     The ceiling is the decoder alone on one core, with the bytes in memory. With --step-ms, says how many
     processes a GPU needs that takes that long for a step (perf/step_ms of a run that does not wait).

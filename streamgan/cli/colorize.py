@@ -29,8 +29,8 @@ _NAMED_FAILURES = 1000  # in the JSON report
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the coloured photos.",
 )
-@click.option("--recursive", is_flag=True, help="Folders with all their subfolders.")
-@click.option("--skip-existing", is_flag=True, help="Leave out what --out has already.")
+@click.option("--recursive", is_flag=True, help="Include all subfolders.")
+@click.option("--skip-existing", is_flag=True, help="Skip what --out already has.")
 @click.option(
     "--saturation",
     type=Number(min=0, max=10),
@@ -47,7 +47,7 @@ _NAMED_FAILURES = 1000  # in the JSON report
     type=Count(),
     default=8,
     show_default=True,
-    help="Photos of one shape in a forward pass.",
+    help="Photos of one shape per forward pass.",
 )
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

@@ -19,7 +19,7 @@ PERCEPTUAL = ("fid", "kid", "fid_lite0", "kid_lite0", "lpips", "semantic")
 @click.option("--checkpoint", default="best", show_default=True, help="best, last, or a step number.")
 @click.option("--max-images", type=Count(), help="Score the first N images.  [default: all]")
 @click.option("--size", type=click.IntRange(16, 4096), help="Crop size in pixels.  [default: as trained]")
-@click.option("--batch", type=Count(1, 10**6), default=16, show_default=True, help="Images a forward pass.")
+@click.option("--batch", type=Count(1, 10**6), default=16, show_default=True, help="Images per forward pass.")
 @click.option("--workers", type=Count(0, 1024), default=2, show_default=True, help="Loader processes.")
 @click.option(
     "--gray",
@@ -33,7 +33,7 @@ PERCEPTUAL = ("fid", "kid", "fid_lite0", "kid_lite0", "lpips", "semantic")
     type=click.Choice(["raise", "substitute"]),
     default="raise",
     show_default=True,
-    help="What a damaged image does: ends the evaluation, or another one takes its place.",
+    help="What happens when an image is damaged: the evaluation ends, or another one takes its place.",
 )
 @cache_option
 @cache_gb_option

@@ -16,10 +16,10 @@ from .output import emit, table
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def models(size: int, as_json: bool) -> None:
-    """List the generators and discriminators: parameters, multiply-adds an image, receptive field, paper.
+    """List the generators and discriminators: parameters, multiply-adds per image, receptive field, paper.
 
     Widths are as published. "sees" is the side of the input patch that can change one output, norms aside;
-    "all" is the whole image. Takes some seconds, because it is measured.
+    "all" is the whole image. Takes some seconds: everything is measured.
 
     \b
     streamgan models --json

@@ -30,7 +30,7 @@ _PIXEL_LIMIT = (
     type=Count(0, 4096),
     default=None,
     show_default="number of CPUs",
-    help="Processes; 0 works in this one. The bytes do not depend on it.",
+    help="Worker processes; 0: work in this process. The result does not depend on it.",
 )
 @click.option(
     "--engine",
@@ -51,7 +51,7 @@ _PIXEL_LIMIT = (
     type=Count(),
     default=1000,
     show_default=True,
-    help="Rows a unit of work; each unit writes one shard a split.",
+    help="Rows per unit of work; each unit writes one shard per split.",
 )
 @click.option(
     "--shard-size",
@@ -92,7 +92,7 @@ _PIXEL_LIMIT = (
     type=Count(),
     default=None,
     show_default="all",
-    help="Take this many rows, the same ones for the same seed.",
+    help="Take only this many rows, the same ones for the same seed.",
 )
 @click.option(
     "--max-bad",
@@ -120,14 +120,14 @@ _PIXEL_LIMIT = (
     metavar="I/N",
     default=None,
     show_default="all of it",
-    help="Do part I of N and publish nothing; any machine, parts may run at the same time.",
+    help="Do part I of N and publish nothing. Parts may run on any machines and at the same time.",
 )
 @click.option(
     "--finish",
     "only_finish",
     is_flag=True,
     show_default=True,
-    help="Publish what parts have made, or say what is missing; needs no SOURCE.",
+    help="Publish the finished parts, or say what is missing; needs no SOURCE.",
 )
 @click.option(
     "--size",
@@ -139,13 +139,13 @@ _PIXEL_LIMIT = (
     "--encode",
     type=click.Choice(["jpeg", "png"]),
     show_default="jpeg for smaller ones, png for others",
-    help="How images are encoded that cannot keep their bytes.",
+    help="Format of images that cannot be copied as they are.",
 )
 @click.option(
     "--quality",
     type=click.IntRange(1, 100),
     show_default="95",
-    help="Of JPEG, where images are encoded.",
+    help="JPEG quality, where images are encoded.",
 )
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
 def shard(

@@ -33,33 +33,35 @@ class DataConfig(Section):
     """A shard set written by `streamgan shard`: a folder, or an address (s3://, gs://, https://, hf://); or
     several, mixed: [{path, weight}, ...]."""
     batch: int = Field(default=16, ge=1, le=1_000_000)
-    """GLOBAL batch: images an optimizer step sees over all ranks and micro-batches."""
+    """GLOBAL batch: images per optimizer step, over all ranks and micro-batches."""
     size: int = Field(default=256, ge=16, le=4096)
     """Training crops are size x size pixels."""
     workers: MayChange[int] = Field(default=2, ge=0, le=1024)
     """Loader processes per rank; 0 decodes in the training process. Does not change the batches."""
     lanes: Count | None = None
-    """Independent streams that a batch is drawn from; None: the largest divisor of `batch` up to 24."""
+    """Independent streams that every batch draws equally from; None: the largest divisor of `batch` up to
+    24."""
     window: Count | None = None
-    """Shards shuffled together inside a lane; None: 4, or as many as mix a batch about as a full shuffle."""
+    """Shards of a lane that are shuffled together; None: 4, or as many as mix a batch about as well as a full
+    shuffle does."""
     reshuffle: Literal["global", "lane"] = "global"
-    """What an epoch deals out anew: all shards over all lanes, or inside every lane the shards it always has
-    (with remote shards, a machine then fetches its share only once)."""
+    """What each epoch shuffles: all shards over all lanes, or within each lane the shards that it always has
+    (a machine then downloads only its own share of a remote set, once)."""
     gray: Literal["derive", "twin"] = "derive"
     """Where the network input comes from: the luminance of the colour image, or the set's own gray twin."""
     on_bad: MayChange[Literal["raise", "substitute"]] = "raise"
-    """What a damaged sample does, wherever it is read: ends the run, or another one takes its place."""
+    """What happens when a sample is damaged: the run ends, or another sample takes its place."""
     max_bad: MayChange[CountOrZero] = 100
-    """Damaged samples that a rank may replace before the run ends all the same."""
+    """Damaged samples that a rank may replace; one more ends the run."""
     stall_s: MayChange[Seconds] = 8.0
     """Seconds without any progress after which a loader process counts as stuck, and the run ends."""
     max_samples: Count | None = None
     """Train on the first N samples of the (already shuffled) split; None: all of them."""
     cache: MayChange[CachePath] = "~/.cache/streamgan/shards"
     """Folder on a disk of this machine for shards that come from an address; any number of runs may share
-    it. none: nothing is kept, images are read one by one, by range."""
+    it. none: nothing is kept, each image is read by range."""
     cache_gb: MayChange[float] = Field(default=50.0, gt=0, le=1e9)
-    """GB that the cache holds at most; the shards needed furthest ahead make room."""
+    """Size limit of the cache in GB; the shards needed last are evicted first."""
 
 
 class ModelConfig(Section):
@@ -87,9 +89,9 @@ class ModelConfig(Section):
     """Start the encoder from ImageNet weights: true downloads torchvision's, or for timm_unet takes those of
     an installed package (extra `pretrained`) or timm's; a path is a file of them."""
     variant: PathText | None = None
-    """Another form. unet, ddcolor, koalarization: published, the authors' network; timm_unet: any backbone of
-    timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published embedder alone;
-    zhang: a .npy file of ab bins, such as the authors' 313."""
+    """Another form of the model. unet, ddcolor, koalarization: published, the authors' network; timm_unet:
+    any backbone of timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published
+    embedder alone; zhang: a .npy file of ab bins, such as the authors' 313."""
 
 
 class LossConfig(Section):
@@ -105,7 +107,8 @@ class LossConfig(Section):
     rec_weight: PositiveOrZero = 1.0
     """Weight of the reconstruction loss."""
     log_mse_weight: PositiveOrZero = 0.0
-    """Weight of the mean over images of log(MSE + 0.001), which hears pale photos as PSNR does; 0: off."""
+    """Weight of the mean over images of log(MSE + 0.001), which weights low-error photos as a mean PSNR does;
+    0: off."""
     r1_weight: PositiveOrZero = 0.0
     """Weight (gamma) of the R1 gradient penalty on real images; 0: off."""
     r1_every: Count = 16
@@ -113,10 +116,10 @@ class LossConfig(Section):
     gp_weight: PositiveOrZero = 10.0
     """Weight (lambda) of the gradient penalty of WGAN-GP; for `gan: wgan` alone."""
     n_critic: Count = 1
-    """Steps of the discriminator to one of the generator, which moves in every n-th step of a run (after the
-    warm-up). A step takes one global batch, whoever moves in it. Published for WGAN-GP: 5."""
+    """Discriminator steps per generator step: after the warm-up, the generator is updated in every n-th step
+    of the run. Each step takes one global batch. Published for WGAN-GP: 5."""
     perceptual_weight: PositiveOrZero = 0.0
-    """Weight of the distance of VGG features; 0: off."""
+    """Weight of the perceptual loss, a distance of VGG features; 0: off."""
     perceptual: Literal["vgg16", "vgg19", "vgg16_bn"] = "vgg19"
     """Network of the perceptual loss; vgg16_bn: DDColor's, with batch norm and its own layers and weights."""
     perceptual_file: PathText | None = None
@@ -128,46 +131,48 @@ class LossConfig(Section):
     real_saturation: Positive = 1.0
     """Saturation of real photos in the perceptual loss and, with judge=photo, for D. DDColor: 1.2."""
     warmup_steps: CountOrZero | None = None
-    """Steps of reconstruction alone; None: 15% of the run, as it was to be at first, if gan_weight > 0."""
+    """Steps without the adversarial loss; None: 15% of the length that the run was started with."""
     ramp_steps: CountOrZero | None = None
-    """Steps over which the adversarial weight then rises from 0; None: as long as the warm-up."""
+    """Steps over which the adversarial weight then rises linearly to `gan_weight`; None: as long as the
+    warm-up."""
 
 
 class OptimConfig(Section):
     lr_g: Positive = 2e-4
     """Learning rate of the generator (AdamW)."""
     lr_encoder: PositiveOrZero | None = None
-    """Learning rate of the generator's encoder, for weights that know something already; None: lr_g; 0: it
-    stays as it is."""
+    """Learning rate of the generator's encoder, lower for pretrained weights; None: lr_g; 0: the encoder is
+    frozen."""
     freeze_norm: bool = False
-    """Keep the batch norm of the generator's encoder at the statistics that its weights came with."""
+    """Freeze the batch norm statistics of the generator's encoder at those of its pretrained weights."""
     lr_d: Positive = 2e-4
     """Learning rate of the discriminator (AdamW)."""
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
     """AdamW betas of both networks."""
     eps: Positive = 1e-6
-    """AdamW's term against division by 0. At the usual 1e-8, gradients that are zero but for rounding make
-    steps of full size, and a run on another number of ranks drifts away."""
+    """AdamW's epsilon. At the usual 1e-8, gradients that are zero up to rounding errors cause full-size
+    updates, and runs on different numbers of ranks diverge."""
     weight_decay: PositiveOrZero = 0.0
     """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """Learning rate after the warm-up: constant, down to 0 at the last step, or by `decay` every so often."""
+    """Learning rate after the warm-up: constant, decaying to 0 at the last step (linear, cosine), or
+    multiplied by `decay` every `decay_every` steps (step)."""
     decay_every: Count = 10_000
-    """Steps between two falls of the learning rate (schedule step)."""
+    """Steps between two decays of the learning rate (schedule step)."""
     decay_after: CountOrZero = 0
-    """Steps from which the first `decay_every` is counted (schedule step)."""
+    """Steps before the first `decay_every` begins to count (schedule step)."""
     decay: float = Field(default=0.5, gt=0, le=1)
-    """What a fall multiplies the learning rates by (schedule step)."""
+    """Factor on the learning rates at each decay (schedule step)."""
     warmup_steps: CountOrZero = 0
-    """Steps over which the learning rates rise from 0."""
+    """Steps over which the learning rates rise linearly from 0."""
     clip_g: PositiveOrZero = 0.0
-    """Largest gradient norm of the generator; 0: no clipping."""
+    """Gradient norm at which the generator is clipped; 0: no clipping."""
     clip_d: PositiveOrZero = 0.0
-    """Largest gradient norm of the discriminator; 0: no clipping."""
+    """Gradient norm at which the discriminator is clipped; 0: no clipping."""
     accumulate: Count = 1
-    """Micro-batches a rank splits its part of the global batch into."""
+    """Micro-batches per rank and step (gradient accumulation)."""
     ema_half_life_images: PositiveOrZero = 10_000
-    """Images after which the weight average has forgotten half of an old weight; 0: EMA = the weights."""
+    """Half-life of the weight average (EMA), in images; 0: EMA = the weights."""
 
 
 class RunConfig(Section):
@@ -180,35 +185,36 @@ class RunConfig(Section):
     epochs: MayChange[Count | None] = None
     """Length of the run in passes over the training split."""
     log_every: MayChange[Count] = 20
-    """Steps between two lines in the console, TensorBoard and metrics.jsonl."""
+    """Steps between two log lines: console, TensorBoard and metrics.jsonl."""
     validate_every: MayChange[CountOrZero] = 0
     """Steps between validations; 0: once per epoch. The last step always validates."""
     validate_images: MayChange[Count] = 256
-    """Validation images used at most."""
+    """Number of validation images, at most."""
     sample_every: MayChange[CountOrZero] = 0
     """Steps between sample grids; 0: with every validation."""
     sample_images: MayChange[int] = Field(default=8, ge=1, le=1024)
     """Columns of the sample grid."""
     checkpoint_every: MayChange[CountOrZero] = 0
-    """Steps between checkpoints beside those of each epoch's end and the best validation; 0: none beside."""
+    """Steps between checkpoints, in addition to those at the end of each epoch and after the best validation;
+    0: no additional ones."""
     keep: MayChange[Count] = 3
     """Newest checkpoints kept, beside the best one."""
     keep_every: MayChange[CountOrZero] = 0
-    """Checkpoints of every so many steps are kept for ever; 0: none."""
+    """Checkpoints at multiples of this many steps are never deleted; 0: none."""
     best_metric: Literal["psnr", "ssim", "loss", "ab_error", "dcf"] = "psnr"
-    """Validation figure that says which checkpoint is the best one, and when to stop early. A validation that
-    is the best so far writes a checkpoint, whether or not one is due."""
+    """Validation metric that decides which checkpoint is the best one, and when to stop early. A validation
+    that is the best so far writes a checkpoint, whether or not one is due."""
     patience: MayChange[CountOrZero] = 0
-    """Validations without a better figure after which the run ends; 0: it never ends early."""
+    """Validations without an improvement after which the run stops early; 0: never."""
     init_from: MayChange[PathText | None] = None
     """Run, checkpoint or bundle folder, or ORG/NAME on the Hub, whose networks a new run starts with
     (fine-tuning); also --init-from. ready: the model that comes with streamgan."""
     max_bad_steps: MayChange[Count] = 20
     """Non-finite steps in a row (all are skipped) after which the run stops."""
     threads: MayChange[int] = Field(default=0, ge=0, le=4096)
-    """CPU threads of a training process; 0: torch's own choice. Part of bit-exactness on CPU."""
+    """CPU threads per training process; 0: torch's default. Part of bit-exactness on CPU."""
     timeout_s: MayChange[Seconds] = 600.0
-    """Seconds that a process waits for the others before it gives them up for lost, and ends."""
+    """Seconds that a process waits for the others before it considers them lost, and ends."""
     profile_steps: MayChange[tuple[Count, Count] | None] = None
     """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
     compile: MayChange[bool] = False

@@ -22,7 +22,7 @@ AT_LEAST_S = 20.0  # of training before anything is said
 
 
 def sample_ms(stats: LoaderStats) -> tuple[float, float]:
-    """Milliseconds of reading and of decoding a sample."""
+    """Milliseconds of reading and of decoding per sample."""
     samples = max(1, stats.samples)
     return 1000 * stats.read_s / samples, 1000 * stats.decode_s / samples
 
@@ -81,7 +81,7 @@ class Rate:
 
 
 def decode_ceiling(shards: Shards, split: str, *, size: int, seconds: float, **where: Any) -> float:
-    """Images a second and core that the decoder makes of bytes in memory: no loader process is faster.
+    """Images per second and core that the decoder makes of bytes in memory: no loader process is faster.
 
     `where`: cache and cache_gb, as of `build_loader`.
     """

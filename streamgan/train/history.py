@@ -1,4 +1,4 @@
-"""`RUN/metrics.jsonl`: a JSON object a line with `step`, `time` and scalars by tag."""
+"""`RUN/metrics.jsonl`: one JSON object per line with `step`, `time` and scalars by tag."""
 
 import json
 from pathlib import Path
