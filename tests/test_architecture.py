@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -178,6 +179,24 @@ def test_no_environment_variable_is_read_but_the_launchers_own():
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.get", "os.getenv"):
                 read.add(ast.unparse(node.args[0]).strip("'"))
     assert read <= LAUNCHER_VARIABLES
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file with the last name of what it calls."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func).rpartition(".")[2], node
+
+
+def test_whoever_says_where_shards_are_says_which_cache_they_go_through():
+    faces, sources = {"build_loader", "build_eval_loader"}, []
+    for path in MODULES:
+        for name, call in calls(path):
+            assert name not in faces, f"{name_of(path)} calls {name}, which has a cache of its own"
+            if name == "Source":
+                sources.append((name_of(path), len(call.args) + len(call.keywords)))
+    assert {count for _, count in sources} == {3}
+    assert {path for path, _ in sources} >= {"streamgan/train/build.py", "streamgan/cli/evaluate.py"}
 
 
 def test_one_function_alone_counts_the_cores():

@@ -6,7 +6,7 @@ import pytest
 
 from streamgan.data import build_loader
 from streamgan.data.prefetch import readahead as hints_module
-from streamgan.data.prefetch.downloads import Use
+from streamgan.data.prefetch.demand import Use
 from streamgan.data.prefetch.readahead import Hints
 from streamgan.data.shards.reader import ShardReader
 

@@ -24,8 +24,8 @@ from streamgan.core.storage.locks import close_descriptor
 from streamgan.core.storage.remote import join
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
-from streamgan.data.order.mixture import Weighted
 from streamgan.data.prefetch import downloads
+from streamgan.data.reading import Weighted
 from streamgan.data.shards.reader import ShardReader
 from streamgan.data.shards.remote import NotArrived
 from streamgan.sharding.run import ShardOptions, shard

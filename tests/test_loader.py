@@ -308,7 +308,7 @@ def test_a_killed_worker_interrupts_the_wait_for_a_batch(shard_set, monkeypatch)
 
 
 def test_a_stuck_worker_ends_the_run_naming_what_it_is_at(shard_set, monkeypatch):
-    first = build(shard_set)._requests.order.batch_ids(0)[1][0]
+    first = build(shard_set)._plan.order.batch_ids(0)[1][0]
     monkeypatch.setattr(samples_module, "decode", lambda *arguments, **options: threading.Event().wait())
     monkeypatch.setattr(workers_module, "TICK_S", 0.02)
     named = re.escape(ShardReader(shard_set, "train").where(int(first)))
@@ -483,7 +483,7 @@ def test_a_loader_counts_what_its_processes_do(shard_set, workers):
     list(loader)
     stats = loader.stats
     reader = ShardReader(shard_set, "train")
-    ids = np.concatenate([loader._requests.order.batch_ids(step)[1] for step in range(STEPS)])
+    ids = np.concatenate([loader._plan.order.batch_ids(step)[1] for step in range(STEPS)])
     assert stats.samples == STEPS * BATCH
     assert stats.bytes == reader.index["color_size"][ids].sum()
     assert min(stats.decode_s, stats.read_s) > 0

@@ -11,10 +11,12 @@ from training import tiny_config
 from streamgan.core.errors import CheckpointError, ConfigError, DataError
 from streamgan.data import Batch, Weighted, build_loader
 from streamgan.data.loader import build_eval_loader
-from streamgan.data.order.mixture import CYCLE, Mixture, cycle_counts, open_reader
+from streamgan.data.order.mixture import CYCLE, Mixture, cycle_counts
+from streamgan.data.reading import Source
+from streamgan.data.shards.joint import open_reader
 from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.train.build import shard_sets
+from streamgan.train.build import build_reading
 from streamgan.train.loop import train
 
 
@@ -125,7 +127,7 @@ def test_a_second_pass_in_one_epoch_crops_and_mirrors_anew(other_set, shard_set)
 
 
 def test_ids_run_through_the_sets_in_turn(sets, shard_set, other_set):
-    joint, first, second = open_reader(sets, "train"), *(ShardReader(s.path, "train") for s in sets)
+    joint, first, second = open_reader(Source(sets), "train"), *(ShardReader(s.path, "train") for s in sets)
     assert len(joint) == len(first) + len(second) == 84
     assert joint.read(63) == first.read(63)
     assert joint.read(64, gray=True) == second.read(0, gray=True)
@@ -136,16 +138,16 @@ def test_ids_run_through_the_sets_in_turn(sets, shard_set, other_set):
 
 def test_the_digest_says_what_is_mixed_and_how(sets):
     digests = {
-        open_reader(variant, "train").digest
+        open_reader(Source(variant), "train").digest
         for variant in (sets, sets[::-1], [sets[0], sets[1]._replace(weight=2.0)], sets[:1])
     }
     assert len(digests) == 4
     doubled = [one._replace(weight=2 * one.weight) for one in sets]
-    assert open_reader(doubled, "train").digest == open_reader(sets, "train").digest
+    assert open_reader(Source(doubled), "train").digest == open_reader(Source(sets), "train").digest
 
 
 def test_without_weights_every_set_has_as_many_shares_as_samples(shard_set, other_set):
-    reader = open_reader([str(shard_set), str(other_set)], "train")
+    reader = open_reader(Source([str(shard_set), str(other_set)]), "train")
     assert reader.weights == [64, 20]
 
 
@@ -182,7 +184,10 @@ def test_a_run_trains_on_a_mixture_and_continues_on_no_other(shard_set, other_se
         word = f"data.shards=[{{path: {shard_set}, weight: {weight}}}, {{path: {other_set}, weight: 1}}]"
         return tiny_config(shard_set, tmp_path / "run", word, f"run.steps={steps}")
 
-    assert shard_sets(config(3, 2)) == [Weighted(str(shard_set), 3.0), Weighted(str(other_set), 1.0)]
+    assert build_reading(config(3, 2)).source.shards == [
+        Weighted(str(shard_set), 3.0),
+        Weighted(str(other_set), 1.0),
+    ]
     assert train(config(3, 2))["validation"]["val/psnr"] > 0
     with pytest.raises(CheckpointError, match="was trained on other shards"):
         train(config(4, 3))

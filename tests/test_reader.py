@@ -11,7 +11,7 @@ from parquet_fixtures import encode, hub, picture, write_rows
 
 from streamgan.core.errors import DataError
 from streamgan.data.format import idx_name, read_idx
-from streamgan.data.shards import reader as reader_module
+from streamgan.data.shards import open_files
 from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 
@@ -117,7 +117,7 @@ def test_a_set_without_twins_says_so(source_folder, tmp_path):
 
 
 def test_only_so_many_shards_are_open_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_module, "MAX_OPEN", 4)
+    monkeypatch.setattr(open_files, "MAX_OPEN", 4)
     rows = [{"image": hub(encode(picture(seed)))} for seed in range(12)]
     write_rows(tmp_path / "a.parquet", rows, group=1)
     options = ShardOptions(samples_per_shard=1, splits="train=1")

@@ -9,9 +9,10 @@ from training import launch, processes, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.data.loader import build_eval_loader
+from streamgan.data.reading import Reading, Source
 from streamgan.losses import RECONSTRUCTION
 from streamgan.models import GENERATORS
-from streamgan.train.evaluate import evaluate_weights, score_generator
+from streamgan.train.evaluate import Photos, evaluate_weights, score_generator
 from streamgan.train.loop import train
 
 IMAGES = 13  # over 2 ranks of 4 images per step: 8 and 5, then 3 places of padding
@@ -50,8 +51,8 @@ def test_an_evaluation_has_the_same_digits_for_every_batch_size(shard_set, batch
     generator = GENERATORS["unet"](out_channels=2, width=4, depth=3)
 
     def evaluate(batch: int) -> dict[str, float]:
-        found = evaluate_weights(generator, HEADS["lab"], str(shard_set), "val", size=48, workers=0,
-                                 num_images=IMAGES, batch=batch)  # fmt: skip
+        reading = Reading(Source(str(shard_set)), 48, workers=0)
+        found = evaluate_weights(generator, HEADS["lab"], Photos(reading, "val", IMAGES, batch))
         rows = {"model": found["model"], **found["baselines"]}
         return {f"{name} {metric}": row[metric] for name, row in rows.items() for metric in ("psnr", "ssim")}
 

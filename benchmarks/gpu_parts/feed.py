@@ -9,6 +9,7 @@ from common import markdown
 
 from streamgan.data.bottleneck import Rate, decode_ceiling, workers_estimated, workers_for
 from streamgan.data.loader import build_loader
+from streamgan.data.reading import Reading, Source
 from streamgan.data.workers.samples import Batch
 
 from .task import SMALL, Result, Task, on_gpu, precision, recipe, steady, synchronize, train_lines
@@ -21,7 +22,8 @@ def measure(task: Task) -> Iterator[Result]:
     size, batch = task.choose((SIZE, BATCH), (32, 4))
     seconds = task.choose(3.0, 0.2)
     result: Result = {"size": size, "batch": batch, "rows": []}
-    result["ceiling"] = decode_ceiling(str(task.photos), "train", size=size, seconds=task.choose(1.0, 0.1))
+    reading = Reading(Source(str(task.photos)), size)
+    result["ceiling"] = decode_ceiling(reading, "train", seconds=task.choose(1.0, 0.1))
     for workers in task.choose(WORKERS, (1, 2)):
         row: Result = {"workers": workers}
         result["rows"].append(row)

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from streamgan.core.config import load_config
 from streamgan.core.settings import TrainConfig
-from streamgan.data.order.mixture import split_size
+from streamgan.data.shards.joint import split_size
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "launch" / "recipes"

@@ -44,11 +44,12 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_g
     Example:
       streamgan bench loader shards/photos --workers 0,1,2,4,8 --batch 64 --step-ms 90
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from streamgan.core.errors import ConfigError
     from streamgan.core.logs import say
     from streamgan.data.bottleneck import decode_ceiling, loader_rate, workers_estimated, workers_for
+    from streamgan.data.reading import Reading, Source
 
     try:
         counts = sorted({int(word) for word in workers.split(",")})
@@ -58,13 +59,12 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_g
         raise ConfigError(
             "--workers", f"not numbers of processes, 0 to 1024 (got {workers[:60]})", "write 0,1,2,4"
         ) from None
-    where = {"cache": cache, "cache_gb": cache_gb}
-    ceiling = decode_ceiling(folder, split, size=size, seconds=seconds, **where)
+    reading = Reading(Source(folder, cache, cache_gb), size)
+    ceiling = decode_ceiling(reading, split, seconds=seconds)
     rates = []
     for count in counts:
         say(f"{count} workers, {seconds:g} s")
-        options = {"size": size, "batch": batch, "workers": count, "seconds": seconds}
-        rates.append(loader_rate(folder, split, **options, **where))
+        rates.append(loader_rate(replace(reading, workers=count), split, batch=batch, seconds=seconds))
     value = {
         "ceiling_images_per_s": ceiling,
         "batch": batch,

@@ -82,19 +82,21 @@ def evaluate(
     streamgan evaluate runs/default --shards shards/photos --split test --json
     streamgan evaluate runs/default --shards shards/photos --perceptual --semantic
     """
+    from streamgan.data.reading import Reading, Source
     from streamgan.inference.weights import find_weights, load_weights
-    from streamgan.train.evaluate import evaluate_weights
+    from streamgan.train.evaluate import Photos, evaluate_weights
     from streamgan.train.perceptual_scores import find_networks
 
     weights = load_weights(find_weights(run, checkpoint))
     networks = find_networks(
         everything=perceptual, semantic=semantic, fid_weights=fid_weights, lpips_weights=lpips_weights
     )
-    result = evaluate_weights(
-        weights.generator, weights.head, shards, split, num_images=max_images, size=size or weights.size,
-        batch=batch, workers=workers, gray="twin" if gray == "twin" else None,
-        on_bad=on_bad, cache=cache, cache_gb=cache_gb, cf=cf, networks=networks,
+    reading = Reading(
+        Source(shards, cache, cache_gb), size or weights.size, gray="twin" if gray == "twin" else None,
+        workers=workers, on_bad=on_bad,
     )  # fmt: skip
+    photos = Photos(reading, split, max_images, batch)
+    result = evaluate_weights(weights.generator, weights.head, photos, cf=cf, networks=networks)
     lines = [*score_lines(result), result["protocol"], f"weights: {weights.path} (step {weights.step})"]
     emit("\n".join(lines), {"weights": str(weights.path), "step": weights.step, **result}, as_json=as_json)
 

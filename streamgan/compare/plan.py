@@ -19,7 +19,8 @@ from streamgan.core.errors import ConfigError, StreamganError
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 from streamgan.core.storage.files import read_json, write_json
-from streamgan.data.loader import build_loader
+from streamgan.data.loader import training_loader
+from streamgan.train.build import build_reading, build_shuffle
 from streamgan.train.history import read_history
 from streamgan.train.loop import train
 from streamgan.train.schedule import WARMUP_SHARE, total_steps
@@ -182,13 +183,7 @@ def _plan_path(row: Row) -> Path:
 def _recipe_steps(config: TrainConfig) -> int:
     if config.run.steps:
         return config.run.steps
-    shards = config.data.shards
-    assert isinstance(shards, str)
-    data = config.data
-    loader = build_loader(
-        shards, "train", data.batch, data.size, workers=0, lanes=data.lanes, max_samples=data.max_samples,
-        stop_step=0, cache=data.cache, cache_gb=data.cache_gb,
-    )  # fmt: skip
+    loader = training_loader(build_reading(config), "train", build_shuffle(config), stop_step=0)
     return total_steps(config, loader.steps_per_epoch)
 
 

@@ -10,6 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +19,15 @@ from accelerate import Accelerator
 from streamgan.core.errors import ConfigError, StreamganError, file_error, is_of_file_system
 from streamgan.core.logs import say
 from streamgan.core.storage.files import atomic_write, write_json
-from streamgan.train.build import reading
+from streamgan.train.build import build_reading
+from streamgan.train.evaluate import Photos
 from streamgan.train.loop import train
 from streamgan.train.process import run_lock
 
 from .grid import write_grid
 from .machine import describe_machine
 from .plan import Plan, Terms, plan_row, refuse_changes, training_minutes
-from .score import Photos, gray_and_truth, grid_photos, read_scores, score_row, write_column
+from .score import TestPhotos, gray_and_truth, grid_photos, read_scores, score_row, write_column
 from .settings import Comparison, Row
 from .table import markdown
 
@@ -56,18 +58,10 @@ class _Rows:
         precision = accelerator.mixed_precision
         self._machine = describe_machine(accelerator.device, precision=precision)
         self._terms = Terms(self._config.budget, precision, digest)
-        self._photos = Photos(
-            shards=self._config.shards,
-            shards_digest=digest,
-            split=self._config.split,
-            size=self._rows[0].config.data.size,
-            max_images=self._config.max_images,
-            grid_images=self._config.grid_images,
-            batch=self._config.batch,
-            workers=self._config.workers,
-            reading=reading(self._rows[0].config.data),
-        )
-        self._scores = {row.name: read_scores(self._folder(row), self._photos) for row in self._rows}
+        reading = replace(build_reading(self._rows[0].config), gray=None, workers=self._config.workers)
+        photos = Photos(reading, self._config.split, self._config.max_images, self._config.batch)
+        self._test = TestPhotos(photos, digest, self._config.grid_images)
+        self._scores = {row.name: read_scores(self._folder(row), self._test) for row in self._rows}
         self._plans: dict[str, Plan] = {}
         self._errors: dict[str, str] = {}
 
@@ -114,7 +108,7 @@ class _Rows:
             raise KeyboardInterrupt
         known = next((kept["baselines"] for kept in self._scores.values() if kept), None)
         folder = self._folder(row)
-        self._scores[row.name] = score_row(folder, self._photos, baselines=known, about=about)
+        self._scores[row.name] = score_row(folder, self._test, baselines=known, about=about)
 
     def _announce(self, row: Row, number: int, todo: list[Row], *, elapsed_s: float, done_steps: int) -> None:
         left = [self._plans[one.name] for one in todo[number - 1 :]]
@@ -132,9 +126,9 @@ class _Rows:
             "version": VERSION,
             "budget": str(self._config.budget),
             "shards": self._config.shards,
-            "shards_digest": self._photos.shards_digest,
-            "split": self._photos.split,
-            "size": self._photos.size,
+            "shards_digest": self._test.shards_digest,
+            "split": self._test.photos.split,
+            "size": self._test.photos.reading.size,
             "num_images": any_scores and any_scores["num_images"],
             "protocol": any_scores and any_scores["protocol"],
             "rows": [*self._baseline_rows(any_scores), *map(self._model_row, self._rows)],
@@ -173,11 +167,11 @@ class _Rows:
         made = {row.name: self._folder(row) / "column.png" for row in self._rows if self._scores[row.name]}
         if not made:
             return
-        color_B3HW = grid_photos(self._photos)
+        color_B3HW = grid_photos(self._test)
         ends = dict(zip(("gray", "truth"), gray_and_truth(color_B3HW), strict=True))
         for name, rgb_B3HW in ends.items():
             (self._out / name).mkdir(exist_ok=True)
             write_column(self._out / name, rgb_B3HW)
         gray, truth = (self._out / name / "column.png" for name in ends)
         columns = {"gray": gray, **made, "truth": truth}
-        write_grid(self._out / "grid.png", columns, photo_size=self._photos.size)
+        write_grid(self._out / "grid.png", columns, photo_size=self._test.photos.reading.size)

@@ -5,7 +5,7 @@ row, one under another) and `test/*` beside the scalars of the training.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,77 +15,62 @@ from torch.utils.tensorboard import SummaryWriter
 
 from streamgan.core.color import HEADS, Head, to_uint8, unit_rgb
 from streamgan.core.storage.files import atomic_write, read_json, write_json
-from streamgan.data.loader import build_eval_loader
+from streamgan.data.loader import evaluation_loader
 from streamgan.inference.weights import find_weights, load_weights
-from streamgan.train.evaluate import Scores, evaluate_weights
+from streamgan.train.evaluate import Photos, Scores, evaluate_weights
 
 FORMAT, VERSION = "streamgan-compare-scores", 1
 
 
 @dataclass(frozen=True)
-class Photos:
-    """The images that every row is scored on, and the first of them for the grid.
+class TestPhotos:
+    """The photos that every row is scored on; the first `grid_images` of them are in the grid."""
 
-    `reading` are options of the loaders that do not choose the images.
-    """
-
-    shards: str
+    photos: Photos
     shards_digest: str
-    split: str
-    size: int
-    max_images: int | None
     grid_images: int
-    batch: int
-    workers: int
-    reading: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
         """What makes scores comparable. The place of the shards does not matter."""
         return {
             "shards_digest": self.shards_digest,
-            "split": self.split,
-            "size": self.size,
-            "max_images": self.max_images,
+            "split": self.photos.split,
+            "size": self.photos.reading.size,
+            "max_images": self.photos.num_images,
         }
 
 
-def read_scores(folder: Path, photos: Photos) -> dict[str, Any] | None:
+def read_scores(folder: Path, test: TestPhotos) -> dict[str, Any] | None:
     """The scores in a folder, if they are of these photos."""
     path = folder / "scores.json"
     if not path.exists():
         return None
     kept = read_json(path, todo="delete it to evaluate this row again")
     same = isinstance(kept, dict) and (kept.get("format"), kept.get("version")) == (FORMAT, VERSION)
-    grid_is_there = (folder / "column.png").exists() and kept.get("grid_images") == photos.grid_images
-    return kept if same and kept["photos"] == photos.identity() and grid_is_there else None
+    grid_is_there = (folder / "column.png").exists() and kept.get("grid_images") == test.grid_images
+    return kept if same and kept["photos"] == test.identity() and grid_is_there else None
 
 
 def score_row(
-    run: Path, photos: Photos, *, baselines: dict[str, Scores] | None, about: dict[str, Any]
+    run: Path, test: TestPhotos, *, baselines: dict[str, Scores] | None, about: dict[str, Any]
 ) -> dict[str, Any]:
     """Evaluate the newest averaged weights of a run; what is then in its scores.json, `about` among it."""
     weights = load_weights(find_weights(run, "last"))
     result = evaluate_weights(
         weights.generator,
         weights.head,
-        photos.shards,
-        photos.split,
-        size=photos.size,
-        batch=photos.batch,
-        workers=photos.workers,
-        num_images=photos.max_images,
+        test.photos,
         baselines=baselines,
-        **photos.reading,
     )
     device = next(weights.generator.parameters()).device
     with torch.inference_mode():
-        given, _ = weights.head.encode(grid_photos(photos).to(device), None)
+        given, _ = weights.head.encode(grid_photos(test).to(device), None)
         column = weights.head.decode(given, weights.generator(given))
     kept = {
         "format": FORMAT,
         "version": VERSION,
-        "photos": photos.identity(),
-        "grid_images": photos.grid_images,
+        "photos": test.identity(),
+        "grid_images": test.grid_images,
         "weights": str(weights.path),
         "step": weights.step,
         "parameters": sum(p.numel() for p in weights.generator.parameters()),
@@ -98,11 +83,12 @@ def score_row(
     return kept
 
 
-def grid_photos(photos: Photos) -> Tensor:
+def grid_photos(test: TestPhotos) -> Tensor:
     """The first photos of the split, uint8 (N, 3, H, W)."""
-    count = photos.grid_images
-    where = photos.shards, photos.split
-    loader = build_eval_loader(*where, batch=count, size=photos.size, num_images=count, **photos.reading)
+    photos, count = test.photos, test.grid_images
+    loader = evaluation_loader(
+        replace(photos.reading, workers=0), photos.split, batch=count, num_images=count
+    )
     batch = next(iter(loader))
     return batch.color_B3HW[batch.ids_B >= 0]
 

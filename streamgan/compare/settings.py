@@ -18,8 +18,8 @@ from streamgan.core.setting_types import Count, LocalPath, PathText, Section, Te
 from streamgan.core.settings import TrainConfig
 from streamgan.core.storage.files import TEMPORARY_SUFFIX
 from streamgan.core.yaml_text import read_yaml
-from streamgan.data.order.mixture import open_reader
-from streamgan.train.build import check_models
+from streamgan.data.shards.joint import open_reader
+from streamgan.train.build import build_reading, check_models
 
 RESERVED = {"gray", "median_ab", "truth"}  # names of what stands beside the rows
 WRITTEN = {"comparison.json", "comparison.md", "grid.png"}  # beside their folders
@@ -126,9 +126,9 @@ def load_comparison(path: str | Path, **changes: Any) -> Comparison:
             told = ", ".join(f"{row} {value}" for row, value in values.items())
             todo = f"add data.{name}=VALUE to the comparison's settings"
             raise ConfigError(path, f"the rows differ in data.{name} ({told})", todo)
-    digest, data = "", rows[0].config.data
+    digest, source = "", build_reading(rows[0].config).source
     for split in ("train", config.split):
-        reader = open_reader(config.shards, split, cache=data.cache, cache_gb=data.cache_gb)
+        reader = open_reader(source, split)
         digest = reader.digest
         reader.close()
     return Comparison(config, rows, digest)

@@ -4,16 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamgan.data.order.mixture import Weighted
-    from streamgan.data.workers.samples import Batch
-
     from .loader import Loader, build_loader
+    from .reading import Weighted
+    from .workers.samples import Batch
 
 __all__ = ["Batch", "Loader", "Weighted", "build_loader"]
 _MODULES = {
     "Batch": "workers.samples",
     "Loader": "loader",
-    "Weighted": "order.mixture",
+    "Weighted": "reading",
     "build_loader": "loader",
 }
 

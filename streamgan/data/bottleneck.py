@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 
 from streamgan.core.machine import usable_cores
-from streamgan.data.order.mixture import Shards, open_reader
+from streamgan.data.shards.joint import open_reader
 from streamgan.data.workers.counters import LoaderStats
 from streamgan.data.workers.decode import decode, sampled_crops
-from streamgan.data.workers.samples import Batch
 
-from .loader import build_loader
+from .loader import training_loader
+from .plan import Shuffle
+from .reading import Reading
 
 CEILING_SAMPLES = 256
 INPUT_BOUND, KEEPS_UP = 0.10, 0.05  # share of the time spent waiting; between them, what was said last holds
@@ -80,12 +80,9 @@ class Rate:
     decode_ms: float
 
 
-def decode_ceiling(shards: Shards, split: str, *, size: int, seconds: float, **where: Any) -> float:
-    """Images per second and core that the decoder makes of bytes in memory: no loader process is faster.
-
-    `where`: cache and cache_gb, as of `build_loader`.
-    """
-    reader = open_reader(shards, split, **where)
+def decode_ceiling(reading: Reading, split: str, *, seconds: float) -> float:
+    """Images per second and core that the decoder makes of bytes in memory: no loader process is faster."""
+    reader = open_reader(reading.source, split)
     count = min(CEILING_SAMPLES, len(reader))
     encoded = [reader.read(i * len(reader) // count).color for i in range(count)]
     reader.close()
@@ -93,18 +90,16 @@ def decode_ceiling(shards: Shards, split: str, *, size: int, seconds: float, **w
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         for data, crop in zip(encoded, crops, strict=True):
-            decode(data, "RGB", size=size, crop=crop)
+            decode(data, "RGB", size=reading.size, crop=crop)
         done += count
     return done / (time.perf_counter() - began)
 
 
-def loader_rate(
-    shards: Shards, split: str, *, size: int, batch: int, workers: int, seconds: float, **where: Any
-) -> Rate:
+def loader_rate(reading: Reading, split: str, *, batch: int, seconds: float) -> Rate:
     """What a training loop that does nothing else gets, without the first batches of every process."""
-    loader = build_loader(shards, split, batch, size, workers, gray=None, **where)
-    batches = cast(Generator[Batch, None, None], iter(loader))
-    for _ in range(max(1, 5 * workers)):  # each has started, and filled its share of the queue
+    loader = training_loader(reading, split, Shuffle(batch))
+    batches = iter(loader)
+    for _ in range(max(1, 5 * reading.workers)):  # each has started, and filled its share of the queue
         next(batches)
     before, images, began = loader.stats, 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -112,7 +107,7 @@ def loader_rate(
     took, stats = time.perf_counter() - began, loader.stats - before
     batches.close()
     per_sample = 1000 / max(1, stats.samples)
-    return Rate(workers, images / took, stats.read_s * per_sample, stats.decode_s * per_sample)
+    return Rate(reading.workers, images / took, stats.read_s * per_sample, stats.decode_s * per_sample)
 
 
 def workers_for(rates: Sequence[Rate], images_per_s: float) -> int | None:

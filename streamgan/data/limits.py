@@ -2,13 +2,15 @@
 
 import math
 import reprlib
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from streamgan.core.errors import ConfigError
 from streamgan.data.order.canonical import Reshuffle
-from streamgan.data.workers.samples import GrayMode, OnBad
+
+GrayMode = Literal["derive", "twin"]
+OnBad = Literal["raise", "substitute"]
 
 _NUMBERS = {  # least and most, both included
     "batch": (1, 2**20),
@@ -28,6 +30,7 @@ _NUMBERS = {  # least and most, both included
     "max_bad": (0, 2**48),
 }
 _NONE_MEANS_DEFAULT = {"node_ranks", "lanes", "window", "stop_step", "epochs", "max_samples", "num_images"}
+_AMOUNTS = ("cache_gb", "stall_s")
 _WORDS = {
     "gray": (*get_args(GrayMode), None),
     "reshuffle": get_args(Reshuffle),
@@ -36,7 +39,7 @@ _WORDS = {
 
 
 def check_options(**options: Any) -> None:
-    """ConfigError if one of a loader's options, given by name, makes no sense."""
+    """ConfigError if one of a loader's options, given by name, makes no sense; others have no limits."""
     for name, value in options.items():
         if name in _WORDS:
             if value not in _WORDS[name]:
@@ -44,11 +47,8 @@ def check_options(**options: Any) -> None:
                 raise ConfigError(name, f"unknown (got {value!r})", f"choose one of {known}")
         elif name in _NUMBERS:
             _check_number(name, value)
-        elif not (isinstance(value, int | float) and 0 < value < math.inf):  # cache_gb, stall_s
+        elif name in _AMOUNTS and not (isinstance(value, int | float) and 0 < value < math.inf):
             raise ConfigError(name, f"must be a number above 0 (got {value!r})", "choose another one")
-    rank, world = options["rank"], options["world"]
-    if rank >= world:
-        raise ConfigError("rank", f"must be below world, {world} (got {rank})", "ranks count from 0")
 
 
 def _check_number(name: str, value: Any) -> None:

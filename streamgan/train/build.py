@@ -1,6 +1,7 @@
 """From a TrainConfig to the objects that training needs; the one place here that picks by name."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
 from streamgan.core.machine import usable_cores
 from streamgan.core.seeding import torch_seed
-from streamgan.core.settings import DataConfig, TrainConfig
-from streamgan.data.loader import Loader, build_eval_loader, build_loader
-from streamgan.data.order.mixture import Shards, Weighted
+from streamgan.core.settings import TrainConfig
+from streamgan.data.loader import Loader, evaluation_loader, training_loader
+from streamgan.data.plan import Shuffle
+from streamgan.data.reading import Ranks, Reading, Source, Weighted
 from streamgan.losses import class_weights
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
 from streamgan.models.zhang import ZhangClassifier
@@ -167,16 +169,8 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
     """Class weights from the training split."""
-    data = config.data
-    loader = build_eval_loader(
-        shard_sets(config),
-        "train",
-        batch=32,
-        size=data.size,
-        workers=data.workers,
-        num_images=PRIOR_IMAGES,
-        **reading(data),
-    )
+    reading = replace(build_reading(config), gray=None)
+    loader = evaluation_loader(reading, "train", batch=32, num_images=PRIOR_IMAGES)
     images = (batch.color_B3HW[batch.ids_B >= 0] for batch in loader)
     counts = count_classes(images, generator.centres_Q2)
     weights = class_weights(counts, generator.centres_Q2, uniform_share=config.loss.uniform_share)
@@ -214,16 +208,28 @@ def _optimizer(config: TrainConfig, groups: list[dict[str, Any]], *, lr: float, 
     return AdamW(groups, lr=lr, betas=optim.betas, eps=optim.eps, weight_decay=weight_decay, fused=True)
 
 
-def shard_sets(config: TrainConfig) -> Shards:
-    """`data.shards` as the loaders take it."""
-    shards = config.data.shards
-    return shards if isinstance(shards, str) else [Weighted(one.path, one.weight) for one in shards]
+def build_reading(config: TrainConfig, *, pin_memory: bool = False) -> Reading:
+    """Where and how every loader of a run reads its photos."""
+    data = config.data
+    sets = data.shards
+    if not isinstance(sets, str):
+        sets = [Weighted(one.path, one.weight) for one in sets]
+    return Reading(
+        Source(sets, data.cache, data.cache_gb),
+        data.size,
+        gray="twin" if data.gray == "twin" else None,
+        workers=data.workers,
+        on_bad=data.on_bad,
+        max_bad=data.max_bad,
+        stall_s=data.stall_s,
+        pin_memory=pin_memory,
+    )
 
 
-def reading(data: DataConfig) -> dict[str, Any]:
-    """The options with which every loader of a run reads its shards."""
-    names = ("on_bad", "max_bad", "stall_s", "cache", "cache_gb")
-    return {name: getattr(data, name) for name in names}
+def build_shuffle(config: TrainConfig) -> Shuffle:
+    """What the order of the training samples depends on."""
+    data, seed = config.data, config.run.seed
+    return Shuffle(data.batch, seed, data.lanes, data.window, data.reshuffle, data.max_samples)
 
 
 def build_train_loader(
@@ -240,25 +246,14 @@ def build_train_loader(
             ranks = _divisors(data.batch // accumulate)
             todo = f"choose a number of ranks out of {ranks}, or another data.batch or optim.accumulate"
         raise ConfigError("data.batch", what, todo)
-    return build_loader(
-        shard_sets(config),
+    node_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    return training_loader(
+        build_reading(config, pin_memory=accelerator.device.type == "cuda"),
         "train",
-        data.batch,
-        data.size,
-        data.workers,
-        config.run.seed,
-        accelerator.process_index,
-        world,
-        start_step,
-        lanes=data.lanes,
-        window=data.window,
-        reshuffle=data.reshuffle,
-        gray="twin" if data.gray == "twin" else None,
-        max_samples=data.max_samples,
+        build_shuffle(config),
+        ranks=Ranks(accelerator.process_index, world, node_ranks),
+        start_step=start_step,
         stop_step=stop_step,
-        pin_memory=accelerator.device.type == "cuda",
-        **reading(data),
-        node_ranks=int(os.environ.get("LOCAL_WORLD_SIZE", str(world))),
     )
 
 

@@ -4,6 +4,7 @@ All ranks evaluate disjoint samples; padding is masked; float32 without autocast
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from streamgan.core.color import HEADS, Head, unit_rgb
 from streamgan.core.logs import progress
-from streamgan.data.loader import MAX_BAD, STALL_S, Loader, build_eval_loader
-from streamgan.data.order.mixture import split_size
-from streamgan.data.shards.remote import DEFAULT_CACHE, DEFAULT_CACHE_GB
-from streamgan.data.workers.samples import Batch, GrayMode, OnBad
+from streamgan.data.loader import Loader, evaluation_loader
+from streamgan.data.reading import Ranks, Reading
+from streamgan.data.shards.joint import split_size
+from streamgan.data.workers.samples import Batch
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
     Cf,
@@ -34,6 +35,16 @@ from .perceptual_scores import PerceptualNetworks, Way, score_perceptual
 
 Scores = dict[str, Any]  # floats, and lists of them as `sweep`
 MEDIAN_IMAGES = 1000  # training images behind the median-ab baseline
+
+
+@dataclass(frozen=True)
+class Photos:
+    """What a model is scored on: the first `num_images` of a split (None: all), `batch` at a time."""
+
+    reading: Reading
+    split: str
+    num_images: int | None = None
+    batch: int = 16
 
 
 def measure_median_ab(loader: Loader, device: torch.device) -> Tensor:
@@ -137,39 +148,24 @@ def score_baselines(
 def evaluate_weights(
     generator: nn.Module,
     head: Head,
-    shards: str,
-    split: str,
+    photos: Photos,
     *,
-    size: int,
-    batch: int = 16,
-    workers: int = 2,
-    num_images: int | None = None,
-    gray: GrayMode | None = None,
-    on_bad: OnBad = "raise",
-    max_bad: int = MAX_BAD,
-    stall_s: float = STALL_S,
-    cache: str = DEFAULT_CACHE,
-    cache_gb: float = DEFAULT_CACHE_GB,
     baselines: dict[str, Scores] | None = None,
     cf: Cf = "hasler",
     networks: PerceptualNetworks | None = None,
 ) -> dict[str, Any]:
     """`{"num_images", "split", "size", "protocol", "model": scores, "baselines": {"gray", "median_ab"}}`.
 
-    Runs on all ranks if there are several; `batch` is a rank's. `cache` is for shards at an address. With
-    `on_bad="substitute"` another sample stands in for a damaged one.
-    `baselines` of an earlier call for the same images are not measured again. `cf` is the definition of
-    colourfulness, for the sweep and `psnr_at_cf50` too.
+    Runs on all ranks if there are several. `baselines` of an earlier call for the same images are not
+    measured again. `cf` is the definition of colourfulness, for the sweep and `psnr_at_cf50` too.
     `networks`: FID, KID, LPIPS and the semantic share as far as they are there; with the last, the baselines
     have `truth_jpeg`, the truth through a JPEG, with scores by networks alone. `not_measured` says what is
     not, and why: one of them, or median_ab of a set without a training split.
     """
     accelerator = Accelerator()
-    common: dict[str, Any] = {"batch": batch, "size": size, "workers": workers, "gray": gray}
-    common |= {"on_bad": on_bad, "max_bad": max_bad, "stall_s": stall_s}
-    common |= {"cache": cache, "cache_gb": cache_gb}
-    mine = {"rank": accelerator.process_index, "world": accelerator.num_processes, "num_images": num_images}
-    loader = build_eval_loader(shards, split, **common, **mine)
+    reading, split, size, batch = photos.reading, photos.split, photos.reading.size, photos.batch
+    ranks = Ranks(accelerator.process_index, accelerator.num_processes)
+    loader = evaluation_loader(reading, split, batch=batch, num_images=photos.num_images, ranks=ranks)
 
     generator = generator.to(accelerator.device)
     extra: dict[str, Any] = {"accelerator": accelerator, "show_progress": True}
@@ -177,10 +173,11 @@ def evaluate_weights(
         generator, head, loader, reconstruction=RECONSTRUCTION["l1"], cf=cf, in_full=True, **extra
     )
     median_2, not_measured = None, {}
-    if not split_size(shards, "train"):
-        not_measured["median_ab"] = f"{shards}: no split 'train' to take median_ab from; its row is left out"
+    if not split_size(reading.source.shards, "train"):
+        where = reading.source.shards
+        not_measured["median_ab"] = f"{where}: no split 'train' to take median_ab from; its row is left out"
     elif baselines is None or networks is not None:
-        train = build_eval_loader(shards, "train", num_images=MEDIAN_IMAGES, **common)
+        train = evaluation_loader(reading, "train", batch=batch, num_images=MEDIAN_IMAGES)
         median_2 = measure_median_ab(train, accelerator.device)
     if baselines is None:
         baselines = score_baselines(loader, median_2=median_2, cf=cf, in_full=True, **extra)

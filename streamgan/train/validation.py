@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from streamgan.core.color import Head
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
-from streamgan.data.loader import Loader, build_eval_loader
-from streamgan.data.order.mixture import split_size
+from streamgan.data.loader import Loader, evaluation_loader
+from streamgan.data.reading import ALONE, Ranks
+from streamgan.data.shards.joint import split_size
 from streamgan.data.workers.samples import Batch
 
-from .build import reading, shard_sets
+from .build import build_reading
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
 from .networks import Networks
 from .terms import pixel_loss
@@ -21,9 +22,10 @@ class Validation:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator):
         self._config, self._accelerator = config, accelerator
-        self._shards = shard_sets(config)
-        self.split = "val" if split_size(self._shards, "val") else "train"
-        self._num_samples = min(config.run.sample_images, split_size(self._shards, self.split))
+        self._reading = build_reading(config, pin_memory=accelerator.device.type == "cuda")
+        shards = self._reading.source.shards
+        self.split = "val" if split_size(shards, "val") else "train"
+        self._num_samples = min(config.run.sample_images, split_size(shards, self.split))
         if self.split == "train":
             say("data.shards: no validation split; validating on training images")
         self._baselines: dict[str, float] | None = None
@@ -66,18 +68,11 @@ class Validation:
         batch: int | None = None,
         every_rank_reads_all: bool = False,
     ) -> Loader:
-        data, alone = self._config.data, every_rank_reads_all
-        local = max(1, data.batch // self._accelerator.num_processes // self._config.optim.accumulate)
-        return build_eval_loader(
-            self._shards,
+        config, world = self._config, self._accelerator.num_processes
+        return evaluation_loader(
+            self._reading,
             split or self.split,
-            batch=batch or local,
-            size=data.size,
-            workers=data.workers,
-            rank=0 if alone else self._accelerator.process_index,
-            world=1 if alone else self._accelerator.num_processes,
-            num_images=num_images or self._config.run.validate_images,
-            gray="twin" if data.gray == "twin" else None,
-            pin_memory=self._accelerator.device.type == "cuda",
-            **reading(data),
+            batch=batch or max(1, config.data.batch // world // config.optim.accumulate),
+            num_images=num_images or config.run.validate_images,
+            ranks=ALONE if every_rank_reads_all else Ranks(self._accelerator.process_index, world),
         )

@@ -1,20 +1,31 @@
-"""What batches need of which shard, and when, from the plan alone. Steps count as a loader's requests do."""
+"""What batches need of which shard, and when, from the plan alone. Steps count as a loader's requests do.
+
+The *working set* of a job are the shards that it must have at hand at a time: of every lane that it reads the
+window it is in and the next one. It is what prefetching keeps in the cache, and the least that fits there.
+"""
 
 import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from streamgan.data.order.canonical import Order
 from streamgan.data.order.mixture import CYCLE, Mixture
 
-from .downloads import Use
-
 _WINDOWS = 2  # of every lane: the one that is read and the one that is fetched
 _CYCLES = 8  # of a mixture, kept
 _EVAL_SHARDS = 4  # fetched ahead where a split is read from front to back
+
+
+class Use(NamedTuple):
+    """A shard that steps `first` to `last` read from."""
+
+    first: int
+    last: int
+    shard: int
 
 
 class OrderNeeds:

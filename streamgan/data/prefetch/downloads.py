@@ -11,16 +11,17 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
 import numpy as np
 
 from streamgan.core.errors import DataError
 from streamgan.core.storage.download import Stopped
+from streamgan.data.shards.cached import CachedFiles
 from streamgan.data.shards.node_cache import Deleted
-from streamgan.data.shards.remote import CachedFiles
+
+from .demand import Needs, Use
 
 NUM_DOWNLOADS = 8  # at once, in one process
 FULL_PATIENCE_S = 1.0  # without space for what is urgent, before it is read by range
@@ -30,38 +31,16 @@ _LOOK_S = 0.5  # between two looks at whether all is well
 _SOON_S = 0.1
 
 
-class Use(NamedTuple):
-    """A shard that steps `first` to `last` read from."""
-
-    first: int
-    last: int
-    shard: int
-
-
 class Ahead:
-    """Keeps the shards of the coming steps in the cache, as a context.
+    """Keeps the shards of the coming steps in the cache, as a context."""
 
-    `uses` come by first step. `next_use(position)` gives the next step from `position` on at which each
-    shard of the split is needed, by anyone in the job.
-    """
-
-    def __init__(
-        self,
-        files: CachedFiles,
-        uses: Iterator[Use],
-        *,
-        start: int,
-        budget_bytes: int,
-        horizon: int,
-        next_use: Callable[[int], np.ndarray],
-    ):
-        self._files, self._uses, self._next_use = files, uses, next_use
-        self._budget_bytes, self._horizon = budget_bytes, horizon
+    def __init__(self, files: CachedFiles, needs: Needs):
+        self._files, self._needs, self._uses = files, needs, needs.uses()
         self.error: Exception | None = None  # why what is needed now does not arrive
-        self._start = self._position = start  # the oldest step that has not been delivered
+        self._position = needs.start  # the oldest step that has not been delivered
         self._lock, self._stop, self._changed = threading.Lock(), threading.Event(), threading.Event()
         self._near: deque[Use] = deque()
-        self._following = next(uses, None)
+        self._following = next(self._uses, None)
         self._wanted: dict[int, int] = {}  # first step by shard, the most urgent first
         self._held: set[int] = set()
         self._busy: set[int] = set()
@@ -92,7 +71,7 @@ class Ahead:
     def advance(self, delivered: int) -> None:
         """So many steps have been delivered."""
         with self._lock:
-            self._position = self._start + delivered
+            self._position = self._needs.start + delivered
         self._changed.set()
 
     def fail_waiters(self) -> None:
@@ -173,9 +152,9 @@ class Ahead:
             if use.last >= self._position:
                 self._wanted.setdefault(use.shard, use.first)
         total = sum(bytes_of[shard].bytes for shard in self._wanted)
-        while (use := self._following) is not None and use.first <= self._position + self._horizon:
+        while (use := self._following) is not None and use.first <= self._position + self._needs.horizon:
             more = 0 if use.shard in self._wanted else bytes_of[use.shard].bytes
-            if use.first > self._position and total + more > self._budget_bytes:
+            if use.first > self._position and total + more > self._needs.budget_bytes:
                 break
             if use.last >= self._position:
                 self._near.append(use)
@@ -231,7 +210,7 @@ class Ahead:
             if sha256 not in self._numbers:
                 return math.inf
             if steps is None:
-                steps = self._next_use(self._position)
+                steps = self._needs.next_use(self._position)
             return float(steps[self._numbers[sha256]])
 
         return of

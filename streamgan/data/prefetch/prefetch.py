@@ -8,9 +8,12 @@ import numpy as np
 
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
-from streamgan.data.order.canonical import Order, rank_slice
-from streamgan.data.order.mixture import Mixture, Reader
-from streamgan.data.shards.remote import CachedFiles, RangedFiles, gigabytes
+from streamgan.data.order.mixture import Mixture
+from streamgan.data.plan import EvaluationPlan, TrainingPlan
+from streamgan.data.reading import Ranks
+from streamgan.data.shards.cached import CachedFiles, gigabytes
+from streamgan.data.shards.joint import Reader
+from streamgan.data.shards.ranged import RangedFiles
 
 from .demand import ListNeeds, MixtureNeeds, Needs, OrderNeeds
 from .downloads import Ahead
@@ -61,7 +64,7 @@ class Supply:
             used, cap, need = map(gigabytes, (self.cache.usage(), self.cache.cap_bytes, self.need_bytes))
             say(f"cache: {self.cache.folder}, {used} of {cap} cap, working set {need}")
         with ExitStack() as stack:
-            aheads = [_ahead(files, needs) for files, needs in self.parts]
+            aheads = [Ahead(files, needs) for files, needs in self.parts]
             flow = Flow([stack.enter_context(one) for one in (*aheads, *self._local)])
             try:
                 yield flow
@@ -90,64 +93,42 @@ class Flow:
         return next((ahead.error for ahead in self._aheads if ahead.error), None)
 
 
-def _ahead(files: CachedFiles, needs: Needs) -> Ahead:
-    return Ahead(
-        files,
-        needs.uses(),
-        start=needs.start,
-        budget_bytes=needs.budget_bytes,
-        horizon=needs.horizon,
-        next_use=needs.next_use,
-    )
-
-
-def training_supply(
-    reader: Reader,
-    order: Order | Mixture,
-    *,
-    rank: int,
-    world: int,
-    node_ranks: int | None,
-    start: int,
-    stop: int | None,
-) -> Supply | None:
-    """What rank `rank` of `world` reads, and has to download; `node_ranks` share the cache."""
+def training_supply(reader: Reader, plan: TrainingPlan, ranks: Ranks) -> Supply | None:
+    """What a rank reads ahead of its steps, from disk or into the cache of its machine; None if nothing."""
+    order, here = plan.order, ranks.node_ranks or ranks.world
     parts: list[tuple[CachedFiles, Needs]] = []
     local: list[Hints] = []
-    here = node_ranks or world
     need_bytes = 0
     for number, files in enumerate(reader.all_files):
         if isinstance(files, RangedFiles):
             continue
         num_bytes = [shard.bytes for shard in files.entry.shards]
         if isinstance(order, Mixture):
-            needs = MixtureNeeds(order, number, num_bytes, start=start, stop=stop)
+            needs = MixtureNeeds(order, number, num_bytes, start=plan.start, stop=plan.stop)
         else:
-            mine = rank_slice(order.batch, rank, world)
-            needs = OrderNeeds(order, num_bytes, mine, start=start, stop=stop)
+            needs = OrderNeeds(order, num_bytes, plan.local, start=plan.start, stop=plan.stop)
         if not isinstance(files, CachedFiles):
             local.append(Hints(files, needs, node_ranks=here))
             continue
         if isinstance(needs, MixtureNeeds):
             need_bytes += needs.budget_bytes
         else:
-            first = rank // here * here
-            last = min(first + here, world) - 1
-            rows = [rank_slice(order.batch, one, world) for one in (first, last)]
-            need_bytes += needs.working_set(slice(rows[0].start, rows[1].stop))
+            first = ranks.rank // here * here
+            last = min(first + here, ranks.world)
+            need_bytes += needs.working_set(slice(first * plan.local_batch, last * plan.local_batch))
         parts.append((files, needs))
     return Supply(parts, need_bytes, training=True, local=local) if parts or local else None
 
 
-def list_supply(reader: Reader, requests: np.ndarray) -> Supply | None:
-    """What requests for `requests[i]` (ids; -1: padding) have to download; None if nothing."""
+def evaluation_supply(reader: Reader, plan: EvaluationPlan) -> Supply | None:
+    """What a rank has to download for an evaluation; None if nothing."""
     parts: list[tuple[CachedFiles, Needs]] = []
     need_bytes, first = 0, 0
     for files in reader.all_files:
         last = first + files.entry.samples
         if isinstance(files, CachedFiles):
             ends = first + np.cumsum([shard.samples for shard in files.entry.shards])
-            mine = [row[(row >= first) & (row < last)] for row in requests]
+            mine = [row[(row >= first) & (row < last)] for row in plan.ids_SB]
             shards = [np.searchsorted(ends, row, side="right") for row in mine]
             needs = ListNeeds(shards, [blob.bytes for blob in files.blobs])
             need_bytes += needs.budget_bytes

@@ -7,24 +7,13 @@ are what they are fast at. Only a hint: nothing waits for it, and what is not re
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
 
-from streamgan.data.shards.reader import LocalFiles
+from streamgan.data.shards.local import LocalFiles
 
-from .downloads import Use
+from .demand import Needs
 
 MEMORY_SHARE = 4  # one part in four of the machine's memory is asked for at most, by all of its ranks
 _LOOK_S = 1.0
-
-
-class Uses(Protocol):
-    """What of `supply.py` is needed here: which steps use a shard, by first step."""
-
-    budget_bytes: int
-    start: int
-
-    def uses(self) -> Iterator[Use]: ...
 
 
 class Hints:
@@ -32,7 +21,7 @@ class Hints:
 
     error: Exception | None = None
 
-    def __init__(self, files: LocalFiles, needs: Uses, *, node_ranks: int):
+    def __init__(self, files: LocalFiles, needs: Needs, *, node_ranks: int):
         self._files, self._needs = files, needs
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._budget_bytes = min(needs.budget_bytes, memory // MEMORY_SHARE // node_ranks)

@@ -1,27 +1,27 @@
 """Bytes by offset: one pread a member from a shard, its CRC-32 checked.
 
 No tar is parsed while training: the packed index says where every image lies. A reader may be used in several
-processes (each opens its own files); it keeps at most `MAX_OPEN` shards open.
+processes, each of which opens its own files.
 """
 
-import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
 
 from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.remote import is_remote, pinned, redacted
-from streamgan.data.format import Sample, SplitEntry, idx_name, open_index, read_idx, read_manifest
+from streamgan.data.format import SplitEntry, read_manifest
+from streamgan.data.reading import DEFAULT_CACHE, DEFAULT_CACHE_GB
 
+from .cached import CachedFiles
 from .coalesce import ByteRange
-from .remote import DEFAULT_CACHE, DEFAULT_CACHE_GB, CachedFiles, RangedFiles, nothing, open_remote
-
-MAX_OPEN = 512  # of 1024 that a process may open by default; a window of every lane wants some hundreds
+from .local import LocalFiles
+from .node_cache import NodeCache
+from .ranged import RangedFiles
 
 
 class Encoded(NamedTuple):
@@ -29,63 +29,6 @@ class Encoded(NamedTuple):
 
     color: bytes
     gray: bytes | None
-
-
-class LocalFiles:
-    """The shards of a split in a folder; at most MAX_OPEN are open at a time."""
-
-    num_missed = 0  # nothing has to arrive first
-    waits = True  # unused: nothing has to be waited for
-
-    def __init__(self, root: Path, split: str, entry: SplitEntry):
-        self.heartbeat: Callable[[], None] = nothing
-        self.root, self.split, self.entry = root, split, entry
-        self._open: OrderedDict[int, int] = OrderedDict()
-        self._pid = os.getpid()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}  # a descriptor has one owner
-
-    def load_index(self) -> np.ndarray:
-        return open_index(self.root, self.split, self.entry)
-
-    def name(self, shard: int) -> str:
-        return str(self.root / self.entry.shards[shard].name)
-
-    def samples(self, shard: int) -> list[Sample]:
-        """The samples of a shard as its `.idx` lists them."""
-        return read_idx(self.root / idx_name(self.entry.shards[shard].name))
-
-    def read(self, shard: int, size: int, offset: int) -> bytes:
-        return os.pread(self._descriptor(shard), size, offset)
-
-    def retry(self, shard: int, attempt: int) -> bool:
-        """After damaged bytes at the n-th attempt: whether to read once more."""
-        return False
-
-    def release(self) -> None:
-        """What is open may stay so."""
-
-    def close(self) -> None:
-        if self._pid == os.getpid():  # descriptors inherited by a fork belong to the parent
-            for descriptor in self._open.values():
-                os.close(descriptor)
-        self._open.clear()
-
-    def _descriptor(self, shard: int) -> int:
-        if self._pid != os.getpid():
-            self._open.clear()
-            self._pid = os.getpid()
-        if shard not in self._open:
-            path = self.name(shard)
-            try:
-                self._open[shard] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise file_error(error, path, what="cannot be opened") from error
-            if len(self._open) > MAX_OPEN:
-                os.close(self._open.popitem(last=False)[1])
-        self._open.move_to_end(shard)
-        return self._open[shard]
 
 
 Files = LocalFiles | RangedFiles | CachedFiles
@@ -123,11 +66,7 @@ class ShardReader:
         self.root = redacted(root)
         self.split = split
         self.entry = self.manifest.split(split, self.root)
-        self.files = (
-            open_remote(root, split, self.entry, cache=cache, cache_gb=cache_gb)
-            if is_remote(root)
-            else LocalFiles(Path(root), split, self.entry)
-        )
+        self.files = _files(root, split, self.entry, None if str(cache) == "none" else cache, cache_gb)
         self.index = self.files.load_index()
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
@@ -230,3 +169,11 @@ class ShardReader:
         )
         todo = f"run `streamgan verify {self.root}`, then restore what it names or shard the source again"
         raise DataError(self.where(sample_id), what, todo)
+
+
+def _files(root: str, split: str, entry: SplitEntry, cache: str | Path | None, cache_gb: float) -> Files:
+    if not is_remote(root):
+        return LocalFiles(Path(root), split, entry)
+    if cache is None:
+        return RangedFiles(root, split, entry)
+    return CachedFiles(root, split, entry, NodeCache(Path(cache).expanduser(), int(cache_gb * 1e9)))

@@ -1,50 +1,11 @@
-"""The files of a shard set at an address: whole shards through a node cache, or single images by range.
+"""What the two ways of reading shards at an address share: whole ones through a cache, images by range."""
 
-A cached set is read in one of two ways. Alone, whoever needs a shard downloads it. Under a Loader
-(`managed`) the training process downloads ahead (`ahead.py`) and loader workers, which are forks, only wait
-for names to appear in the cache; `by_range`, shared memory without a name, tells them which shards cannot
-get space there, because other jobs need all of it, and are read from their address.
-"""
+from collections.abc import Callable
 
-import hashlib
-import io
-import math
-import mmap
-import os
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from isal import isal_zlib
-
-from streamgan.core.errors import ConfigError, DataError, StreamganError
-from streamgan.core.storage.download import read_range, read_whole, size_of
-from streamgan.core.storage.locks import close_descriptor, open_descriptor
+from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.storage.download import read_range, read_whole
 from streamgan.core.storage.remote import join, redacted
-from streamgan.data.format import Sample, SplitEntry, idx_name, load_index, parse_idx
-
-from .coalesce import ByteRange, Coming
-from .node_cache import Blob, Deleted, NodeCache
-from .verified_download import MAX_DOWNLOADS, RESTORE, Spans, fill, sha256_of
-
-DEFAULT_CACHE, DEFAULT_CACHE_GB = "~/.cache/streamgan/shards", 50.0
-MAX_OPEN = 128
-_POLL_S = 0.01
-_AGAIN = "run the same command again"
-
-
-def open_remote(
-    root: str, split: str, entry: SplitEntry, *, cache: str | Path | None, cache_gb: float
-) -> "RangedFiles | CachedFiles":
-    """The files of a split at an address; `cache` None or "none" reads them by range."""
-    if cache is None or str(cache) == "none":
-        return RangedFiles(root, split, entry)
-    return CachedFiles(root, split, entry, NodeCache(Path(cache).expanduser(), int(cache_gb * 1e9)))
+from streamgan.data.format import Sample, SplitEntry, idx_name, parse_idx
 
 
 class NotArrived(StreamganError):
@@ -53,8 +14,12 @@ class NotArrived(StreamganError):
     exit_code = 3
 
 
-class _Files:
-    """What both ways of reading share: names, addresses and the samples of a shard for messages."""
+def nothing() -> None:
+    """What a reader does while it waits, unless somebody wants to know."""
+
+
+class RemoteFiles:
+    """Names, addresses and bytes of the shards of a split at the address `root`."""
 
     def __init__(self, root: str, split: str, entry: SplitEntry):
         self.root, self.split, self.entry = root, split, entry
@@ -69,210 +34,13 @@ class _Files:
     def name(self, shard: int) -> str:
         return redacted(self.address(shard))
 
-    def _read_range(self, shard: int, size: int, offset: int) -> bytes:
-        try:
-            return read_range(self.address(shard), offset, offset + size, heartbeat=self.heartbeat)
-        except DataError as error:
-            raise NotArrived(error.where, error.what, error.todo) from error
-
     def samples(self, shard: int) -> list[Sample]:
         """The samples of a shard as its `.idx` lists them."""
         address = join(self.root, idx_name(self.entry.shards[shard].name))
         return parse_idx(redacted(address), read_whole(address))
 
-
-class RangedFiles(_Files):
-    """Single images by range, nothing kept but the index, in memory."""
-
-    def __init__(self, root: str, split: str, entry: SplitEntry):
-        super().__init__(root, split, entry)
-        self._coming: Coming | None = None
-
-    def load_index(self) -> np.ndarray:
-        for _ in range(MAX_DOWNLOADS):
-            data = read_whole(self.index_address)
-            if hashlib.sha256(data).hexdigest() == self.entry.index_sha256:
-                return load_index(redacted(self.index_address), io.BytesIO(data), self.entry)
-        what = f"is not what the manifest says (sha256, {MAX_DOWNLOADS} downloads)"
-        raise DataError(redacted(self.index_address), what, RESTORE)
-
-    def expect(self, pieces: Sequence[ByteRange]) -> None:
-        """These are read next, until `release`: ask for all of them at once."""
-        self.release()
-        self._coming = Coming(pieces, self._read_range)
-
-    def read(self, shard: int, size: int, offset: int) -> bytes:
-        self.num_missed += 1  # whether asked for before or not, it was not here
-        data = self._coming and self._coming.take(ByteRange(shard, offset, size))
-        return self._read_range(shard, size, offset) if data is None else data
-
-    def retry(self, shard: int, attempt: int) -> bool:
-        """After damaged bytes at the n-th attempt: whether to read once more."""
-        return attempt < MAX_DOWNLOADS
-
-    def release(self) -> None:
-        """What was expected is no longer."""
-        if self._coming:
-            self._coming.close()
-            self._coming = None
-
-    close = release
-
-
-class CachedFiles(_Files):
-    """Whole shards through a node cache."""
-
-    def __init__(self, root: str, split: str, entry: SplitEntry, cache: NodeCache):
-        super().__init__(root, split, entry)
-        self.cache, self.managed, self._main_pid = cache, False, os.getpid()
-        self.blobs = [Blob(one.sha256, one.bytes, join(root, one.name)) for one in entry.shards]
-        self.by_range = mmap.mmap(-1, len(self.blobs) + 1)  # the last byte: nobody downloads any more
-        self._open: dict[int, int] = {}
-        self._pid, self._lease = os.getpid(), cache.lease()
-        self._leased: OrderedDict[int, None] = OrderedDict()  # shards of one who reads alone, oldest first
-        self._starts = np.cumsum([0, *(one.samples for one in entry.shards)])
-        self._rows: np.ndarray | None = None
-        self.index_bytes = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CachedFiles, (self.root, self.split, self.entry, self.cache)
-
-    def load_index(self) -> np.ndarray:
-        """The index, from the cache; it stays there as long as this object lives."""
-        sha256 = self.entry.index_sha256
-        path = self.cache.path(sha256)
-        while True:
-            size = path.stat().st_size if path.exists() else size_of(self.index_address)
-            blob = Blob(sha256, size, self.index_address)
-            if not self._obtain(blob, damaged=lambda descriptor: []):
-                cap, need = gigabytes(self.cache.cap_bytes), gigabytes(size)
-                what = f"{cap} leave no space for {self.split}.index ({need})"
-                raise ConfigError("data.cache_gb", what, "raise it")
-            with suppress(FileNotFoundError), open(path, "rb") as file:
-                about = os.fstat(file.fileno())
-                if sha256_of(file.fileno()) == sha256:
-                    self.index_bytes = about.st_size
-                    self._rows = load_index(redacted(self.index_address), path, self.entry)
-                    return self._rows
-                self.cache.mark_damaged(blob, about.st_ino)
-
-    def read(self, shard: int, size: int, offset: int) -> bytes:
-        descriptor = self._descriptor(shard)
-        if descriptor is None:
-            self.num_missed += 1
-            return self._read_range(shard, size, offset)
-        return os.pread(descriptor, size, offset)
-
-    def retry(self, shard: int, attempt: int) -> bool:
-        """As above. The shard is fetched anew first."""
-        if attempt > 1:
-            return False
-        descriptor = self._open.pop(shard, None)
-        if descriptor is not None:
-            self.cache.mark_damaged(self.blobs[shard], os.fstat(descriptor).st_ino)
-            close_descriptor(descriptor)
-        return True
-
-    def damaged(self, shard: int, descriptor: int) -> Spans:
-        """Images of a shard whose CRC-32 is not that of the index, as stretches of the file."""
-        rows = self.load_index() if self._rows is None else self._rows
-        wrong = []
-        for row in rows[self._starts[shard] : self._starts[shard + 1]]:
-            for kind in ("color", "gray"):
-                offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
-                if isal_zlib.crc32(os.pread(descriptor, size, offset)) != int(row[f"{kind}_crc32"]):
-                    wrong.append((offset, offset + size))
-        return wrong
-
-    def manage(self, managed: bool) -> None:
-        """Whether this process downloads ahead; if no longer, workers that wait for a shard give up."""
-        self.managed, self._main_pid = managed, os.getpid()
-        self.by_range[:] = bytes(len(self.blobs)) + bytes([not managed])
-
-    def fail_waiters(self) -> None:
-        """Whoever waits for a shard gets an error."""
-        self.by_range[len(self.blobs)] = 1
-
-    def release(self) -> None:
-        """Close what is open: the space of evicted shards is free only then."""
-        for descriptor in self._open.values():
-            close_descriptor(descriptor)
-        self._open.clear()
-
-    def close(self) -> None:
-        self.release()
-        self._lease.close()
-
-    def _descriptor(self, shard: int) -> int | None:
-        """The open shard, or None if it has to be read by range."""
-        if self._pid != os.getpid():  # what a fork brought along is closed
-            self._open.clear()
-            self._pid = os.getpid()
-        while shard not in self._open:
-            if not self.managed and not self._obtain_alone(shard):
-                return None
-            try:
-                path = self.cache.path(self.blobs[shard].sha256)
-                self._open[shard] = open_descriptor(path, os.O_RDONLY)
-                if len(self._open) > MAX_OPEN:
-                    close_descriptor(self._open.pop(next(iter(self._open))))
-            except FileNotFoundError as error:
-                if self.managed and (self.by_range[shard] or not self.waits):
-                    return None
-                orphan = self._pid != self._main_pid and os.getppid() != self._main_pid
-                if orphan or (self.managed and self.by_range[len(self.blobs)]):
-                    raise NotArrived("loader", "no shards arrive any more", _AGAIN) from error
-                self.num_missed += 1
-                self.heartbeat()
-                time.sleep(_POLL_S)
-        return self._open[shard]
-
-    def _obtain_alone(self, shard: int) -> bool:
-        while not self._obtain(self.blobs[shard], lambda descriptor: self.damaged(shard, descriptor)):
-            if not self._leased:
-                return False
-            oldest = self._leased.popitem(last=False)[0]
-            if oldest in self._open:
-                close_descriptor(self._open.pop(oldest))
-            self._lease.drop([self.blobs[oldest].sha256])
-        self._leased[shard] = None
-        return True
-
-    def _obtain(self, blob: Blob, damaged: Callable[[int], Spans]) -> bool:
-        """Have a blob in the cache, leased; False if there is no space that could be freed for it."""
-        if not self._lease.valid:  # closed, or of the process that this one is a fork of
-            self._lease = self.cache.lease()
-            self._leased.clear()
-        while True:
-            with suppress(Deleted):
-                claim = self.cache.claim(blob, self._lease, lambda sha256: math.inf)
-                if claim.state in ("there", "full"):
-                    return claim.state == "there"
-                self.num_missed += 1
-                if claim.state == "mine" and self.download(blob, claim.descriptor, damaged):
-                    return True
-            time.sleep(_POLL_S)
-
-    def download(
-        self,
-        blob: Blob,
-        descriptor: int,
-        damaged: Callable[[int], Spans],
-        stop: threading.Event | None = None,
-    ) -> bool:
-        """Fill and commit what was claimed, or leave it to be continued; False if it has been deleted."""
+    def read_by_range(self, shard: int, size: int, offset: int) -> bytes:
         try:
-            fill(descriptor, blob, damaged=damaged, stop=stop)
-            return self.cache.commit(blob, descriptor)
-        except BaseException:
-            close_descriptor(descriptor)
-            raise
-
-
-def nothing() -> None:
-    """What a reader does while it waits, unless somebody wants to know."""
-
-
-def gigabytes(num_bytes: float) -> str:
-    """1.23e9 -> 1.23 GB, 4.5e6 -> 4.5 MB."""
-    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.3g} MB"
+            return read_range(self.address(shard), offset, offset + size, heartbeat=self.heartbeat)
+        except DataError as error:
+            raise NotArrived(error.where, error.what, error.todo) from error

@@ -12,7 +12,6 @@ from streamgan.core.storage.remote import redacted
 from .node_cache import Blob
 
 MAX_DOWNLOADS = 4  # of the same bytes, where they are not what the manifest says
-RESTORE = "run `streamgan verify` where the set was made, restore it there"
 _PIECE_BYTES = 4 << 20
 
 Spans = list[tuple[int, int]]
@@ -47,8 +46,14 @@ def fill(
             download(blob.address, begin, end, write, stop=stop)
         if not wrong:
             os.ftruncate(descriptor, 0)
+    raise never_right(blob.address)
+
+
+def never_right(address: str) -> DataError:
+    """What is at `address` is not what the manifest promises, however often it is downloaded."""
     what = f"is not what the manifest says (sha256, {MAX_DOWNLOADS} downloads)"
-    raise DataError(redacted(blob.address), what, RESTORE)
+    todo = "run `streamgan verify` where the set was made, restore it there"
+    return DataError(redacted(address), what, todo)
 
 
 def sha256_of(descriptor: int) -> str:

@@ -13,15 +13,15 @@ from torch.utils.data import Dataset, get_worker_info
 
 from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.seeding import hash64
-from streamgan.data.order.mixture import Reader
+from streamgan.data.plan import Request
+from streamgan.data.reading import Reading
+from streamgan.data.shards.joint import Reader
 from streamgan.data.shards.reader import unplanned
 
 from .batch_memory import Ring, hand_over, own_memory
 from .counters import Board, Meter
 from .decode import CENTER, Crop, decode, luma, sampled_crops
 
-GrayMode = Literal["derive", "twin"]
-OnBad = Literal["raise", "substitute"]
 _SUBSTITUTE = 7  # hash key of what stands in for a bad sample
 _ATTEMPTS = 10
 
@@ -36,17 +36,6 @@ class Batch(NamedTuple):
     gray_B1HW: Tensor | None
     color_B3HW: Tensor
     ids_B: Tensor
-
-
-class Request(NamedTuple):
-    """What a process is asked for: ids of one local batch, and the epoch of each; None means centre crops.
-
-    `slot` is where in the ring of the loader the images go; None: in memory of their own.
-    """
-
-    epochs: np.ndarray | None
-    ids: np.ndarray
-    slot: int | None = None
 
 
 class Fetched(NamedTuple):
@@ -79,22 +68,13 @@ def _fetched(images: list[Tensor], ids: np.ndarray, replaced: list[str]) -> Fetc
 class Samples(Dataset):
     """Map-style dataset whose index is a whole Request.
 
-    `substitute_from` is the number of samples out of which one is drawn for each that is damaged; None: a
-    damaged sample is an error.
+    Where damaged samples are replaced, others are drawn from the first `substitute_from`.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        *,
-        size: int,
-        seed: int,
-        gray: GrayMode | None,
-        board: Board,
-        substitute_from: int | None = None,
-    ):
-        self.reader, self.size, self.seed, self.gray, self.board = reader, size, seed, gray, board
-        self.substitute_from = substitute_from
+    def __init__(self, reader: Reader, reading: Reading, *, seed: int, substitute_from: int):
+        self.reader, self.seed, self.substitute_from = reader, seed, substitute_from
+        self.size, self.gray, self.on_bad = reading.size, reading.gray, reading.on_bad
+        self.board = Board(reading.workers)
         self.ring: Ring | None = None
 
     def shapes(self, count: int) -> list[tuple[int, int, int, int]]:
@@ -137,7 +117,7 @@ class Samples(Dataset):
             try:
                 self._fill(*out, sample_id, crops[row], meter)
             except DataError as error:
-                if self.substitute_from is None:
+                if self.on_bad == "raise":
                     raise
                 ids[row] = self._substitute(*out, sample_id, request, row, meter)
                 replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
@@ -186,7 +166,6 @@ class Samples(Dataset):
         meter: Meter,
     ) -> int:
         """Fill in another sample, a function of the seed, the epoch and the damaged one; its id."""
-        assert self.substitute_from is not None
         epochs = None if request.epochs is None else request.epochs[row : row + 1]
         epoch, attempt = np.zeros(1, np.int64) if epochs is None else epochs, 0
         while True:

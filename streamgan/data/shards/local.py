@@ -1,0 +1,53 @@
+"""The shards of a split in a folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from streamgan.core.errors import file_error
+from streamgan.data.format import Sample, SplitEntry, idx_name, open_index, read_idx
+
+from .open_files import OpenShards
+
+
+class LocalFiles:
+    """The shards of a split in the folder `root`; each process that reads opens its own."""
+
+    num_missed = 0  # nothing has to arrive first
+    waits = True  # unused, as `heartbeat`: nothing has to be waited for
+    heartbeat: Callable[[], None]
+
+    def __init__(self, root: Path, split: str, entry: SplitEntry):
+        self.root, self.split, self.entry = root, split, entry
+        self._open = OpenShards()
+
+    def load_index(self) -> np.ndarray:
+        return open_index(self.root, self.split, self.entry)
+
+    def name(self, shard: int) -> str:
+        return str(self.root / self.entry.shards[shard].name)
+
+    def samples(self, shard: int) -> list[Sample]:
+        """The samples of a shard as its `.idx` lists them."""
+        return read_idx(self.root / idx_name(self.entry.shards[shard].name))
+
+    def read(self, shard: int, size: int, offset: int) -> bytes:
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            try:
+                descriptor = self._open.add(shard, os.open(self.name(shard), os.O_RDONLY))
+            except OSError as error:
+                raise file_error(error, self.name(shard), what="cannot be opened") from error
+        return os.pread(descriptor, size, offset)
+
+    def retry(self, shard: int, attempt: int) -> bool:
+        """After damaged bytes at the n-th attempt: whether to read once more."""
+        return False
+
+    def release(self) -> None:
+        """What is open may stay so."""
+
+    def close(self) -> None:
+        self._open.close()
