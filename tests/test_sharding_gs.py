@@ -123,7 +123,7 @@ def test_a_second_sharder_is_refused_and_a_killed_one_followed(source, wanted, s
     with subprocess.Popen([sys.executable, "-c", "pass"]) as dead:
         dead.wait()
     monkeypatch.setattr(bucket_lease.os, "getpid", lambda: dead.pid)
-    assert bucket_lease.Lease(work, bucket_lease.WHOLE, 1).take()  # and nobody lives to renew it
+    assert bucket_lease.BucketLease(work, bucket_lease.WHOLE, 1).take()  # and nobody lives to renew it
     monkeypatch.undo()
     make(source, prefix)
     assert store.tree(prefix) == wanted

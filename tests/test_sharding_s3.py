@@ -291,7 +291,7 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
     work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
     lease_of(store, prefix)
     monkeypatch.setattr(bucket_lease, "_age", lambda path: bucket_lease.EXPIRES_S + 1)
-    take, first, stack = bucket_lease.Lease.take, [], ExitStack()
+    take, first, stack = bucket_lease.BucketLease.take, [], ExitStack()
 
     def take_after_another(self):
         if not first:
@@ -299,7 +299,7 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
             first.append(stack.enter_context(run.locked(work)))
         return take(self)
 
-    monkeypatch.setattr(bucket_lease.Lease, "take", take_after_another)
+    monkeypatch.setattr(bucket_lease.BucketLease, "take", take_after_another)
     with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
         pass
     first[1]()
@@ -311,16 +311,16 @@ def test_a_release_between_two_that_begin_lets_one_in_at_most(store, prefix, mon
     """The first has seen a lease that is then released, and comes to create its own after the second."""
     work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
     lease_of(store, prefix, machine=bucket_lease._machine(), pid=None)
-    take, second = bucket_lease.Lease.take, []
+    take, second = bucket_lease.BucketLease.take, []
 
     def take_after_another(self):
         if not second:
             store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/.work/leases/all.000001.json")
-            second.append(bucket_lease.Lease(work, "all", 1))
+            second.append(bucket_lease.BucketLease(work, "all", 1))
             assert take(second[0])
         return take(self)
 
-    monkeypatch.setattr(bucket_lease.Lease, "take", take_after_another)
+    monkeypatch.setattr(bucket_lease.BucketLease, "take", take_after_another)
     monkeypatch.setattr(bucket_lease, "_age", lambda path: 0.0 if second else bucket_lease.EXPIRES_S + 1)
     with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
         pass
@@ -339,8 +339,8 @@ def test_the_mark_of_an_empty_folder_is_none_of_the_sets_files(store, prefix):
 def test_a_sharder_that_slept_stops_when_another_has_taken_over(source, store, prefix, monkeypatch):
     """It is taken for dead within its first unit, and finds out when it next renews its lease."""
     held, make_unit = [], execute.make_unit
-    start = bucket_lease.Lease.start
-    monkeypatch.setattr(bucket_lease.Lease, "start", lambda self: (held.append(self), start(self))[1])
+    start = bucket_lease.BucketLease.start
+    monkeypatch.setattr(bucket_lease.BucketLease, "start", lambda self: (held.append(self), start(self))[1])
 
     def sleep_over_it(job, unit, heartbeat):
         key = f"{prefix}/.work/leases/all.000002.json"
