@@ -43,8 +43,7 @@ def inspect(folder, out, pairs, split, seed, as_json):
     value = _value(redacted(str(folder)), summary)
     lines = _text(redacted(str(folder)), summary)
     if out:
-        names = list(summary.splits)
-        places = list(choose(folder, summary.manifest, names, count=pairs, seed=seed))
+        places = list(choose(folder, split, count=pairs, seed=seed))
         write_sheet(folder, out, places)
         pictured = [{"split": p.split, "shard": p.shard, "key": p.sample.key} for p in places]
         value |= {"sheet": str(out), "pairs": pictured}

@@ -14,7 +14,7 @@ from isal import isal_zlib
 
 from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.remote import is_remote, pinned, redacted
-from streamgan.data.format import SplitEntry, read_manifest
+from streamgan.data.format import Member, SplitEntry, read_manifest
 from streamgan.data.reading import DEFAULT_CACHE, DEFAULT_CACHE_GB
 
 from .cached import CachedFiles
@@ -143,12 +143,17 @@ class ShardReader:
         return int(self.shards_of(np.asarray(sample_id)))
 
     def _member(self, sample_id: int, row: np.void, kind: Literal["color", "gray"]) -> bytes:
-        offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
+        offset, size, crc32 = (int(row[f"{kind}_{part}"]) for part in ("offset", "size", "crc32"))
         if kind == "gray" and not size:
             raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
-        shard, attempt = self._shard(sample_id), 0
+        lies = Member(f"{kind} image", offset, size, crc32)
+        return self.read_member(sample_id, lies, index=f"{self.split}.index")
+
+    def read_member(self, sample_id: int, member: Member, *, index: str) -> bytes:
+        """The bytes of a file of a sample, which is where the file `index` says; DataError if damaged."""
+        offset, size, shard, attempt = member.offset, member.size, self._shard(sample_id), 0
         if offset + size > (whole := self.entry.shards[shard].bytes):
-            what = f"{self.split}.index is damaged (bytes {offset}-{offset + size - 1} of {whole})"
+            what = f"{index} is damaged (bytes {offset}-{offset + size - 1} of {whole})"
             raise DataError(
                 self.where(sample_id), what, f"run `streamgan verify {self.root}`, restore the index"
             )
@@ -158,15 +163,13 @@ class ShardReader:
                 data = self.files.read(shard, size, offset)
             except OSError as error:
                 raise file_error(error, self.where(sample_id), what="cannot be read") from error
-            if len(data) == size and isal_zlib.crc32(data) == int(row[f"{kind}_crc32"]):
+            if len(data) == size and isal_zlib.crc32(data) == member.crc32:
                 return data
             if not self.files.retry(shard, attempt):
                 break
-        what = (
-            f"cut short ({len(data)} of {size} bytes)"
-            if len(data) < size
-            else f"the {kind} image is damaged (CRC)"
-        )
+        what = f"the {member.suffix} is damaged (CRC)"
+        if len(data) < size:
+            what = f"cut short ({len(data)} of {size} bytes)"
         todo = f"run `streamgan verify {self.root}`, then restore what it names or shard the source again"
         raise DataError(self.where(sample_id), what, todo)
 
