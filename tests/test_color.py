@@ -64,8 +64,17 @@ def test_a_head_gives_back_what_it_encoded(name, rgb_B3HW):
 def test_the_gray_twin_gives_the_same_input_as_a_gray_colour_image(name):
     gray = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     derived, _ = HEADS[name].encode(gray.repeat(1, 3, 1, 1), None)
-    given_B1HW, _ = HEADS[name].encode(gray.repeat(1, 3, 1, 1), gray)
+    given_B1HW, _ = HEADS[name].encode(
+        gray.flip(2).repeat(1, 3, 1, 1), gray
+    )  # the twin counts, not the color
     torch.testing.assert_close(derived, given_B1HW, atol=1e-5, rtol=0)
+
+
+def test_a_discriminator_sees_the_chroma_with_its_luminance_or_the_image(rgb_B3HW):
+    for name, head in HEADS.items():
+        given_B1HW, target = head.to_pair(rgb_B3HW)
+        expected = target if name.startswith("rgb") else torch.cat((given_B1HW, target), 1)
+        assert torch.equal(head.pair(given_B1HW, target), expected)
 
 
 def test_the_gray_value_of_a_lightness_is_the_one_that_it_comes_from():

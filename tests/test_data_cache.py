@@ -449,22 +449,6 @@ def test_a_loader_that_is_left_early_ends_its_downloads(site, tmp_path):
     assert not list((tmp_path / "users").iterdir())
 
 
-def test_uses_say_when_each_shard_is_read():
-    order = Order([5, 3, 9, 4, 7, 2, 6, 8, 5, 5], seed=3, batch=4, lanes=2, window=2)
-    ends = np.cumsum(order.shard_sizes)
-    for epoch in (0, 3):
-        uses = [tuple(column) for column in order.uses(epoch).T.tolist()]
-        assert [use[2] for use in uses] == sorted(use[2] for use in uses)
-        for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
-            for row, sample in enumerate(order.batch_ids(step)[1].tolist()):
-                number = int(np.searchsorted(ends, sample, side="right"))
-                lane = row // 2
-                assert any(
-                    shard == number and its == lane and first <= step <= last
-                    for shard, its, first, last in uses
-                )
-
-
 @pytest.mark.slow
 def test_processes_that_fight_for_the_cache_never_exceed_the_cap_or_stop(root, tmp_path):
     with pytest.MonkeyPatch.context() as patch:

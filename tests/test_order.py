@@ -108,6 +108,38 @@ def test_an_epoch_has_no_sample_twice_and_none_that_does_not_exist(order, epoch)
 
 
 @settings(max_examples=40)
+@given(orders(), st.integers(0, 100), st.integers(1, 60))
+def test_samples_of_the_stream_are_those_of_the_batches_end_to_end(order, start, count):
+    epochs, ids = order.samples(start, start + count)
+    batches = [order.batch_ids(step) for step in range((start + count) // order.batch + 1)]
+    stream = [(epoch, sample) for epoch, batch in batches for sample in batch.tolist()]
+    assert list(zip(epochs.tolist(), ids.tolist(), strict=True)) == stream[start : start + count]
+
+
+@settings(max_examples=40)
+@given(orders(), st.integers(0, 3))
+def test_uses_say_in_which_steps_a_window_with_each_shard_is_read(order, epoch):
+    share, steps = order.batch // order.lanes, order.steps_per_epoch
+    ends, reads = np.cumsum(order.shard_sizes), set()
+    for step in range(epoch * steps, (epoch + 1) * steps):
+        for place, sample in enumerate(order.batch_ids(step)[1].tolist()):
+            reads.add((int(np.searchsorted(ends, sample, side="right")), place // share, step))
+    uses = order.uses(epoch).T.tolist()
+    assert [use[2] for use in uses] == sorted(use[2] for use in uses)
+    windows = {}
+    for shard, lane, first, last in uses:
+        windows.setdefault((lane, first, last), set()).add(shard)
+    seen = set()
+    for (lane, first, last), shards in windows.items():
+        inside = {
+            read for read in reads if read[0] in shards and read[1] == lane and first <= read[2] <= last
+        }
+        assert (min(r[2] for r in inside), max(r[2] for r in inside)) == (first, last)
+        seen |= inside
+    assert seen == reads
+
+
+@settings(max_examples=40)
 @given(orders())
 def test_an_epoch_has_as_many_steps_as_there_are_whole_batches(order):
     assert order.num_samples == sum(order.shard_sizes)
