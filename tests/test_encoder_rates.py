@@ -8,8 +8,9 @@ from training import settings
 from streamgan.core.config import load_config
 from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.train import build
-from streamgan.train.build import check_models, set_learning_rates
+from streamgan.train.build import check_models
 from streamgan.train.loop import train
+from streamgan.train.schedule import set_learning_rates
 from streamgan.train.terms import build_losses
 
 SMALL = ("run.steps=10", "data.size=32", "model.generator=resnet18_unet", "model.width=4", "model.norm=batch")

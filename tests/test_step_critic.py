@@ -23,10 +23,11 @@ CRITIC = ["loss.gan=wgan", "loss.n_critic=3", "run.validate_every=100"]
 def test_with_n_critic_the_generator_moves_in_every_nth_step_and_always_in_the_warm_up():
     words = ["run.steps=20", "loss.n_critic=5", "loss.warmup_steps=3", "loss.ramp_steps=2"]
     config = load_config(None, words)
-    moves = [step for step in range(20) if schedule.generator_moves(config, step, 20)]
+    lengths = schedule.Lengths(total=20, warmup=3, ramp=2)
+    moves = [step for step in range(20) if schedule.generator_moves(config, step, lengths)]
     assert moves == [0, 1, 2, 4, 9, 14, 19]
     without_gan = load_config(None, ["run.steps=20", "loss.n_critic=5", "loss.gan_weight=0"])
-    assert all(schedule.generator_moves(without_gan, step, 20) for step in range(20))
+    assert all(schedule.generator_moves(without_gan, step, lengths) for step in range(20))
 
 
 def test_n_critic_trains_alike_whatever_the_break_and_the_accumulation(shard_set, tmp_path):

@@ -12,8 +12,8 @@ from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
-from streamgan.train.networks import ema_copy, ema_decay, update_ema
-from streamgan.train.schedule import adversarial_weight, learning_rate_factor
+from streamgan.train.networks import ema_copy, update_ema
+from streamgan.train.schedule import Lengths, adversarial_weight, ema_decay, learning_rate_factor
 from streamgan.train.step import GanStep
 from streamgan.train.terms import build_losses
 
@@ -177,12 +177,11 @@ def test_dropout_is_a_function_of_the_step(dropped):
 
 
 def test_the_average_forgets_half_of_a_weight_in_its_half_life():
-    decay = ema_decay(batch=10, images_seen=10**9, half_life_images=1000)
-    assert decay**100 == pytest.approx(0.5)
-    assert (
-        ema_decay(batch=10, images_seen=10, half_life_images=1000) < 1e-5
-    )  # ramp-up: nearly a copy at first
-    assert ema_decay(batch=10, images_seen=10**9, half_life_images=0) == 0.0
+    config = load_config(None, ["run.steps=1", "data.batch=10", "optim.ema_half_life_images=1000"])
+    assert ema_decay(config, 10**8) ** 100 == pytest.approx(0.5)
+    assert ema_decay(config, 1) < 1e-5  # ramp-up: nearly a copy at first
+    forgetful = load_config(None, ["run.steps=1", "data.batch=10", "optim.ema_half_life_images=0"])
+    assert ema_decay(forgetful, 10**8) == 0.0
 
 
 def test_the_average_moves_parameters_and_copies_buffers():
@@ -203,11 +202,13 @@ def test_the_adversarial_weight_waits_for_the_warm_up_and_ramps():
     config = load_config(
         None, ["run.steps=100", "loss.gan_weight=1", "loss.warmup_steps=10", "loss.ramp_steps=5"]
     )
-    weights_ = [adversarial_weight(config, step, 100) for step in (0, 9, 10, 12, 14, 99)]
+    lengths = Lengths.resolve(config.model_dump(), steps_per_epoch=1)
+    weights_ = [adversarial_weight(config, step, lengths) for step in (0, 9, 10, 12, 14, 99)]
     assert weights_ == pytest.approx([0, 0, 0.2, 0.6, 1, 1])
     unset = load_config(None, ["run.steps=100", "loss.gan_weight=1"])
-    assert adversarial_weight(unset, 14, 100) == 0
-    assert adversarial_weight(unset, 15, 100) > 0
+    lengths = Lengths.resolve(unset.model_dump(), steps_per_epoch=1)
+    assert adversarial_weight(unset, 14, lengths) == 0
+    assert adversarial_weight(unset, 15, lengths) > 0
 
 
 @pytest.mark.parametrize(

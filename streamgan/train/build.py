@@ -13,18 +13,16 @@ from torch.optim import AdamW
 
 from streamgan.core.color import HEADS, Head
 from streamgan.core.errors import ConfigError
-from streamgan.core.logs import say
 from streamgan.core.machine import usable_cores
 from streamgan.core.seeding import torch_seed
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader, evaluation_loader, training_loader
 from streamgan.data.plan import Shuffle
 from streamgan.data.reading import Ranks, Reading, Source, Weighted
-from streamgan.losses import class_weights
 from streamgan.models import DISCRIMINATORS, GENERATORS, choose
 from streamgan.models.zhang import ZhangClassifier
 
-from .class_prior import PRIOR_IMAGES, count_classes
+from .class_prior import PRIOR_IMAGES, rebalance
 from .networks import Networks, ema_copy
 from .process import keep_freed_memory
 from .step import GanStep
@@ -119,7 +117,9 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
     generator = _build_generator(config)
     if config.loss.rec == "cross_entropy" and new:
         assert isinstance(generator, ZhangClassifier)
-        _rebalance(config, generator)
+        reading = replace(build_reading(config), gray=None)
+        loader = evaluation_loader(reading, "train", batch=32, num_images=PRIOR_IMAGES)
+        rebalance(generator, loader, uniform_share=config.loss.uniform_share)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
     generator = _for_ranks(generator, accelerator)
@@ -165,20 +165,6 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
-
-
-def _rebalance(config: TrainConfig, generator: ZhangClassifier) -> None:
-    """Class weights from the training split."""
-    reading = replace(build_reading(config), gray=None)
-    loader = evaluation_loader(reading, "train", batch=32, num_images=PRIOR_IMAGES)
-    images = (batch.color_B3HW[batch.ids_B >= 0] for batch in loader)
-    counts = count_classes(images, generator.centres_Q2)
-    weights = class_weights(counts, generator.centres_Q2, uniform_share=config.loss.uniform_share)
-    generator.set_class_weights(weights)
-    say(
-        f"class weights {weights.min():.3g} to {weights.max():.3g} from {loader.num_samples} images; "
-        f"{int((counts == 0).sum())} of {len(counts)} colours never occur"
-    )
 
 
 def _hold_encoder(config: TrainConfig, generator: nn.Module) -> None:
@@ -259,13 +245,3 @@ def build_train_loader(
 
 def _divisors(number: int) -> str:
     return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
-
-
-def set_learning_rates(networks: Networks, config: TrainConfig, factor: float) -> None:
-    """Give both optimizers their learning rates for the next step."""
-    optim, groups = config.optim, networks.optimizer_g.param_groups
-    rates = [optim.lr_g] if optim.lr_encoder is None else [optim.lr_g, optim.lr_encoder]
-    if networks.optimizer_d is not None:
-        groups, rates = groups + networks.optimizer_d.param_groups, [*rates, optim.lr_d]
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate * factor

@@ -14,12 +14,11 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from streamgan.core.config import dump_yaml, may_change, setting_names
+from streamgan.core.config import may_change, setting_names
 from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, StreamganError
 from streamgan.core.logs import say
 from streamgan.core.run_folder import (
-    CONFIG,
     Checkpoint,
     DamagedCheckpoint,
     best_first,
@@ -31,7 +30,6 @@ from streamgan.core.run_folder import (
     without_another,
 )
 from streamgan.core.settings import TrainConfig
-from streamgan.core.storage.files import atomic_write
 from streamgan.core.storage.hub import BUNDLED, model_path
 
 from .networks import Networks
@@ -42,6 +40,7 @@ class Progress:
     """The best score of the named metric so far, and how many validations ago that was."""
 
     metric: str
+    patience: int  # validations; 0: endless
     best: float | None = None
     stale: int = 0
 
@@ -52,17 +51,21 @@ class Progress:
         self.best, self.stale = (score, 0) if better else (self.best, self.stale + 1)
         return better
 
+    @property
+    def out_of_patience(self) -> bool:
+        return 0 < self.patience <= self.stale
 
-def newest_whole(run: Path, metric: str, accelerator: Accelerator) -> tuple[Checkpoint, Progress] | None:
+
+def newest_whole(config: TrainConfig, accelerator: Accelerator) -> tuple[Checkpoint, Progress] | None:
     """The newest checkpoint whose files are as they were written, the same on every rank; None: a new run.
 
     Those that are damaged are named and set aside (`.damaged`), DamagedCheckpoint if only such are left. The
     best score is that of the checkpoints that are there: with a damaged one its score is lost too.
     """
-    found: list[Any] = [None]
+    run, found = config.run, [None]
     if accelerator.is_main_process:
         try:
-            found = [_set_damaged_aside(run, metric)]
+            found = [_set_damaged_aside(Path(run.dir), run.best_metric)]
         except (StreamganError, OSError) as error:  # for all ranks, which would wait for this one
             found = [error]
     if accelerator.num_processes > 1:
@@ -73,7 +76,7 @@ def newest_whole(run: Path, metric: str, accelerator: Accelerator) -> tuple[Chec
         return None
     path, best = found[0]
     newest = read_checkpoint(Path(path))
-    return newest, Progress(metric, best, newest.meta["progress"]["stale"])
+    return newest, Progress(run.best_metric, run.patience, best, newest.meta["progress"]["stale"])
 
 
 def _set_damaged_aside(run: Path, metric: str) -> tuple[str, float | None] | None:
@@ -200,12 +203,6 @@ def diverged(run: Path, step: int, bad_steps: int) -> StreamganError:
     else:
         todo = f"there is no checkpoint of before; {todo}, and start again in another run.dir"
     return StreamganError(run, f"gradients were not finite for {bad_steps} steps, all skipped", todo)
-
-
-def write_config(run: Path, config: TrainConfig) -> None:
-    """`RUN/config.yaml`, the resolved configuration."""
-    with atomic_write(run / CONFIG) as file:
-        file.write(dump_yaml(config).encode())
 
 
 def _changes(checkpoint: Checkpoint, config: TrainConfig, digest: str, precision: str) -> str | None:

@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,25 +61,25 @@ class CheckpointWriter:
     """Saves the checkpoints of one run, from the main process; on other ranks every method does nothing."""
 
     def __init__(
-        self, run: Path, config: TrainConfig, digest: str, lengths: Lengths, *, saved: int, active: bool
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        networks: Networks,
+        progress: Progress,
+        lengths: Lengths,
+        digest: str,
+        saved: int,
     ):
-        self._run, self._config, self._digest, self._lengths = run, config, digest, lengths
-        if active:
-            checkpoint_folder(run).mkdir(exist_ok=True)  # what is in its way is found before the work
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if active else None
+        self._run, self._config, self._accelerator = Path(config.run.dir), config, accelerator
+        self._networks, self._progress, self._lengths, self._digest = networks, progress, lengths, digest
+        self._thread: ThreadPoolExecutor | None = None
+        if accelerator.is_main_process:
+            checkpoint_folder(self._run).mkdir(exist_ok=True)  # what is in its way is found before the work
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._saved = saved  # the step of the newest checkpoint, 0 if there is none
 
-    def save(
-        self,
-        step: int,
-        *,
-        finished: bool,
-        validation: dict[str, float],
-        progress: Progress,
-        networks: Networks,
-        accelerator: Accelerator,
-    ) -> None:
+    def save(self, step: int, validation: dict[str, float] | None = None) -> None:
         """Copy the state; it is on the disk at the next `wait`, which also comes first here.
 
         A step that has been saved gets the new figures and nothing else: they come after a validation.
@@ -85,18 +87,36 @@ class CheckpointWriter:
         if self._thread is None:
             return
         self.wait()
-        about = {"format": FORMAT, "version": VERSION, "step": step, "finished": finished}
-        about |= {"shards_digest": self._digest, "validation": validation}
-        about |= {"score": score_of(validation, progress.metric)}
-        about |= {"progress": {"best": progress.best, "stale": progress.stale}}
-        about |= {"lengths": self._lengths.to_json(), "mixed_precision": accelerator.mixed_precision}
-        about |= {"config": json.loads(self._config.model_dump_json())}
+        progress, validation = self._progress, validation or {}
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": step,
+            "finished": step == self._lengths.total or progress.out_of_patience,
+            "shards_digest": self._digest,
+            "validation": validation,
+            "score": score_of(validation, progress.metric),
+            "progress": {"best": progress.best, "stale": progress.stale},
+            "lengths": self._lengths.to_json(),
+            "mixed_precision": self._accelerator.mixed_precision,
+            "config": self._config.model_dump(mode="json"),
+        }
         if self._saved == step:
             self._writing = self._thread.submit(self._write, step, about)
             return
         self._saved = step
-        snapshot = take_snapshot(about, self._config, networks, accelerator)
+        snapshot = take_snapshot(about, self._config, self._networks, self._accelerator)
         self._writing = self._thread.submit(self._write, step, snapshot)
+
+    @contextmanager
+    def saving_first(self, step: int) -> Iterator[None]:
+        """What fails inside costs no step: it is saved before the error goes on."""
+        try:
+            yield
+        except Exception:
+            if self._saved != step:
+                self.save(step)
+            raise
 
     def wait(self) -> None:
         """Return when nothing is being written; the error, if writing failed."""

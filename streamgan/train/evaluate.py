@@ -212,9 +212,9 @@ def sample_rows(
     generator: nn.Module, ema: nn.Module, head: Head, batch: Batch, device: torch.device
 ) -> list[Tensor]:
     """The rows of a sample grid, sRGB in [0, 1]: gray, G, EMA, truth."""
+    batch, lab = batch.to(device), HEADS["lab"]
     given, _, truth, _ = _on_device(batch, head, device)
-    lab = HEADS["lab"]
-    lightness = lab.encode(*_images(batch, device))[0]
+    lightness = lab.encode(batch.color_B3HW, batch.gray_B1HW)[0]
     was_training = generator.training
     generator.eval()
     gray = lab.decode(lightness, gray_passthrough(lightness))
@@ -223,15 +223,10 @@ def sample_rows(
     return rows
 
 
-def _images(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    gray = batch.gray_B1HW if batch.gray_B1HW is None else batch.gray_B1HW.to(device, non_blocking=True)
-    return batch.color_B3HW.to(device, non_blocking=True), gray
-
-
 def _on_device(batch: Batch, head: Head, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(network input, target, true sRGB in [0, 1], mask of real images)."""
-    color, gray = _images(batch, device)
-    return *head.encode(color, gray), unit_rgb(color), (batch.ids_B >= 0).to(device)
+    gray, color, ids = batch.to(device)
+    return *head.encode(color, gray), unit_rgb(color), (ids >= 0).to(device)
 
 
 def _colored(

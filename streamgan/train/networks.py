@@ -7,9 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-# The half-life is at most this share of the images seen, so that early weights are forgotten soon.
-RAMP_UP = 0.05
-
 
 @dataclass
 class Networks:
@@ -30,12 +27,6 @@ class Networks:
 def ema_copy(model: nn.Module) -> nn.Module:
     """A frozen copy of `model` in eval mode, to be moved by `update_ema`."""
     return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-def ema_decay(*, batch: int, images_seen: int, half_life_images: float) -> float:
-    """Weight of the old average after one more batch: 0.5 ** (batch / half-life), the half-life ramped up."""
-    half_life = min(half_life_images, images_seen * RAMP_UP)
-    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
 
 
 @torch.no_grad()

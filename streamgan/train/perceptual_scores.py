@@ -149,9 +149,8 @@ def score_perceptual(
 
     bar = progress(total=len(loader), unit="batch", label="perceptual", hidden=not show_progress)
     for batch in loader:
-        valid = (batch.ids_B >= 0).to(device)
-        color = batch.color_B3HW.to(device)
-        gray = None if batch.gray_B1HW is None else batch.gray_B1HW.to(device)
+        gray, color, ids = batch.to(device)
+        valid = (ids >= 0).to(device)
         real, real_classes_B = look(color)
         for name, way in ways.items():
             made_B3HW = to_uint8(way(color, gray))

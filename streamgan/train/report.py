@@ -15,14 +15,18 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from streamgan.core.config import dump_yaml
 from streamgan.core.logs import progress, say
-from streamgan.core.run_folder import METRICS, SAMPLES, step_name
+from streamgan.core.run_folder import CONFIG, METRICS, SAMPLES, step_name
+from streamgan.core.settings import TrainConfig
 from streamgan.core.storage.download import num_retries
 from streamgan.core.storage.files import atomic_write
 from streamgan.data.bottleneck import BottleneckAdvice, sample_ms
 from streamgan.data.loader import Loader
 
 from .history import cut_history
+
+_HPARAM_METRICS = ("val/psnr", "val/ssim", "val/loss", "perf/images_per_s")
 
 
 class Interval:
@@ -31,9 +35,11 @@ class Interval:
     Scalars stay on the device; the host reads them once an interval, in `read`.
     """
 
-    def __init__(self, step: int, *, batch_size: int, loader: Loader, verdict: BottleneckAdvice):
-        self._batch_size, self._loader, self._verdict = batch_size, loader, verdict
-        self.restart(step)
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, loader: Loader, *, start_step: int):
+        self._batch_size, self._accelerator, self._loader = config.data.batch, accelerator, loader
+        device = "GPU" if accelerator.device.type == "cuda" else "CPU"
+        self._advice = BottleneckAdvice(workers=config.data.workers, device=device)
+        self.restart(start_step)
 
     def restart(self, step: int) -> None:
         """Begin a new interval after `step`; what was validated and saved in between is not counted."""
@@ -54,7 +60,7 @@ class Interval:
             self._sums[tag] = self._sums[tag] + value if tag in self._sums else value.clone()
             self._counts[tag] = self._counts.get(tag, 0) + 1
 
-    def read(self, step: int, accelerator: Accelerator) -> dict[str, float]:
+    def read(self, step: int) -> dict[str, float]:
         """Means by tag over the ranks (`grad/skipped`: a count), and `perf/*` and `data/*` of this rank.
 
         `data/bad` and `data/retries` count since this process began, `data/cache_hit` is the share of the
@@ -64,7 +70,7 @@ class Interval:
         means = torch.stack(
             [self._sums[tag] / (1 if tag == "grad/skipped" else self._counts[tag]) for tag in tags]
         )
-        means = accelerator.reduce(means, "mean")
+        means = self._accelerator.reduce(means, "mean")
         values: dict[str, float] = dict(zip(tags, means.tolist(), strict=True))  # type: ignore[union-attr]
         seconds, steps = time.monotonic() - self._started, step - self._step
         values["perf/images_per_s"] = steps * self._batch_size / seconds
@@ -75,19 +81,21 @@ class Interval:
         values["data/read_MBps"] = stats.bytes / 1e6 / seconds
         values["data/cache_hit"] = stats.hits / max(1, stats.samples)
         values["data/retries"], values["data/bad"] = num_retries(), self._loader.replaced
-        on_gpu = accelerator.device.type == "cuda"
-        peak_bytes = torch.cuda.max_memory_allocated(accelerator.device) if on_gpu else 0
+        device = self._accelerator.device
+        peak_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
         values["perf/gpu_mem_gb"] = peak_bytes / 1e9
         return {"grad/scale": 1.0} | values  # only fp16 scales its losses
 
-    def judge(self, step: int, *, images: int) -> str | None:
-        """What is new to say of data and computation, at `images` a step on this rank."""
-        return self._verdict.add(
+    def advise(self, step: int) -> None:
+        """Say what is new of data and computation."""
+        news = self._advice.add(
             seconds=time.monotonic() - self._started,
             waited_s=self._waited_s,
-            images=(step - self._step) * images,
+            images=(step - self._step) * self._batch_size // self._accelerator.num_processes,
             stats=self._loader.stats - self._stats,
         )
+        if news:
+            say(news)
 
 
 class RunReport:
@@ -97,10 +105,13 @@ class RunReport:
     done again: they are dropped.
     """
 
-    def __init__(self, run: Path, *, start_step: int, total_steps: int, active: bool):
-        self._run, self.active = run, active
+    def __init__(self, config: TrainConfig, *, start_step: int, total_steps: int, active: bool):
+        self._run, self.active = Path(config.run.dir), active
         if not active:
             return
+        run = self._run
+        with atomic_write(run / CONFIG) as file:
+            file.write(dump_yaml(config).encode())
         self._jsonl = run / METRICS
         cut_history(run, start_step)
         (run / SAMPLES).mkdir(exist_ok=True)  # what is in its way is found before the work
@@ -111,24 +122,22 @@ class RunReport:
             total=total_steps, unit="step", label="train", start=start_step, hidden=not sys.stderr.isatty()
         )
         self._started, self._start_step, self._total = time.monotonic(), start_step, total_steps
+        self._settings(config)
 
-    def text(self, tag: str, text: str) -> None:
-        if self.active:
-            self._board.add_text(tag, "```\n" + text + "\n```", 0)
-
-    def hparams(self, settings: dict[str, Any], *, metrics: list[str]) -> None:
-        """A row of TensorBoard's HPARAMS page; its figures are the newest of the scalars `metrics`."""
-        if self.active:
-            plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-            for summary in hparams(plain, dict.fromkeys(metrics, 0)):  # of the metrics, it takes the names
-                self._board._get_file_writer().add_summary(summary)
+    def _settings(self, config: TrainConfig) -> None:
+        """The configuration on TensorBoard: as text, and as a row of the HPARAMS page."""
+        self._board.add_text("config", "```\n" + dump_yaml(config) + "\n```", 0)
+        flat = {f"{section}.{key}": value for section, one in config for key, value in one}
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in flat.items()}
+        for summary in hparams(plain, dict.fromkeys(_HPARAM_METRICS, 0)):  # it takes the names alone
+            self._board._get_file_writer().add_summary(summary)
 
     def advance(self) -> None:
         if self.active:
             self._bar.update(1)
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Write scalars to TensorBoard and metrics.jsonl (non-finite values as strings, JSON has none)."""
+    def figures(self, step: int, values: dict[str, float]) -> None:
+        """Show scalars everywhere; in metrics.jsonl non-finite ones are strings, JSON has no other."""
         if not self.active:
             return
         for tag, value in values.items():
@@ -137,11 +146,6 @@ class RunReport:
         row.update({tag: v if abs(v) != float("inf") and v == v else str(v) for tag, v in values.items()})
         with open(self._jsonl, "a") as file:
             file.write(json.dumps(row) + "\n")
-
-    def line(self, step: int, values: dict[str, float]) -> None:
-        """The console's line: progress, time left, losses and speed, or a validation's figures."""
-        if not self.active:
-            return
         done = step - self._start_step
         left = (time.monotonic() - self._started) / max(1, done) * (self._total - step)
         say(f"step {step}/{self._total} eta {_clock(left)} {format_values(values)}")

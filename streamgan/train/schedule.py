@@ -1,4 +1,4 @@
-"""What changes with the step: learning rates, the adversarial weight, and how long each phase is.
+"""What changes with the step: learning rates, the adversarial weight, how long each phase is, what is due.
 
 All are pure functions of the step, so there is no scheduler to save. The lengths that a run resolved at its
 beginning belong to it and lie in its checkpoints: a run that is made longer does not enter its warm-up again.
@@ -12,6 +12,9 @@ from typing import Any
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 
+from .networks import Networks
+
+RAMP_UP = 0.05  # largest half-life of the average, as a share of the images seen: early weights go soon
 WARMUP_SHARE = 0.15  # reconstruction alone, unless loss.warmup_steps says otherwise
 
 
@@ -70,25 +73,17 @@ def continue_lengths(
     return lengths
 
 
-def settle(config: TrainConfig, lengths: Lengths) -> TrainConfig:
-    """`config` with the lengths of its phases in numbers."""
-    update = {"warmup_steps": lengths.warmup, "ramp_steps": lengths.ramp}
-    return config.model_copy(update={"loss": config.loss.model_copy(update=update)})
-
-
-def adversarial_weight(config: TrainConfig, step: int, total: int) -> float:
+def adversarial_weight(config: TrainConfig, step: int, lengths: Lengths) -> float:
     """Weight of the adversarial loss at `step`: 0 in the warm-up, then rising linearly to loss.gan_weight."""
-    loss = config.loss
-    warmup = round(WARMUP_SHARE * total) if loss.warmup_steps is None else loss.warmup_steps
-    ramp = warmup if loss.ramp_steps is None else loss.ramp_steps
-    if step < warmup:
+    if step < lengths.warmup:
         return 0.0
-    return loss.gan_weight * (min(1.0, (step - warmup + 1) / ramp) if ramp else 1.0)
+    risen = (step - lengths.warmup + 1) / lengths.ramp if lengths.ramp else 1.0
+    return config.loss.gan_weight * min(1.0, risen)
 
 
-def generator_moves(config: TrainConfig, step: int, total: int) -> bool:
+def generator_moves(config: TrainConfig, step: int, lengths: Lengths) -> bool:
     """Whether G steps at `step`: always in the warm-up, then in every n-th, after n steps of D."""
-    return adversarial_weight(config, step, total) == 0 or (step + 1) % config.loss.n_critic == 0
+    return adversarial_weight(config, step, lengths) == 0 or (step + 1) % config.loss.n_critic == 0
 
 
 def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
@@ -105,3 +100,36 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
         counted = max(0, step - optim.warmup_steps - optim.decay_after)
         return optim.decay ** (counted // optim.decay_every)
     return 1.0
+
+
+def set_learning_rates(networks: Networks, config: TrainConfig, factor: float) -> dict[str, float]:
+    """Give both optimizers their learning rates for the next step; those of G and D by TensorBoard tag."""
+    optim, groups = config.optim, networks.optimizer_g.param_groups
+    rates = [optim.lr_g] if optim.lr_encoder is None else [optim.lr_g, optim.lr_encoder]
+    if networks.optimizer_d is not None:
+        groups, rates = groups + networks.optimizer_d.param_groups, [*rates, optim.lr_d]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate * factor
+    return {"lr/g": optim.lr_g * factor, "lr/d": optim.lr_d * factor}
+
+
+def ema_decay(config: TrainConfig, step: int) -> float:
+    """Weight of the average's old values after `step` steps: 0.5 ** (batch / half-life), ramped up."""
+    batch = config.data.batch
+    half_life = min(config.optim.ema_half_life_images, step * batch * RAMP_UP)
+    return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+
+
+class Due:
+    """What is to be done after `step` optimizer steps."""
+
+    def __init__(self, config: TrainConfig, step: int, *, steps_per_epoch: int, total: int):
+        run, end, epoch_end = config.run, step == total, step % steps_per_epoch == 0
+        self.log = end or step % run.log_every == 0
+        self.checkpoint = end or epoch_end or _every(step, run.checkpoint_every)
+        self.validate = end or (_every(step, run.validate_every) if run.validate_every else epoch_end)
+        self.sample = end or (_every(step, run.sample_every) if run.sample_every else self.validate)
+
+
+def _every(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,9 +1,8 @@
 """Validation during training: the EMA generator on a fixed part of its split, beside the baselines."""
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from streamgan.core.color import Head
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader, evaluation_loader
@@ -11,17 +10,20 @@ from streamgan.data.reading import ALONE, Ranks
 from streamgan.data.shards.joint import split_size
 from streamgan.data.workers.samples import Batch
 
-from .build import build_reading
+from .build import build_head, build_reading
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator
 from .networks import Networks
+from .report import RunReport
+from .schedule import Due
 from .terms import pixel_loss
 
 
 class Validation:
     """Scores and sample rows of a run. Baselines and the sample batch are read once and kept."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator):
-        self._config, self._accelerator = config, accelerator
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, networks: Networks):
+        self._config, self._accelerator, self._networks = config, accelerator, networks
+        self._head = build_head(config)
         self._reading = build_reading(config, pin_memory=accelerator.device.type == "cuda")
         shards = self._reading.source.shards
         self.split = "val" if split_size(shards, "val") else "train"
@@ -31,11 +33,24 @@ class Validation:
         self._baselines: dict[str, float] | None = None
         self._sample_batch: Batch | None = None
 
-    def scores(self, ema: nn.Module, head: Head) -> dict[str, float]:
+    def __call__(self, step: int, due: Due, report: RunReport) -> dict[str, float]:
+        """The figures of the validation that is due, else nothing; they and the samples are shown."""
+        figures = self._scores() if due.validate else {}
+        if due.sample and report.active:
+            report.grid(step, "samples/val", self._samples())
+        if figures:
+            report.figures(step, figures)
+        return figures
+
+    def _scores(self) -> dict[str, float]:
         """`val/loss`, `val/psnr`, ... of the EMA generator, `val/gray_psnr`, ... of the baselines."""
         loader = self._loader()
         scores = score_generator(
-            ema, head, loader, accelerator=self._accelerator, reconstruction=pixel_loss(self._config.loss)
+            self._networks.ema,
+            self._head,
+            loader,
+            accelerator=self._accelerator,
+            reconstruction=pixel_loss(self._config.loss),
         )
         if self._baselines is None:
             train = self._loader(
@@ -50,15 +65,14 @@ class Validation:
             }
         return {f"val/{metric}": value for metric, value in scores.items()} | self._baselines
 
-    def samples(self, networks: Networks, head: Head) -> list[Tensor]:
+    def _samples(self) -> list[Tensor]:
         """Rows gray | G | EMA | truth of the same images every time."""
         if self._sample_batch is None:
             count = self._num_samples
             loader = self._loader(num_images=count, batch=count, every_rank_reads_all=True)
             self._sample_batch = next(iter(loader))
-        return sample_rows(
-            networks.plain_generator, networks.ema, head, self._sample_batch, self._accelerator.device
-        )
+        generator, ema = self._networks.plain_generator, self._networks.ema
+        return sample_rows(generator, ema, self._head, self._sample_batch, self._accelerator.device)
 
     def _loader(
         self,

@@ -37,6 +37,11 @@ class Batch(NamedTuple):
     color_B3HW: Tensor
     ids_B: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """Its images on `device`, without waiting if they are pinned; the ids stay."""
+        gray = None if self.gray_B1HW is None else self.gray_B1HW.to(device, non_blocking=True)
+        return Batch(gray, self.color_B3HW.to(device, non_blocking=True), self.ids_B)
+
 
 class Fetched(NamedTuple):
     """A batch, and a line for each bad sample that another one stands in for."""
