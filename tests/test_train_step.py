@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from streamgan.core.color import HEADS
+from streamgan.core.color import HEADS, saturate
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
@@ -95,6 +95,28 @@ def test_the_generator_runs_forward_once_a_step():
     step(config, accelerator, networks, images())
     handle.remove()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["loss.judge=photo", "loss.real_saturation=1.2"]])
+def test_the_discriminator_sees_real_images_then_the_fakes_then_their_mixtures(words):
+    config, accelerator, networks = make("loss.gan=wgan", *words)
+    color, head, seen = images(), HEADS["lab"], []
+    given, target = head.encode(color, None)
+    made = networks.plain_generator(given).detach()
+    real, fake = head.pair(given, target), head.pair(given, made)
+    if words:
+        real, fake = saturate(head.decode(given, target), 1.2), head.decode(given, made)
+    handle = networks.discriminator.register_forward_hook(
+        lambda _, inputs, __: seen.append(inputs[0].detach())
+    )
+    step(config, accelerator, networks, color)
+    handle.remove()
+    of_d, of_g = seen
+    torch.testing.assert_close(of_d[:16], torch.cat((real, fake)))
+    torch.testing.assert_close(of_g, fake)
+    shares = ((of_d[16:] - fake) * (real - fake)).sum((1, 2, 3)) / (real - fake).square().sum((1, 2, 3))
+    torch.testing.assert_close(of_d[16:], torch.lerp(fake, real, shares.view(8, 1, 1, 1)))
+    assert 0 < shares.min() < shares.max() < 1
 
 
 def test_a_gradient_that_is_not_finite_skips_the_step_and_the_next_one_counts():
