@@ -77,6 +77,11 @@ def test_a_discriminator_sees_the_chroma_with_its_luminance_or_the_image(rgb_B3H
         assert torch.equal(head.pair(given_B1HW, target), expected)
 
 
+def test_the_published_bug_learns_targets_in_minus_one_to_one(rgb_B3HW):
+    assert torch.equal(HEADS["rgb"].to_target(rgb_B3HW), rgb_B3HW)
+    assert torch.equal(HEADS["rgb_as_published"].to_target(rgb_B3HW), rgb_B3HW * 2 - 1)
+
+
 def test_the_gray_value_of_a_lightness_is_the_one_that_it_comes_from():
     gray = torch.arange(256).view(1, 1, 16, 16) / 255
     torch.testing.assert_close(gray_value(HEADS["lab"].gray_to_input(gray)), gray, atol=1e-5, rtol=0)

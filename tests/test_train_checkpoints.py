@@ -55,6 +55,17 @@ def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over(shard_set, t
     assert (tmp_path / "checkpoints" / "step-00000001").is_dir()
 
 
+def test_the_average_of_a_young_run_forgets_by_the_images_seen(whole_run):
+    folders = {c.step: c.path for c in checkpoints.list_checkpoints(whole_run)}
+    old, model, new = (
+        load_file(folders[step] / f"{name}.safetensors")
+        for step, name in ((9, "ema"), (10, "generator"), (10, "ema"))
+    )
+    decay = 0.5 ** (8 / (0.05 * 10 * 8))  # a batch of 8; the half-life is a twentieth of the 80 images by now
+    for key, value in new.items():
+        torch.testing.assert_close(value, decay * old[key] + (1 - decay) * model[key])
+
+
 def test_an_unfinished_checkpoint_does_not_count(shard_set, tmp_path):
     run = tmp_path / "run"
     train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1"))
