@@ -230,6 +230,18 @@ def test_a_good_step_ends_a_row_of_steps_that_are_not_finite(shard_set, tmp_path
     assert skipped == [2, 3, 5, 6, 8, 9, 10]
 
 
+def test_the_learning_rates_that_are_logged_are_those_of_the_optimizers(shard_set, tmp_path):
+    words = ["optim.lr_g=1e-3", "optim.lr_d=4e-3", "optim.warmup_steps=4", "loss.warmup_steps=0"]
+    train(tiny_config(shard_set, tmp_path, "run.steps=3", *words))
+    lines = [line for line in read_metrics(tmp_path) if "lr/g" in line]
+    assert [line["lr/g"] for line in lines] == pytest.approx([2.5e-4, 5e-4, 7.5e-4])
+    assert [line["lr/d"] for line in lines] == pytest.approx([1e-3, 2e-3, 3e-3])
+    path = checkpoints.list_checkpoints(tmp_path)[-1].path / "trainer.pt"
+    state = torch.load(path, weights_only=True)
+    for name, rate in (("optimizer_g", 7.5e-4), ("optimizer_d", 3e-3)):
+        assert [group["lr"] for group in state[name]["param_groups"]] == pytest.approx([rate]), name
+
+
 def test_the_twin_gray_is_used_when_asked_for(shard_set, tmp_path):
     train(tiny_config(shard_set, tmp_path / "twin", "run.steps=2", "data.gray=twin"))
     train(tiny_config(shard_set, tmp_path / "derived", "run.steps=2"))
