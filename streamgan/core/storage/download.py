@@ -11,13 +11,13 @@ https:// and hf:// go through fsspec's HTTP session, the object stores through t
 import asyncio
 import concurrent.futures
 import email.utils
-import mmap
 import re
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from streamgan.core.counters import Counters
 from streamgan.core.errors import DataError, StreamganError
 
 from . import remote
@@ -41,7 +41,7 @@ _POLL_S = 0.1
 _HTTP = ("https", "http", "hf")
 _session_lock = threading.Lock()
 # Memory that processes forked from here share; two that count at one instant may count one.
-_retries = memoryview(mmap.mmap(-1, 8)).cast("q")
+_retries = Counters(1, 1)
 
 Sink = Callable[[bytes], None]
 
@@ -60,7 +60,7 @@ class _OtherRange(BadAnswer):
 
 def num_retries() -> int:
     """Requests that this process and its loader processes have made again after a failure."""
-    return _retries[0]
+    return _retries.row(0)[0]
 
 
 def read_whole(address: str) -> bytes:
@@ -150,7 +150,7 @@ class _Patience:
         if self.failures > len(remote.RETRY_DELAYS_S):
             what = f"cannot be read{where} ({kind}, {self.failures} attempts)"
             raise DataError(redacted(self.address), what, "the same command continues") from error
-        _retries[0] += 1
+        _retries.add(0, (1,))
         asked = min(_retry_after(error), MAX_PAUSE_S)
         if self.stop.wait(max(remote.RETRY_DELAYS_S[self.failures - 1], asked)):
             raise Stopped from error

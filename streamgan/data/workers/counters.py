@@ -1,17 +1,13 @@
-"""What the processes of a loader are doing, in memory that they share with the training process.
+"""What the processes of a loader are doing, in counters that they share with the training process."""
 
-One row of integers a process, each with a single writer, so there are no locks and a process that dies stops
-nobody. What is read while it is written may mix two moments, which a display and a watchdog can bear. The
-memory is anonymous: forked workers inherit it, and nothing is left in /dev/shm.
-"""
-
-import mmap
 from dataclasses import dataclass, fields
 
 from torch.utils.data import get_worker_info
 
-_SAMPLE, _BEATS, _SAMPLES, _BYTES, _READ_NS, _DECODE_NS, _HITS = range(7)
-_ROW = 8  # integers a process, a cache line
+from streamgan.core.counters import Counters
+
+_SAMPLE, _BEATS, _SAMPLES = 0, 1, 2  # the fields of LoaderStats begin at the last
+_COLUMNS = 8  # a line of the processor's cache
 
 
 @dataclass(frozen=True)
@@ -35,55 +31,48 @@ class Board:
     """Rows for `workers` processes, or for this one alone if that is 0."""
 
     def __init__(self, workers: int):
-        self.num_rows = max(1, workers)
-        self.numbers = memoryview(mmap.mmap(-1, self.num_rows * _ROW * 8)).cast("q")
+        self._counters = Counters(max(1, workers), _COLUMNS)
 
     def meter(self) -> "Meter":
         """The row of the process that calls this, a DataLoader worker or the training process."""
         info = get_worker_info()
-        return Meter(self.numbers, (info.id if info else 0) * _ROW)
+        return Meter(self._counters, info.id if info else 0)
 
     def sample(self, row: int) -> int | None:
         """The id of the sample that a process works on; None while it waits for work."""
-        return self.numbers[row * _ROW + _SAMPLE] - 1 if self.numbers[row * _ROW + _SAMPLE] else None
+        sample = self._counters.row(row)[_SAMPLE]
+        return sample - 1 if sample else None
 
     def beats(self, row: int) -> int:
         """A number that grows as long as a process gets on."""
-        return self.numbers[row * _ROW + _BEATS]
+        return self._counters.row(row)[_BEATS]
 
     def stats(self) -> LoaderStats:
-        sums = [
-            sum(self.numbers[row * _ROW + column] for row in range(self.num_rows)) for column in range(_ROW)
-        ]
-        seconds = sums[_READ_NS] / 1e9, sums[_DECODE_NS] / 1e9
-        return LoaderStats(sums[_SAMPLES], sums[_BYTES], *seconds, sums[_HITS])
+        sums = [sum(column) for column in zip(*self._counters.all(), strict=True)]
+        samples, size, read_ns, decode_ns, hits, *_ = sums[_SAMPLES:]
+        return LoaderStats(samples, size, read_ns / 1e9, decode_ns / 1e9, hits)
 
 
 class Meter:
     """One row of a Board, for its writer."""
 
-    def __init__(self, numbers: memoryview, start: int):
-        self._numbers, self._start = numbers, start
+    def __init__(self, counters: Counters, row: int):
+        self._counters, self._row = counters, row
 
     def begin(self, sample_id: int) -> None:
         """Work on a sample begins."""
-        self._numbers[self._start + _SAMPLE] = sample_id + 1
-        self._numbers[self._start + _BEATS] += 1
+        self._counters.write(self._row, (sample_id + 1,), column=_SAMPLE)
+        self.heartbeat()
 
     def heartbeat(self) -> None:
         """Something takes long but gets on."""
-        self._numbers[self._start + _BEATS] += 1
+        self._counters.add(self._row, (1,), column=_BEATS)
 
     def done(self, size: int, read_ns: int, decode_ns: int, *, hit: bool) -> None:
         """A sample of `size` bytes, which were here (`hit`) or had to arrive first, is read and decoded."""
-        numbers, start = self._numbers, self._start
-        numbers[start + _SAMPLES] += 1
-        numbers[start + _BYTES] += size
-        numbers[start + _READ_NS] += read_ns
-        numbers[start + _DECODE_NS] += decode_ns
-        numbers[start + _HITS] += hit
+        self._counters.add(self._row, (1, size, read_ns, decode_ns, hit), column=_SAMPLES)
 
     def idle(self) -> None:
         """The request is fulfilled."""
-        self._numbers[self._start + _SAMPLE] = 0
-        self._numbers[self._start + _BEATS] += 1
+        self._counters.write(self._row, (0,), column=_SAMPLE)
+        self.heartbeat()

@@ -13,11 +13,13 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from streamgan.core.counters import Counters
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.machine import usable_cores
 from streamgan.core.storage.locks import try_lock, wait_for_lock
@@ -51,7 +53,7 @@ class WorkerDied(DataError):
 
 _task: Task | None = None  # these three are set once in each worker process
 _worker_lock: Any = None  # held open for the life of the worker
-_slot: "_Slot | None" = None
+_report: Callable[[tuple[int, ...]], None] | None = None  # fills in its row of the counters
 
 
 def run_here(
@@ -84,12 +86,12 @@ def run_local(
     # other end does. Then they stop at once, in the middle of whatever they do.
     read_end, write_end = context.Pipe(duplex=False)
     with _no_interrupts_for_children():  # the first lock starts a process, too
-        board = _Board(context.RawArray("q", num_workers * _FIELDS), context.Value("q", 0))
+        counters, num_started = Counters(num_workers, _COLUMNS, context=context), context.Value("q", 0)
     executor = ProcessPoolExecutor(
         num_workers,
         mp_context=context,
         initializer=_start_worker,
-        initargs=(task, read_end, lock, board),
+        initargs=(task, read_end, lock, counters, num_started),
     )
     try:
         with _no_interrupts_for_children():
@@ -108,7 +110,7 @@ def run_local(
                     ) from error
                 del pending[future]
                 yield result
-            watch(board.pulses())
+            watch(_pulses(counters, num_started.value))
     finally:
         write_end.close()
         executor.shutdown(wait=True, cancel_futures=True)
@@ -164,45 +166,19 @@ def _no_interrupts_for_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_FIELDS = 4  # unit + 1, file, rows, bytes
+_COLUMNS = 4  # unit + 1, file, rows, bytes
 
 
-@dataclass(frozen=True)
-class _Board:
-    """Memory in which every worker writes where it is. No locks: a worker that dies must stop nobody.
-
-    What is read while it is written may mix two moments, which a display can bear.
-    """
-
-    numbers: Any
-    num_taken: Any
-
-    def take_slot(self) -> "_Slot":
-        with self.num_taken.get_lock():
-            self.num_taken.value += 1
-            return _Slot(self.numbers, (self.num_taken.value - 1) * _FIELDS)
-
-    def pulses(self) -> list[Pulse]:
-        """One of each worker that has started."""
-        found = []
-        for worker in range(self.num_taken.value):
-            unit, *where = self.numbers[worker * _FIELDS : (worker + 1) * _FIELDS]
-            found.append(Pulse(worker, unit - 1, *where) if unit else Pulse(worker, None))
-        return found
+def _pulses(counters: Counters, num_started: int) -> list[Pulse]:
+    """One of each worker that has started."""
+    rows = enumerate(counters.all()[:num_started])
+    return [
+        Pulse(worker, unit - 1, *where) if unit else Pulse(worker, None) for worker, (unit, *where) in rows
+    ]
 
 
-@dataclass(frozen=True)
-class _Slot:
-    numbers: Any
-    start: int
-
-    def write(self, unit: int | None, file: int = 0, rows: int = 0, size: int = 0) -> None:
-        values = [0 if unit is None else unit + 1, file, rows, size]
-        self.numbers[self.start : self.start + _FIELDS] = values
-
-
-def _start_worker(task: Task, read_end: Connection, lock: Lock, board: _Board) -> None:
-    global _task, _worker_lock, _slot
+def _start_worker(task: Task, read_end: Connection, lock: Lock, counters: Counters, num_started: Any) -> None:
+    global _task, _worker_lock, _report
     _task = task
     if lock:
         _worker_lock = open(lock, "rb")  # noqa: SIM115 - released by the kernel when the process ends
@@ -210,7 +186,9 @@ def _start_worker(task: Task, read_end: Connection, lock: Lock, board: _Board) -
     if read_end.poll():  # closed already: another run may own the folder by now
         os._exit(1)
     threading.Thread(target=_stop_when_closed, args=(read_end,), daemon=True).start()
-    _slot = board.take_slot()
+    with num_started.get_lock():
+        _report = partial(counters.write, num_started.value)
+        num_started.value += 1
 
 
 def _stop_when_closed(read_end: Connection) -> None:
@@ -220,10 +198,10 @@ def _stop_when_closed(read_end: Connection) -> None:
 
 def _run_unit(unit: Unit) -> dict[str, Any]:
     assert _task is not None
-    assert _slot is not None
-    slot = _slot
-    slot.write(unit.number)
+    assert _report is not None
+    report, at_work = _report, unit.number + 1
+    report((at_work, 0, 0, 0))
     try:
-        return _task(unit, lambda file, rows, size: slot.write(unit.number, file, rows, size))
+        return _task(unit, lambda file, rows, size: report((at_work, file, rows, size)))
     finally:
-        slot.write(None)
+        report((0, 0, 0, 0))
