@@ -33,6 +33,15 @@ LAYERS = {
 LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
 LAUNCHER_VARIABLES |= {"ACCELERATE_USE_CPU", "TORCHELASTIC_RESTART_COUNT"}
 MAX_LINES = 300
+MAX_PARAMETERS = 8
+# What users call, with every option by its name. Inside, what belongs together is one value.
+FACES = {"data.loader.build_loader", "data.loader.build_eval_loader", "sharding.run.shard_part"}
+FACES |= {"cli.bench.loader", "cli.colorize.colorize", "cli.evaluate.evaluate", "cli.shard.shard"}
+TO_DO = {"sharding.source.read.read_source", "models.resnet_unet._build", "models.vgg_unet._build"}
+TO_DO |= {
+    f"models.{name}.build_generator"
+    for name in ("ddcolor", "koalarization", "paper_cnn", "timm_unet", "unet", "zhang")
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
@@ -152,6 +161,31 @@ def test_only_wiring_knows_the_configuration(package):
 def test_no_file_is_longer_than_a_person_reads_at_once():
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
     assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+
+
+def functions(tree: ast.AST, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function and method below a node, with the dotted name of where it stands."""
+    for node in ast.iter_child_nodes(tree):
+        inside = name
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inside = f"{name}.{node.name}"
+        if isinstance(node, ast.FunctionDef):
+            yield inside, node
+        yield from functions(node, inside)
+
+
+def test_no_function_takes_more_parameters_than_a_person_keeps_in_mind():
+    long = {}
+    for path in MODULES:
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for name, function in functions(ast.parse(path.read_text()), module):
+            taken = function.args
+            every = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+            names = [one.arg for one in every if one is not None and one.arg not in ("self", "cls")]
+            if len(names) > MAX_PARAMETERS:
+                long[name] = len(names)
+    assert {name: count for name, count in long.items() if name not in FACES | TO_DO} == {}
+    assert set(long) >= FACES  # none of these is an exception for nothing
 
 
 def test_every_module_says_what_it_is_for():

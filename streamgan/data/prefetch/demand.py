@@ -1,7 +1,7 @@
 """What batches need of which shard, and when, from the plan alone. Steps count as a loader's requests do.
 
-The *working set* of a job are the shards that it must have at hand at a time: of every lane that it reads the
-window it is in and the next one. It is what prefetching keeps in the cache, and the least that fits there.
+The *working set* of a job is what it must have within reach: of every lane that it reads, the shards of the
+window that is read and of the next one, which is fetched meanwhile. The cache must have room for it.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Downloading what the plan needs next, in threads of the training process.
 
 The order of a run is known in advance, so the shards of the coming steps are fetched while the present ones
-are trained on, as many as the job's own working set allows, the most urgent first. They are leased until
+are trained on, as many as the working set of the job holds, the most urgent first. They are leased until
 their last batch has been delivered. Space is made by evicting the shard that is needed furthest ahead
 (Belady 1966). If other jobs hold all of it, shards that are not urgent are given back, and the urgent ones
 are read by range until there is space again: nobody ever waits for somebody else's lease.
