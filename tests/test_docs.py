@@ -152,8 +152,8 @@ def test_the_model_of_the_tutorial_trains_and_takes_odd_sizes(shard_set, tmp_pat
     code = next(text for mark, _, text in blocks(ROOT / "docs/tutorials/new-model.md") if mark == "model")
     module = types.ModuleType("streamgan.models.tiny")
     exec(compile(code, "tiny.py", "exec"), module.__dict__)
-    monkeypatch.setitem(GENERATORS, "tiny", module.build_generator)
-    assert module.build_generator(out_channels=2)(torch.zeros(1, 1, 97, 131)).shape == (1, 2, 97, 131)
+    monkeypatch.setitem(GENERATORS, "tiny", module.Tiny)
+    assert module.Tiny(out_channels=2)(torch.zeros(1, 1, 97, 131)).shape == (1, 2, 97, 131)
     words = ["run.steps=2", "model.generator=tiny", "model.width=8", "model.depth=null", "model.norm=null"]
     result = train(tiny_config(shard_set, tmp_path / "run", *words))
     assert result["steps"] == 2

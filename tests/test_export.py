@@ -20,7 +20,7 @@ from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
 from streamgan.core.storage.files import temporary_path
 from streamgan.inference.export import export_program
 from streamgan.inference.weights import find_weights, load_weights
-from streamgan.models import GENERATORS
+from streamgan.models import GENERATORS, build_generator
 
 SHAPES = ((1, 1, 64, 64), (3, 1, 97, 131), (1, 1, 33, 47))
 
@@ -38,7 +38,7 @@ def small(name: str, path):
     """Weights of a generator of the zoo, none of whose layers gives zero."""
     options = {"out_channels": 2, "size": 64, **SMALL[name]}
     spec = {"generator": name, "head": "lab", "size": 64, "options": options}
-    weights = disturb(GENERATORS[name](**options)).state_dict()
+    weights = disturb(build_generator(name, **options)).state_dict()
     save_file({key: value.contiguous() for key, value in weights.items()}, path, {"model": json.dumps(spec)})
     return path
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from streamgan.core.color import HEADS, rgb_to_lab
 from streamgan.core.errors import ConfigError
+from streamgan.core.settings import ModelConfig
 from streamgan.losses import r1_penalty
 from streamgan.metrics.functional import psnr
-from streamgan.models import DISCRIMINATORS, GENERATORS, choose
+from streamgan.models import DISCRIMINATORS, GENERATORS, build_discriminator, build_generator
 from streamgan.models.decoder import ShuffleUp, blur, icnr_
 from streamgan.models.layers import NORMS
 from streamgan.models.padding import crop_like, reflect_to_multiple
@@ -45,7 +46,7 @@ PUBLISHED = {
 
 def generator(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    return GENERATORS[name](**{"out_channels": 2, **SMALL[name], **options})
+    return build_generator(name, **{"out_channels": 2, **SMALL[name], **options})
 
 
 def disturb(model: nn.Module) -> nn.Module:
@@ -82,16 +83,12 @@ def test_the_published_size_is_reached_at_full_width(name):
 
 
 @pytest.mark.parametrize("table", [GENERATORS, DISCRIMINATORS], ids=["G", "D"])
-def test_all_builders_of_a_table_take_the_same_keywords(table):
-    wanted = {"width", "depth", "norm"} | (
-        {"out_channels", "size", "pretrained", "bounded", "dropout", "variant"}
-        if table is GENERATORS
-        else {"in_channels"}
-    )
-    for build in table.values():
+def test_a_builder_declares_the_options_that_it_has_which_are_settings(table):
+    given = {"out_channels", "bounded"} if table is GENERATORS else {"in_channels"}
+    for name, build in table.items():
         parameters = inspect.signature(build).parameters
-        assert set(parameters) == wanted
-        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values())
+        assert given <= set(parameters) <= given | {"size"} | set(ModelConfig.model_fields), name
+        assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters.values()), name
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (16, 16), (97, 131)])
@@ -191,7 +188,7 @@ def test_a_generator_starts_from_the_seed_alone_and_survives_its_state_dict(name
 @pytest.mark.parametrize("size", [64, 256])
 def test_published_generators_run_on_meta_at_training_sizes(name, size):
     with torch.device("meta"):
-        model = GENERATORS[name](out_channels=2, size=size)
+        model = build_generator(name, out_channels=2, size=size)
         assert model(torch.rand(2, 1, size, size)).shape == (2, 2, size, size)
 
 
@@ -249,7 +246,31 @@ def test_a_rate_of_dropout_reaches_the_innermost_up_steps_of_any_depth(depth, co
 @pytest.mark.parametrize("name", sorted(GENERATORS.keys() - {"unet", "timm_unet"}))
 def test_dropout_is_refused_where_there_is_none(name):
     with torch.device("meta"), pytest.raises(ConfigError, match=r"^model\.dropout: "):
-        GENERATORS[name](out_channels=2, dropout=0.3)
+        build_generator(name, out_channels=2, dropout=0.3)
+
+
+def test_a_refusal_names_the_options_that_there_are():
+    for value, got in ((0.1, "0.1"), (0.0, "0.0")):
+        with pytest.raises(ConfigError) as error:
+            build_generator("paper_cnn", out_channels=2, dropout=value)
+        assert str(error.value) == (
+            f"model.dropout: paper_cnn does not have this option (got {got}); "
+            "leave it out, or choose another model (paper_cnn has depth, norm, width)"
+        )
+
+
+def test_a_new_option_is_a_keyword_of_its_model_alone(monkeypatch):
+    class Model(nn.Module):
+        def __init__(self, *, out_channels: int, bounded: bool = False, spots: int = 3):
+            super().__init__()
+            self.spots = spots
+
+    monkeypatch.setitem(GENERATORS, "spotted", Model)
+    options = {"out_channels": 2, "size": 64, "bounded": False, "width": None, "pretrained": False}
+    assert build_generator("spotted", **options).spots == 3
+    assert build_generator("spotted", **options, spots=5).spots == 5
+    with pytest.raises(ConfigError, match=r"^model\.spots: unet does not have this option \(got 5\)"):
+        build_generator("unet", **options, spots=5)
 
 
 def test_the_patches_of_patchgan_have_70_pixels():
@@ -319,37 +340,41 @@ def test_the_paper_discriminator_gives_one_logit_an_image_of_any_size():
 
 
 @pytest.mark.parametrize(
-    ("build", "options", "where"),
+    ("build", "name", "options", "where"),
     [
-        (GENERATORS["paper_cnn"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
-        (GENERATORS["unet"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
-        (GENERATORS["vgg16_unet"], {"out_channels": 2, "depth": 3}, "model.depth"),
-        (GENERATORS["resnet34_unet"], {"out_channels": 2, "depth": 3}, "model.depth"),
-        (GENERATORS["resnet18_unet"], {"out_channels": 2, "pretrained": True, "norm": "group"}, "model.norm"),
-        (GENERATORS["zhang"], {"out_channels": 3, "bounded": True}, "model.head"),
-        (GENERATORS["zhang"], {"out_channels": 2, "pretrained": True}, "model.pretrained"),
-        (GENERATORS["koalarization"], {"out_channels": 2, "depth": 3}, "model.depth"),
-        (GENERATORS["ddcolor"], {"out_channels": 2, "pretrained": True, "width": 8}, "model.width"),
-        (DISCRIMINATORS["unet"], {"depth": 1}, "model.depth"),
-        (DISCRIMINATORS["unet"], {"norm": "batch"}, "model.norm"),
-        (GENERATORS["unet"], {"out_channels": 2, "depth": 1}, "model.depth"),
-        (GENERATORS["paper_cnn"], {"out_channels": 2, "width": 0}, "model.width"),
-        (GENERATORS["unet"], {"out_channels": 2, "width": 2, "norm": "layer"}, "model.norm"),
-        (DISCRIMINATORS["paper_cnn"], {"depth": 3}, "model.depth"),
-        (DISCRIMINATORS["patchgan"], {"norm": "batch"}, "model.norm"),
+        (build_generator, "paper_cnn", {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (build_generator, "unet", {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (build_generator, "vgg16_unet", {"out_channels": 2, "depth": 3}, "model.depth"),
+        (build_generator, "resnet34_unet", {"out_channels": 2, "depth": 3}, "model.depth"),
+        (
+            build_generator,
+            "resnet18_unet",
+            {"out_channels": 2, "pretrained": True, "norm": "group"},
+            "model.norm",
+        ),
+        (build_generator, "zhang", {"out_channels": 3, "bounded": True}, "model.head"),
+        (build_generator, "zhang", {"out_channels": 2, "pretrained": True}, "model.pretrained"),
+        (build_generator, "koalarization", {"out_channels": 2, "depth": 3}, "model.depth"),
+        (build_generator, "ddcolor", {"out_channels": 2, "pretrained": True, "width": 8}, "model.width"),
+        (build_discriminator, "unet", {"depth": 1}, "model.depth"),
+        (build_discriminator, "unet", {"norm": "batch"}, "model.norm"),
+        (build_generator, "unet", {"out_channels": 2, "depth": 1}, "model.depth"),
+        (build_generator, "paper_cnn", {"out_channels": 2, "width": 0}, "model.width"),
+        (build_generator, "unet", {"out_channels": 2, "width": 2, "norm": "layer"}, "model.norm"),
+        (build_discriminator, "paper_cnn", {"depth": 3}, "model.depth"),
+        (build_discriminator, "patchgan", {"norm": "batch"}, "model.norm"),
     ],
 )
-def test_an_option_that_a_model_does_not_have_is_refused(build, options, where):
+def test_an_option_that_a_model_does_not_have_is_refused(build, name, options, where):
     with pytest.raises(ConfigError, match=f"^{where}: "):
-        build(**options)
+        build(name, **options)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    assert choose(GENERATORS, "unet", "model.generator") is GENERATORS["unet"]
     with pytest.raises(
         ConfigError, match=r"model.generator: .*'papercnn'.*'paper_cnn'.*choose from .*paper_cnn, .*unet"
     ):
-        choose(GENERATORS, "papercnn", "model.generator")
+        build_generator("papercnn", out_channels=2)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (8, 8), (9, 17)])

@@ -10,7 +10,7 @@ from streamgan.core.ab_bins import bin_centres, soft_encode
 from streamgan.core.color import HEADS
 from streamgan.losses import RECONSTRUCTION, class_weights, rebalanced_cross_entropy
 from streamgan.metrics.functional import psnr
-from streamgan.models import GENERATORS
+from streamgan.models import GENERATORS, build_generator
 from streamgan.train.class_prior import count_classes
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def learn(name: str, photos: torch.Tensor, loss_of, is_learned, *, head: str = "
     torch.manual_seed(0)
     more = {"depth": 3} if name == "ddcolor" else {}
     channels = HEADS[head].channels
-    model = GENERATORS[name](out_channels=channels, bounded=head == "rgb", size=48, width=16, **more)
+    model = build_generator(name, out_channels=channels, bounded=head == "rgb", size=48, width=16, **more)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(600):
         optimizer.zero_grad()

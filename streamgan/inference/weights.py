@@ -13,7 +13,7 @@ from streamgan.core.digests import check_file, require_list
 from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.core.run_folder import EMA, choose_checkpoint
 from streamgan.core.storage.hub import BUNDLED, model_path
-from streamgan.models import GENERATORS, choose
+from streamgan.models import build_generator
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def load_weights(path: Path) -> Weights:
         raise CheckpointError(path, "does not say which model it is", todo)
     try:
         spec: dict[str, Any] = json.loads(about["model"])
-        generator = choose(GENERATORS, spec["generator"], str(path))(**spec["options"])
+        generator = build_generator(spec["generator"], where=str(path), **spec["options"])
         head, size, saturation = HEADS[spec["head"]], int(spec["size"]), float(spec.get("saturation", 1))
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         reason = error.what if isinstance(error, ConfigError) else repr(error)

@@ -1,27 +1,34 @@
-"""The zoo: generators and discriminators by name.
+"""The zoo: generators and discriminators by name, each with the options that it has.
 
-Every generator is built by the same keywords and takes (B, 1, H, W) in [-1, 1] of any H, W:
+What builds a model declares its options as keywords, the defaults as published. Every generator takes
+(B, 1, H, W) in [-1, 1] of any H, W and has
 
-    out_channels   the head's channels: 2 for lab and ycbcr, 3 for rgb
-    size = 256     side of the training images in pixels; only a default may depend on it
-    width = None   channels of the first level; None: as published
-    depth = None   what the model calls its depth; None: as published
-    norm = None    "batch", "instance", "group" or "none"; None: the model's own
-    pretrained = False   True: start from downloaded encoder weights; a string: from this file
-    bounded = False      a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
-    dropout = None       rate of the model's dropout, in [0, 1); None: as published
-    variant = None       another form of the model, by the name that its module gives it
+    out_channels     the head's channels: 2 for lab and ycbcr, 3 for rgb
+    bounded = False  a sigmoid at the end: True for the rgb head, whose values lie in [0, 1]
 
-Every discriminator is built by in_channels = 3, width, depth, norm as above and gives logits of any shape
-(B, 1, ...); layers.judging has the options of a call. A model that does not have an option raises ConfigError
-when it is set; none is ignored. All have normal parameters on the default device, so
-`with torch.device("meta")` builds them without memory.
+and of these what it likes, each a setting `model.*` too but `size`:
+
+    size        side of the training images in pixels; only a default may depend on it
+    width       channels of the first level
+    depth       what the model calls its depth
+    norm        "batch", "instance", "group" or "none"
+    pretrained  True: start from downloaded encoder weights; a string: from this file
+    ...         whatever else `core/settings.py` has under `model`
+
+A discriminator has in_channels = 3 and gives logits of any shape (B, 1, ...); layers.judging has the options
+of a call. All have normal parameters on the default device, so `with torch.device("meta")` builds them
+without memory.
 """
 
-from collections.abc import Callable
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from torch import nn
 
+from streamgan.core.errors import ConfigError
 from streamgan.models import (
     ddcolor,
     ddcolor_discriminator,
@@ -35,28 +42,64 @@ from streamgan.models import (
     vgg_unet,
     zhang,
 )
-from streamgan.models.options import choose
+from streamgan.models.options import at_least
 
-__all__ = ["DISCRIMINATORS", "GENERATORS", "choose"]
+__all__ = ["DISCRIMINATORS", "GENERATORS", "build_discriminator", "build_generator"]
+
+_OF_THE_TASK = {"out_channels", "in_channels", "bounded", "size"}  # not to be chosen
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {
-    "ddcolor": ddcolor.build_generator,
+    "ddcolor": ddcolor.DDColor,
     "koalarization": koalarization.build_generator,
-    "paper_cnn": paper_cnn.build_generator,
-    "resnet18_unet": resnet_unet.build_resnet18,
-    "resnet34_unet": resnet_unet.build_resnet34,
-    "resnet50_unet": resnet_unet.build_resnet50,
-    "timm_unet": timm_unet.build_generator,
-    "unet": unet.build_generator,
-    "vgg16_unet": vgg_unet.build_vgg16,
-    "vgg19_unet": vgg_unet.build_vgg19,
-    "zhang": zhang.build_generator,
+    "paper_cnn": paper_cnn.PaperGenerator,
+    "resnet18_unet": partial(resnet_unet.ResNetUNet, "resnet18"),
+    "resnet34_unet": partial(resnet_unet.ResNetUNet, "resnet34"),
+    "resnet50_unet": partial(resnet_unet.ResNetUNet, "resnet50"),
+    "timm_unet": timm_unet.TimmUNet,
+    "unet": unet.UNet,
+    "vgg16_unet": partial(vgg_unet.VggUNet, "vgg16"),
+    "vgg19_unet": partial(vgg_unet.VggUNet, "vgg19"),
+    "zhang": zhang.ZhangClassifier,
 }
 
 DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
-    "ddcolor": ddcolor_discriminator.build_discriminator,
-    "paper_cnn": paper_cnn.build_discriminator,
-    "patchgan": patchgan.build_discriminator,
-    "pix2pix": patchgan.build_pix2pix,
-    "unet": unet_discriminator.build_discriminator,
+    "ddcolor": ddcolor_discriminator.StridedDiscriminator,
+    "paper_cnn": paper_cnn.PaperDiscriminator,
+    "patchgan": patchgan.PatchDiscriminator,
+    "pix2pix": partial(patchgan.PatchDiscriminator, variant="published"),
+    "unet": unet_discriminator.UNetDiscriminator,
 }
+
+
+def build_generator(name: str, *, where: str = "model.generator", **options: Any) -> nn.Module:
+    """The generator called `name`; an option that is None is as published.
+
+    ConfigError, at `where` if there is none of this name, if it lacks or refuses an
+    option that is set.
+    """
+    return _build(GENERATORS, name, where, options)
+
+
+def build_discriminator(name: str, *, where: str = "model.discriminator", **options: Any) -> nn.Module:
+    """The discriminator called `name`, like `build_generator`."""
+    return _build(DISCRIMINATORS, name, where, options)
+
+
+def _build(
+    table: Mapping[str, Callable[..., nn.Module]], name: str, where: str, options: dict[str, Any]
+) -> nn.Module:
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
+        advice = f"did you mean {near[0]!r}? " if near else ""
+        todo = f"{advice}choose from {', '.join(sorted(table))}"
+        raise ConfigError(where, f"no entry of this name (got {name!r})", todo)
+    known, chosen = inspect.signature(table[name]).parameters, {}
+    for option, value in options.items():
+        if option in known and value is not None:
+            chosen[option] = at_least(1, value, option) if option in ("width", "depth") else value
+        elif value is not None and value is not False and option != "size":
+            what = f"{name} does not have this option (got {value!r})"
+            has = ", ".join(sorted(known.keys() - _OF_THE_TASK))
+            todo = f"leave it out, or choose another model ({name} has {has})"
+            raise ConfigError(f"model.{option}", what, todo)
+    return table[name](**chosen)

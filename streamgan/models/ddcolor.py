@@ -42,11 +42,11 @@ from streamgan.core.color import AB_SCALE
 from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_pretrained
 
-from .decoder import ShuffleUp, SpectralShuffleUp, SpectralUpBlock, UpBlock
+from .decoder import ShuffleUp, SpectralShuffleUp, SpectralUpBlock, UpBlock, up_blocks
 from .gray import GrayToImageNet
-from .layers import Norm, zero_init
-from .options import at_least, is_published, only_lab, refuse
-from .padding import crop_like, reflect_to_multiple
+from .layers import Norm, ending, zero_init
+from .options import is_published, only_lab
+from .padding import reflect_to_multiple
 from .query_decoder import QueryDecoder
 
 _BLOCKS = (3, 3, 9, 3)  # ConvNeXt-T
@@ -84,20 +84,27 @@ class ConvNeXtFeatures(nn.Module):
 class DDColor(nn.Module):
     """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
 
-    If `published`, it starts at random and computes in Lab units.
+    `width` channels of the first stage, below 96 with 5 blocks instead of 18; `depth` layers of queries;
+    `norm` of the pixel decoder, by default "group". `variant="published"` is the authors' network: it starts
+    at random, predicts Lab ab, in Lab units inside, and its norm is "batch".
     """
 
     def __init__(
         self,
-        out_channels: int,
         *,
-        width: int,
-        num_layers: int,
-        norm: Norm,
-        bounded: bool,
-        published: bool = False,
+        out_channels: int,
+        width: int = 96,
+        depth: int = 9,
+        norm: Norm | None = None,
+        pretrained: bool | str = False,
+        bounded: bool = False,
+        variant: str | None = None,
     ):
         super().__init__()
+        published = is_published("ddcolor", variant)
+        if published:
+            only_lab("ddcolor as published", out_channels, bounded)
+        norm = norm or ("batch" if published else "group")
         # Published at width 96: 512, 512, 256; heads of 32 channels.
         model_dim = max(32, 256 * width // 96 // 32 * 32)
         if published:
@@ -107,26 +114,33 @@ class DDColor(nn.Module):
         self.gray = GrayToImageNet(exact=published)
         self.encoder = ConvNeXtFeatures(width=width, large=published and width >= _LARGE)
         *skips, num_in = self.encoder.widths
-        self.ups = nn.ModuleList()
         block = SpectralUpBlock if published else UpBlock
-        for num_skip, num_out in zip(skips[::-1], widths, strict=True):
-            self.ups.append(block(num_in, num_skip, num_out, norm=norm))
-            num_in = num_out
+        self.ups = up_blocks(num_in, skips, widths, norm=norm, block=block)
         if published:
-            self.full = SpectralShuffleUp(num_in, model_dim, norm="none", factor=4)
+            self.full = SpectralShuffleUp(model_dim, model_dim, norm="none", factor=4)
         else:
-            self.full = ShuffleUp(num_in, model_dim, factor=4)
+            self.full = ShuffleUp(model_dim, model_dim, factor=4)
         self.queries = QueryDecoder(
             widths,
             model_dim=model_dim,
             num_queries=_NUM_QUERIES,
-            num_layers=num_layers,
+            num_layers=depth,
             published=published,
         )
         self.last = zero_init(nn.Conv2d(_NUM_QUERIES + (3 if published else 1), out_channels, 1))
         if published:
             nn.init.kaiming_normal_(self.last.weight)
             spectral_norm(self.last)
+        if pretrained is not False:
+            self._load(pretrained, width)
+
+    def _load(self, pretrained: bool | str, width: int) -> None:
+        names = {96: "convnext_tiny"} | ({_LARGE: "convnext_large"} if self.published else {})
+        if width not in names:
+            what = f"pretrained weights are for width {' or '.join(map(str, names))} (got {width})"
+            raise ConfigError("model.width", what, "leave model.width out")
+        features = self.encoder.features
+        load_pretrained(features, names[width], pretrained, setting="model.pretrained", prefix="features.")
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         padded = reflect_to_multiple(input_B1HW, 32)
@@ -139,52 +153,4 @@ class DDColor(nn.Module):
         colors_BQD = self.queries(scales)
         maps_BQHW = torch.einsum("bqd,bdhw->bqhw", colors_BQD, self.full(x))
         x = self.last(torch.cat((maps_BQHW, gray if self.published else padded), 1))
-        x = crop_like(x / AB_SCALE if self.published else x, input_B1HW)
-        return torch.sigmoid(x) if self.bounded else x
-
-
-def build_generator(
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> DDColor:
-    """DDColor: `width` (96) channels of the first stage, `depth` (9) layers of queries, `norm` ("group").
-
-    The norm is the pixel decoder's; ConvNeXt and the queries have LayerNorm. Below width 96 the encoder has
-    5 blocks instead of 18. `variant="published"` is the authors' network, whose norm is "batch"; it predicts
-    Lab ab. `size` changes nothing.
-    """
-    refuse("ddcolor", dropout=dropout)
-    published = is_published("ddcolor", variant)
-    if published:
-        only_lab("ddcolor as published", out_channels, bounded)
-    encoders = {None: "convnext_tiny", 96: "convnext_tiny"} | (
-        {_LARGE: "convnext_large"} if published else {}
-    )
-    if pretrained is not False and width not in encoders:
-        what = f"pretrained weights are for width {' or '.join(str(w) for w in encoders if w)} (got {width})"
-        raise ConfigError("model.width", what, "leave model.width out")
-    model = DDColor(
-        out_channels,
-        width=at_least(1, 96 if width is None else width, "width"),
-        num_layers=at_least(1, 9 if depth is None else depth, "depth"),
-        norm=norm or ("batch" if published else "group"),
-        bounded=bounded,
-        published=published,
-    )
-    if pretrained is not False:
-        load_pretrained(
-            model.encoder.features,
-            encoders[width],
-            pretrained,
-            setting="model.pretrained",
-            prefix="features.",
-        )
-    return model
+        return ending(x / AB_SCALE if self.published else x, input_B1HW, bounded=self.bounded)

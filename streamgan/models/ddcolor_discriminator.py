@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .layers import judging
-from .options import at_least, refuse
 from .padding import reflect_to_multiple
 from .unet_discriminator import PooledAttention
 
@@ -37,11 +36,12 @@ def _conv(num_in: int, num_out: int, *, kernel: int = 3, stride: int = 1) -> lis
 class StridedDiscriminator(nn.Module):
     """(B, K, H, W) -> logits (B, 1, h, w); images below 2^(depth + 3) pixels are reflected up to that.
 
+    `width` channels at half size, `depth` more halvings.
     In training mode every forward takes one step of power iteration, so the weights' buffers change without
     an optimizer step.
     """
 
-    def __init__(self, in_channels: int, *, width: int, depth: int):
+    def __init__(self, *, in_channels: int = 3, width: int = 64, depth: int = 3):
         super().__init__()
         self.smallest = 2 ** (depth + 3)
         layers = _conv(in_channels, width, kernel=4, stride=2)
@@ -59,15 +59,3 @@ class StridedDiscriminator(nn.Module):
         if min(image_BKHW.shape[-2:]) < self.smallest:
             image_BKHW = reflect_to_multiple(image_BKHW, self.smallest)
         return self.layers(image_BKHW)
-
-
-def build_discriminator(
-    *, in_channels: int = 3, width: int | None = None, depth: int | None = None, norm: str | None = None
-) -> StridedDiscriminator:
-    """DDColor's discriminator: `width` (64) channels at half size, `depth` (3) more halvings."""
-    refuse("ddcolor", norm=norm)
-    return StridedDiscriminator(
-        in_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        depth=at_least(1, 3 if depth is None else depth, "depth"),
-    )

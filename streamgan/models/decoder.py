@@ -8,6 +8,8 @@ https://arxiv.org/abs/1806.02658. Attention: Zhang et al. 2018, https://arxiv.or
 Shape suffixes: B batch, C channels, D skip channels, O output channels, H height, W width, N = H * W tokens.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -97,6 +99,25 @@ class SpectralUpBlock(nn.Module):
     def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
         joined = F.relu(torch.cat((self.up(x_BCHW), self.skip_norm(skip_BDHW)), 1))
         return self.norm(F.relu(self.conv(joined)))
+
+
+def up_blocks(
+    num_in: int,
+    skips: Sequence[int],
+    widths: Sequence[int],
+    *,
+    norm: Norm,
+    block: type[UpBlock] | type[SpectralUpBlock] = UpBlock,
+) -> nn.ModuleList:
+    """A block for each skip, the smallest first.
+
+    `skips`: channels from the largest map to the smallest, as an encoder gives them; `widths`: of the blocks.
+    """
+    blocks = nn.ModuleList()
+    for num_skip, num_out in zip(reversed(skips), widths, strict=True):
+        blocks.append(block(num_in, num_skip, num_out, norm=norm))
+        num_in = num_out
+    return blocks
 
 
 class SelfAttention(nn.Module):

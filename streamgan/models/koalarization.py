@@ -39,11 +39,10 @@ from streamgan.core.pretrained import load_pretrained
 
 from .gray import GrayToImageNet
 from .inception_resnet import NAME, InceptionResNetScores
-from .layers import Norm, normalization, zero_init
-from .options import at_least, is_published, only_lab, refuse
-from .padding import crop_like, reflect_to_multiple
+from .layers import Norm, ending, normalization, zero_init
+from .options import encoder_norm, is_published, only_lab
+from .padding import reflect_to_multiple
 from .resnet import ResNetFeatures
-from .vgg_unet import encoder_norm
 
 _NUM_CLASSES = 1000  # of ImageNet, at width 64
 
@@ -132,32 +131,26 @@ class Koalarization(nn.Module):
         x = self.last(self.decoder(self.fusion(torch.cat((code, tiled), 1))))
         if self.published:
             x = torch.tanh(x) * (127 / AB_SCALE)
-        x = crop_like(F.interpolate(x, scale_factor=2), input_B1HW)
-        return torch.sigmoid(x) if self.bounded else x
+        return ending(F.interpolate(x, scale_factor=2), input_B1HW, bounded=self.bounded)
 
 
 def build_generator(
     *,
     out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
+    width: int = 64,
     norm: Norm | None = None,
     pretrained: bool | str = False,
     bounded: bool = False,
-    dropout: float | None = None,
     variant: str | None = None,
 ) -> Koalarization:
-    """Deep Koalarization: `width` (64) channels at half size, `norm` ("none", in the embedder "batch").
+    """Deep Koalarization: `width` channels at half size, `norm` None for none, and in the embedder batch.
 
     `variant` "inception_resnet_v2" is an embedder of its own width and norm in place of ResNet-18;
-    "published", the authors' network, has it too. `pretrained` is about the embedder. `size` changes nothing.
+    "published", the authors' network, has it too. `pretrained` is about the embedder.
     """
-    refuse("koalarization", depth=depth, dropout=dropout)
     published = is_published("koalarization", variant, NAME)
     if published:
         only_lab("koalarization as published", out_channels, bounded)
-    width = at_least(1, 64 if width is None else width, "width")
     if variant is None:
         num_classes = max(1, _NUM_CLASSES * width // 64)
         embedder = Embedder(width=width, norm=encoder_norm(norm, pretrained), num_classes=num_classes)
@@ -167,7 +160,7 @@ def build_generator(
     return Koalarization(
         out_channels,
         width=width,
-        norm="none" if norm is None else norm,
+        norm=norm or "none",
         embedder=embedder,
         bounded=bounded,
         published=published,

@@ -1,4 +1,4 @@
-"""Small pieces that several architectures share: norms by name and the zero-initialised last layer.
+"""Small pieces that several architectures share: norms by name, the last layer and the ending.
 
 Shape suffixes: B batch, C channels, H height, W width.
 """
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from streamgan.core.color import without_autocast
 from streamgan.core.errors import ConfigError
+
+from .padding import crop_like
 
 Norm = Literal["batch", "instance", "group", "none"]
 _Conv = TypeVar("_Conv", nn.Conv2d, nn.ConvTranspose2d)
@@ -74,6 +76,12 @@ def normal_init(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def ending(x_BCHW: Tensor, input_B1HW: Tensor, *, bounded: bool) -> Tensor:
+    """A generator's output: cropped to the size of its input, and within [0, 1] if bounded."""
+    x_BCHW = crop_like(x_BCHW, input_B1HW)
+    return torch.sigmoid(x_BCHW) if bounded else x_BCHW
 
 
 def zero_init(layer: _Conv) -> _Conv:

@@ -1,34 +1,8 @@
-"""How a model is chosen by name, and how it says no to an option that it does not have."""
-
-import difflib
-from collections.abc import Mapping
-from typing import TypeVar
+"""What the models check of the options that they are given."""
 
 from streamgan.core.errors import ConfigError
 
-_Entry = TypeVar("_Entry")
-
-
-def choose(table: Mapping[str, _Entry], name: str, setting: str) -> _Entry:
-    """The entry called `name`; if there is none, a ConfigError at `setting` with the nearest name."""
-    if name in table:
-        return table[name]
-    near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
-    advice = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(
-        setting, f"no entry of this name (got {name!r})", f"{advice}choose from {', '.join(sorted(table))}"
-    )
-
-
-def refuse(model: str, **options: object) -> None:
-    """ConfigError if any of `options` was set (is neither None nor False): the model does not have it."""
-    for option, value in options.items():
-        if value is not None and value is not False:
-            raise ConfigError(
-                f"model.{option}",
-                f"{model} does not have this option (got {value!r})",
-                "leave it out, or choose another model",
-            )
+from .layers import Norm
 
 
 def is_published(model: str, variant: str | None, *others: str) -> bool:
@@ -58,3 +32,14 @@ def at_least(least: int, value: int, option: str) -> int:
     if value < least:
         raise ConfigError(f"model.{option}", f"too small (got {value})", f"give at least {least}")
     return value
+
+
+def encoder_norm(norm: Norm | None, pretrained: bool | str) -> Norm:
+    """The norm of an encoder whose pretrained weights have BatchNorm; ConfigError if another is asked for."""
+    if pretrained is not False and norm not in (None, "batch"):
+        raise ConfigError(
+            "model.norm",
+            f"pretrained weights belong to BatchNorm (got {norm!r})",
+            "leave model.norm out, or train from scratch",
+        )
+    return norm or "batch"

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Norm, judging, normalization, zero_init
-from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
 
 
@@ -69,15 +68,27 @@ class ResidualBlock(nn.Module):
 
 
 class PaperGenerator(nn.Module):
-    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: in [0, 1] if bounded, else 0 at first."""
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first unless bounded.
 
-    def __init__(self, out_channels: int, *, width: int, num_blocks: int, norm: Norm, bounded: bool):
+    `width` channels at half size, `depth` residual blocks. `bounded` is the published form: a sigmoid after
+    an ordinarily initialised last layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        out_channels: int,
+        width: int = 64,
+        depth: int = 8,
+        norm: Norm = "batch",
+        bounded: bool = False,
+    ):
         super().__init__()
         half, quarter, eighth = width, 2 * width, 4 * width
         self.encoder = nn.Sequential(
             _down(1, half, norm), _down(half, quarter, norm), _down(quarter, eighth, norm)
         )
-        self.residual = nn.Sequential(*(ResidualBlock(eighth, norm=norm) for _ in range(num_blocks)))
+        self.residual = nn.Sequential(*(ResidualBlock(eighth, norm=norm) for _ in range(depth)))
         self.connected = nn.Sequential(nn.Conv2d(eighth, eighth, 1), nn.ReLU())
         self.decoder = nn.Sequential(
             _up(eighth, quarter, norm), _up(quarter, half, norm), _up(half, width, norm)
@@ -91,9 +102,9 @@ class PaperGenerator(nn.Module):
 
 
 class PaperDiscriminator(nn.Module):
-    """(B, K, H, W) of any size -> one logit per image, (B, 1)."""
+    """(B, K, H, W) of any size -> one logit per image, (B, 1); `width` channels at half size."""
 
-    def __init__(self, in_channels: int, *, width: int, norm: Norm):
+    def __init__(self, *, in_channels: int = 3, width: int = 64, norm: Norm = "batch"):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for num_in in (width, 2 * width, 4 * width):
@@ -108,42 +119,3 @@ class PaperDiscriminator(nn.Module):
     @judging
     def forward(self, image_BKHW: Tensor) -> Tensor:
         return self.classify(torch.mean(self.features(image_BKHW), dim=(2, 3)))
-
-
-def build_generator(
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> PaperGenerator:
-    """The paper's generator: `width` (64) channels at half size, `depth` (8) blocks, `norm` ("batch").
-
-    `bounded` is the published form: a sigmoid after an ordinarily initialised last layer. `size` changes
-    nothing.
-    """
-    refuse("paper_cnn", pretrained=pretrained, dropout=dropout, variant=variant)
-    return PaperGenerator(
-        out_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        num_blocks=at_least(1, 8 if depth is None else depth, "depth"),
-        norm="batch" if norm is None else norm,
-        bounded=bounded,
-    )
-
-
-def build_discriminator(
-    *, in_channels: int = 3, width: int | None = None, depth: int | None = None, norm: Norm | None = None
-) -> PaperDiscriminator:
-    """The paper's discriminator: `width` (64) channels at half size, `norm` ("batch"); its depth is fixed."""
-    refuse("paper_cnn", depth=depth)
-    return PaperDiscriminator(
-        in_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        norm="batch" if norm is None else norm,
-    )

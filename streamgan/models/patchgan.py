@@ -19,7 +19,6 @@ Shape suffixes: B batch, K input channels, H height, W width, h w the map of log
 | conv4x4 s1, no bias (`pix2pix`: with it) | 1, H/8 - 2 | 70 |
 """
 
-from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -28,19 +27,22 @@ from torch.nn.utils.parametrizations import spectral_norm
 from streamgan.core.errors import ConfigError
 
 from .layers import judging, normal_init
-from .options import at_least, refuse
+from .options import is_published
 
 
 class PatchDiscriminator(nn.Module):
     """(B, K, H, W) with sides of at least 3 * 2^depth -> logits (B, 1, h, w), h = floor(H / 2^depth) - 2.
 
+    `width` channels at half size; a patch has 16, 34, 70, 142 pixels at `depth` 1, 2, 3, 4.
+
     In training mode every forward takes one step of power iteration, so the weights' buffers change without
-    an optimizer step. If `published`, it has batch norm instead, with the statistics of real and made photos
-    apart (`parts`).
+    an optimizer step. `variant="published"` has batch norm instead, with the statistics of real and made
+    photos apart (`parts`).
     """
 
-    def __init__(self, in_channels: int, *, width: int, depth: int, published: bool = False):
+    def __init__(self, *, in_channels: int = 3, width: int = 64, depth: int = 3, variant: str | None = None):
         super().__init__()
+        published = is_published("patchgan", variant)
         self.smallest = 3 * 2**depth
         self.apart = published
         widths = [in_channels, *(width * min(2**level, 8) for level in range(depth + 1)), 1]
@@ -69,28 +71,3 @@ class PatchDiscriminator(nn.Module):
                 f"use images of at least {self.smallest} pixels a side or a smaller depth",
             )
         return self.layers(image_BKHW)
-
-
-def _build(
-    name: str,
-    *,
-    in_channels: int = 3,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: str | None = None,
-) -> PatchDiscriminator:
-    """The PatchGAN: `width` (64) channels at half size, `depth` (3) convs of stride 2 set the patch.
-
-    A patch has 16, 34, 70, 142 pixels at depth 1, 2, 3, 4. The norm is fixed.
-    """
-    refuse(name, norm=norm)
-    return PatchDiscriminator(
-        in_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        depth=at_least(1, 3 if depth is None else depth, "depth"),
-        published=name == "pix2pix",
-    )
-
-
-build_discriminator = partial(_build, "patchgan")
-build_pix2pix = partial(_build, "pix2pix")

@@ -24,42 +24,47 @@ Shape suffixes: B batch, C the head's channels, H height, W width.
 "up" is conv1x1, ReLU, PixelShuffle 2, blur. At full size it has 64 channels.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamgan.core.pretrained import load_pretrained
 
-from .decoder import SelfAttention, ShuffleUp, UpBlock
+from .decoder import SelfAttention, ShuffleUp, up_blocks
 from .gray import GrayToImageNet
-from .layers import Norm, zero_init
-from .options import at_least, refuse
-from .padding import crop_like, reflect_to_multiple
+from .layers import Norm, ending, zero_init
+from .options import encoder_norm
+from .padding import reflect_to_multiple
 from .resnet import ResNetFeatures
-from .vgg_unet import encoder_norm
 
 
 class ResNetUNet(nn.Module):
-    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
+
+    `width` channels at half size; `norm` None: batch in the encoder, group after it.
+    """
 
     def __init__(
-        self, name: str, out_channels: int, *, width: int, norm: Norm, decoder_norm: Norm, bounded: bool
+        self,
+        name: str,
+        *,
+        out_channels: int,
+        width: int = 64,
+        norm: Norm | None = None,
+        pretrained: bool | str = False,
+        bounded: bool = False,
     ):
         super().__init__()
         self.bounded = bounded
         self.gray = GrayToImageNet()
-        self.encoder = ResNetFeatures(name, width=width, norm=norm)
+        self.encoder = ResNetFeatures(name, width=width, norm=encoder_norm(norm, pretrained))
         *skips, num_in = self.encoder.widths
-        self.ups = nn.ModuleList()
-        for num_skip, factor in zip(skips[::-1], (8, 6, 4, 2), strict=True):
-            self.ups.append(UpBlock(num_in, num_skip, factor * width, norm=decoder_norm))
-            num_in = factor * width
+        self.ups = up_blocks(num_in, skips, [factor * width for factor in (8, 6, 4, 2)], norm=norm or "group")
         self.attention = SelfAttention(6 * width)
-        self.full = ShuffleUp(num_in, width)
+        self.full = ShuffleUp(2 * width, width)
         self.refine = nn.Conv2d(width + 1, width, 3, padding=1)
         self.last = zero_init(nn.Conv2d(width, out_channels, 1))
+        load_pretrained(self.encoder, name, pretrained, setting="model.pretrained")
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         padded = reflect_to_multiple(input_B1HW, 32)
@@ -69,40 +74,4 @@ class ResNetUNet(nn.Module):
             if level == 1:
                 x = self.attention(x)
         x = F.relu(self.refine(torch.cat((self.full(x), padded), 1)))
-        x = crop_like(self.last(x), input_B1HW)
-        return torch.sigmoid(x) if self.bounded else x
-
-
-def _build(
-    name: str,
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> ResNetUNet:
-    """A ResNet U-Net: `width` (64) channels at half size, `norm` (batch in the encoder, group after it).
-
-    The name fixes the depth; `size` changes nothing.
-    """
-    refuse(f"{name}_unet", depth=depth, dropout=dropout, variant=variant)
-    model = ResNetUNet(
-        name,
-        out_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        norm=encoder_norm(norm, pretrained),
-        decoder_norm="group" if norm is None else norm,
-        bounded=bounded,
-    )
-    load_pretrained(model.encoder, name, pretrained, setting="model.pretrained")
-    return model
-
-
-build_resnet18 = partial(_build, "resnet18")
-build_resnet34 = partial(_build, "resnet34")
-build_resnet50 = partial(_build, "resnet50")
+        return ending(self.last(x), input_B1HW, bounded=self.bounded)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from streamgan.core.errors import ConfigError
 
-from . import DISCRIMINATORS, GENERATORS
+from . import build_discriminator, build_generator
 
 _HE = ("He et al. 2016, residual blocks", "https://arxiv.org/abs/1512.03385")
 _VGG = ("Simonyan and Zisserman 2015", "https://arxiv.org/abs/1409.1556")
@@ -62,9 +62,9 @@ class Summary(NamedTuple):
 def summarise(kind: Literal["generator", "discriminator"], name: str, *, size: int = 256) -> Summary:
     """The summary of a generator for the lab head, or of a discriminator, at its published width."""
     if kind == "generator":
-        channels, build = 1, partial(GENERATORS[name], out_channels=2, size=size)
+        channels, build = 1, partial(build_generator, name, out_channels=2, size=size)
     else:
-        channels, build = 3, DISCRIMINATORS[name]
+        channels, build = 3, partial(build_discriminator, name)
     with torch.device("meta"):
         model = build()
         # In training mode and with gradients: torch has fused attention for the rest, which is not counted.

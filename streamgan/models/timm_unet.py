@@ -32,9 +32,8 @@ from torch.nn import functional as F
 from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_backbone
 
-from .decoder import UpBlock
+from .decoder import up_blocks
 from .layers import Norm, normalization, zero_init
-from .options import at_least, refuse
 from .padding import crop_like, reflect_to_multiple
 
 DEFAULT = "tf_efficientnet_lite0"
@@ -95,22 +94,30 @@ class TimmFeatures(nn.Module):
 
 
 class TimmUNet(nn.Module):
-    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
+
+    `variant` names the backbone; `width`, `norm` and `dropout` are the decoder's. Where `size` is below 128,
+    photos are enlarged for the backbone by the power of two that makes it so.
+    """
 
     def __init__(
         self,
-        name: str,
-        out_channels: int,
         *,
-        width: int,
-        enlargement: int,
-        norm: Norm,
-        dropout: float,
-        bounded: bool,
+        out_channels: int,
+        size: int = 256,
+        width: int = 32,
+        norm: Norm = "batch",
+        pretrained: bool | str = False,
+        bounded: bool = False,
+        dropout: float = 0.0,
+        variant: str = DEFAULT,
     ):
         super().__init__()
+        enlargement = 1
+        while enlargement * size < LEAST_SIDE and enlargement < FINEST:
+            enlargement *= 2
         self.bounded, self.enlargement = bounded, enlargement
-        self.encoder = TimmFeatures(name)
+        self.encoder = TimmFeatures(variant)
         fine = [scale for scale in (2, 4) if scale * enlargement < FINEST]  # of the photo
         self.stem = nn.ModuleList()
         skips, num_in = {}, 1
@@ -120,14 +127,13 @@ class TimmUNet(nn.Module):
             skips[scale], num_in = num_out, num_out
         *coarse, (bottom, num_in) = zip(self.encoder.strides, self.encoder.widths, strict=True)
         skips |= {stride // enlargement: width for stride, width in coarse}
-        self.ups = nn.ModuleList()
-        for scale in sorted(skips, reverse=True):
-            num_out = width * _FACTORS[min(scale, max(_FACTORS))]
-            self.ups.append(UpBlock(num_in, skips[scale], num_out, norm=norm))
-            num_in = num_out
+        scales = sorted(skips)
+        widths = [width * _FACTORS[min(scale, max(_FACTORS))] for scale in reversed(scales)]
+        self.ups = up_blocks(num_in, [skips[scale] for scale in scales], widths, norm=norm)
         self.dropout = nn.Dropout2d(dropout)
-        self.finest, self.multiple = min(skips), bottom // enlargement
-        self.last = zero_init(nn.Conv2d(num_in, out_channels, 1))
+        self.finest, self.multiple = scales[0], bottom // enlargement
+        self.last = zero_init(nn.Conv2d(widths[-1], out_channels, 1))
+        load_backbone(self.encoder.network, variant, pretrained, setting="model.pretrained")
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         padded = reflect_to_multiple(input_B1HW, self.multiple)
@@ -158,37 +164,3 @@ def _stem(num_in: int, num_out: int, *, norm: Norm) -> nn.Sequential:
     conv = nn.Conv2d(num_in, num_out, 3, stride=2, padding=1)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return nn.Sequential(conv, normalization(norm, num_out), nn.ReLU())
-
-
-def build_generator(
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> TimmUNet:
-    """A U-Net on timm's `variant`; `width` (32), `norm` ("batch") and `dropout` (0) are the decoder's.
-
-    Where `size` is below 128, photos are enlarged for the backbone by the power of two that makes it so.
-    """
-    refuse("timm_unet", depth=depth)
-    enlargement = 1
-    while enlargement * size < LEAST_SIDE and enlargement < FINEST:
-        enlargement *= 2
-    name = variant or DEFAULT
-    model = TimmUNet(
-        name,
-        out_channels,
-        width=at_least(1, 32 if width is None else width, "width"),
-        enlargement=enlargement,
-        norm=norm or "batch",
-        dropout=0.0 if dropout is None else dropout,
-        bounded=bounded,
-    )
-    load_backbone(model.encoder.network, name, pretrained, setting="model.pretrained")
-    return model

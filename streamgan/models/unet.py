@@ -35,9 +35,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Norm, normal_init, normalization, zero_init
-from .options import at_least, between, is_published, refuse
-from .padding import crop_like, reflect_to_multiple
+from .layers import Norm, ending, normal_init, normalization, zero_init
+from .options import between, is_published
+from .padding import reflect_to_multiple
 
 _SMALLEST_PUBLISHED = 7  # the authors have a net of depth 8 for 256 pixels and one of 7 for 128
 MAX_DEPTH = 12  # halves the largest training crop, of 4096 pixels, to 1
@@ -51,22 +51,28 @@ def default_depth(size: int) -> int:
 class UNet(nn.Module):
     """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
 
-    If `published`, it starts at random and ends in a tanh unless bounded. The smallest maps are never
-    normalised, so a bottleneck of one pixel keeps its content under every norm.
+    `width` channels at half size, `depth` down steps, `dropout` the rate at the three innermost up steps.
+    `variant="published"` starts at random and ends in a tanh unless bounded; its norm is "batch", else it is
+    "instance". The smallest maps are never normalised, so a bottleneck of one pixel keeps its content under
+    every norm.
     """
 
     def __init__(
         self,
-        out_channels: int,
         *,
-        width: int,
-        depth: int,
-        norm: Norm,
-        bounded: bool,
+        out_channels: int,
+        size: int = 256,
+        width: int = 64,
+        depth: int | None = None,
+        norm: Norm | None = None,
+        bounded: bool = False,
         dropout: float | None = None,
-        published: bool = False,
+        variant: str | None = None,
     ):
         super().__init__()
+        published = is_published("unet", variant)
+        depth = between(2, MAX_DEPTH, default_depth(size) if depth is None else depth, "depth")
+        norm = norm or ("batch" if published else "instance")
         outermost_dropped = depth - 3
         if dropout is None:
             dropout, outermost_dropped = 0.5, depth - 3 if depth >= _SMALLEST_PUBLISHED else 5
@@ -106,37 +112,5 @@ class UNet(nn.Module):
             x = down(F.leaky_relu(x, 0.2))
         for up in self.ups:
             x = torch.cat((skips.pop(), up(F.relu(x))), 1)
-        x = crop_like(self.last(F.relu(x)), input_B1HW)
-        if self.bounded:
-            return torch.sigmoid(x)
-        return torch.tanh(x) if self.published else x
-
-
-def build_generator(
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> UNet:
-    """The U-Net: `width` (64) channels at half size, `depth` (8 at size 256, 6 at 64), `norm` ("instance").
-
-    `variant="published"` is the authors' network, whose `norm` is "batch". `dropout`: None, as published, or
-    the rate of the three innermost up steps, in [0, 1).
-    """
-    refuse("unet", pretrained=pretrained)
-    published = is_published("unet", variant)
-    return UNet(
-        out_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        depth=between(2, MAX_DEPTH, default_depth(size) if depth is None else depth, "depth"),
-        norm=norm or ("batch" if published else "instance"),
-        bounded=bounded,
-        dropout=dropout,
-        published=published,
-    )
+        x = ending(self.last(F.relu(x)), input_B1HW, bounded=self.bounded)
+        return torch.tanh(x) if self.published and not self.bounded else x

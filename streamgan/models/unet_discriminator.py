@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .layers import judging
-from .options import at_least, refuse
+from .options import at_least
 from .padding import crop_like, reflect_to_multiple
 
 _ATTENTION_LEVEL = 2  # at H/4: at full size the weights of attention would be larger than all the rest
@@ -71,12 +71,14 @@ class PooledAttention(nn.Module):
 class UNetDiscriminator(nn.Module):
     """(B, K, H, W) of any size -> a logit for every pixel, (B, 1, H, W).
 
+    `width` channels at full size, `depth` halvings, at least 2.
     In training mode every forward takes one step of power iteration, so the weights' buffers change without
     an optimizer step.
     """
 
-    def __init__(self, in_channels: int, *, width: int, depth: int):
+    def __init__(self, *, in_channels: int = 3, width: int = 64, depth: int = 3):
         super().__init__()
+        at_least(_ATTENTION_LEVEL, depth, "depth")
         self.multiple = max(2**depth, 2 ** (_ATTENTION_LEVEL + 1))  # a 2 x 2 maximum fits at the attention
         widths = [width * 2**level for level in range(depth + 1)]
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
@@ -106,15 +108,3 @@ class UNetDiscriminator(nn.Module):
         for conv in self.refine:
             x = F.leaky_relu(conv(x), 0.2)
         return crop_like(self.last(x), image_BKHW)
-
-
-def build_discriminator(
-    *, in_channels: int = 3, width: int | None = None, depth: int | None = None, norm: str | None = None
-) -> UNetDiscriminator:
-    """The U-Net discriminator: `width` (64) channels at full size, `depth` (3) halvings; norm: spectral."""
-    refuse("unet", norm=norm)
-    return UNetDiscriminator(
-        in_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        depth=at_least(_ATTENTION_LEVEL, 3 if depth is None else depth, "depth"),
-    )

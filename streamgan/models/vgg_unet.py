@@ -22,19 +22,15 @@ Shape suffixes: B batch, C the head's channels, H height, W width.
 Every conv3x3 of VGG is followed by a norm and a ReLU; "up" is conv1x1, PixelShuffle 2, blur (decoder.py).
 """
 
-from functools import partial
-
-import torch
 from torch import Tensor, nn
 
-from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_pretrained
 
-from .decoder import UpBlock
+from .decoder import up_blocks
 from .gray import GrayToImageNet
-from .layers import Norm, normalization, zero_init
-from .options import at_least, refuse
-from .padding import crop_like, reflect_to_multiple
+from .layers import Norm, ending, normalization, zero_init
+from .options import encoder_norm
+from .padding import reflect_to_multiple
 
 _CONVS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # a block
 
@@ -73,70 +69,32 @@ class VggFeatures(nn.Module):
 
 
 class VggUNet(nn.Module):
-    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded."""
+    """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
+
+    `width` channels in the first block; `norm` None: batch in the encoder, group after it.
+    """
 
     def __init__(
-        self, name: str, out_channels: int, *, width: int, norm: Norm, decoder_norm: Norm, bounded: bool
+        self,
+        name: str,
+        *,
+        out_channels: int,
+        width: int = 64,
+        norm: Norm | None = None,
+        pretrained: bool | str = False,
+        bounded: bool = False,
     ):
         super().__init__()
         self.bounded = bounded
         self.gray = GrayToImageNet()
-        self.encoder = VggFeatures(name, width=width, norm=norm)
+        self.encoder = VggFeatures(name, width=width, norm=encoder_norm(norm, pretrained))
         *skips, num_in = self.encoder.widths
-        self.ups = nn.ModuleList()
-        for num_skip, num_out in zip(skips[::-1], (4 * width, 4 * width, 2 * width, width), strict=True):
-            self.ups.append(UpBlock(num_in, num_skip, num_out, norm=decoder_norm))
-            num_in = num_out
-        self.last = zero_init(nn.Conv2d(num_in, out_channels, 1))
+        self.ups = up_blocks(num_in, skips, [factor * width for factor in (4, 4, 2, 1)], norm=norm or "group")
+        self.last = zero_init(nn.Conv2d(width, out_channels, 1))
+        load_pretrained(self.encoder, f"{name}_bn", pretrained, setting="model.pretrained")
 
     def forward(self, input_B1HW: Tensor) -> Tensor:
         *skips, x = self.encoder(self.gray(reflect_to_multiple(input_B1HW, 16)))
         for up in self.ups:
             x = up(x, skips.pop())
-        x = crop_like(self.last(x), input_B1HW)
-        return torch.sigmoid(x) if self.bounded else x
-
-
-def encoder_norm(norm: Norm | None, pretrained: bool | str) -> Norm:
-    """The norm of an encoder whose pretrained weights have BatchNorm; ConfigError if another is asked for."""
-    if pretrained is not False and norm not in (None, "batch"):
-        raise ConfigError(
-            "model.norm",
-            f"pretrained weights belong to BatchNorm (got {norm!r})",
-            "leave model.norm out, or train from scratch",
-        )
-    return "batch" if norm is None else norm
-
-
-def _build(
-    name: str,
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> VggUNet:
-    """A VGG U-Net: `width` (64) channels in the first block, `norm` (batch in the encoder, group after it).
-
-    The name fixes the depth; `size` changes nothing.
-    """
-    refuse(f"{name}_unet", depth=depth, dropout=dropout, variant=variant)
-    model = VggUNet(
-        name,
-        out_channels,
-        width=at_least(1, 64 if width is None else width, "width"),
-        norm=encoder_norm(norm, pretrained),
-        decoder_norm="group" if norm is None else norm,
-        bounded=bounded,
-    )
-    load_pretrained(model.encoder, f"{name}_bn", pretrained, setting="model.pretrained")
-    return model
-
-
-build_vgg16 = partial(_build, "vgg16")
-build_vgg19 = partial(_build, "vgg19")
+        return ending(self.last(x), input_B1HW, bounded=self.bounded)

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from streamgan.core.ab_bins import annealed_mean, bin_centres, read_bins
 
 from .layers import Norm, normalization, zero_init
-from .options import at_least, only_lab, refuse
+from .options import only_lab
 from .padding import crop_like, reflect_to_multiple
 
 # The first guess is a Gaussian around gray, of this width in Lab units, and a little of every class.
@@ -63,6 +63,8 @@ def _block(num_in: int, num_out: int, num_convs: int, norm: Norm, *, stride: int
 class ZhangClassifier(nn.Module):
     """(B, 1, H, W) in [-1, 1] -> ab / 110 (B, 2, H, W) for any H, W: gray at first, within 0.1 Lab units.
 
+    `width` channels in the first block. `variant` is a .npy file of bins in Lab units, (Q, 2), instead of our
+    own: the authors' `pts_in_hull.npy`. They are kept with the weights.
     `class_weights` rebalance the loss and travel with the weights; they are 1 until `set_class_weights`.
     """
 
@@ -70,8 +72,18 @@ class ZhangClassifier(nn.Module):
     centres_Q2: Tensor
     class_weights: Tensor
 
-    def __init__(self, *, width: int, norm: Norm, centres_Q2: Tensor):
+    def __init__(
+        self,
+        *,
+        out_channels: int = 2,
+        width: int = 64,
+        norm: Norm = "batch",
+        bounded: bool = False,
+        variant: str | None = None,
+    ):
         super().__init__()
+        only_lab("zhang", out_channels, bounded)
+        centres_Q2 = bin_centres() if variant is None else read_bins(variant, setting="model.variant")
         w1, w2, w4, w8 = (width * factor for factor in (1, 2, 4, 8))
         self.blocks = nn.Sequential(
             _block(1, w1, 2, norm, stride=2),
@@ -123,29 +135,3 @@ def _take_over_bins(module: nn.Module, given: Mapping[str, Tensor], prefix: str,
     module.logits = nn.Conv2d(conv.in_channels, count, 1).to(conv.weight.device)
     module.centres_Q2 = centres_Q2.new_empty(count, 2, device=conv.weight.device)
     module.class_weights = module.centres_Q2.new_empty(count)
-
-
-def build_generator(
-    *,
-    out_channels: int,
-    size: int = 256,
-    width: int | None = None,
-    depth: int | None = None,
-    norm: Norm | None = None,
-    pretrained: bool | str = False,
-    bounded: bool = False,
-    dropout: float | None = None,
-    variant: str | None = None,
-) -> ZhangClassifier:
-    """The classifier: `width` (64) channels in the first block, `norm` ("batch"); for the lab head alone.
-
-    `variant` is a .npy file of bins in Lab units, (Q, 2), instead of our own: the authors' `pts_in_hull.npy`.
-    They are kept with the weights. `size` changes nothing.
-    """
-    refuse("zhang", depth=depth, pretrained=pretrained, dropout=dropout)
-    only_lab("zhang", out_channels, bounded)
-    return ZhangClassifier(
-        width=at_least(1, 64 if width is None else width, "width"),
-        norm="batch" if norm is None else norm,
-        centres_Q2=bin_centres() if variant is None else read_bins(variant, setting="model.variant"),
-    )

@@ -15,11 +15,11 @@ from streamgan.core.color import HEADS, Head
 from streamgan.core.errors import ConfigError
 from streamgan.core.machine import usable_cores
 from streamgan.core.seeding import torch_seed
-from streamgan.core.settings import TrainConfig
+from streamgan.core.settings import ModelConfig, TrainConfig
 from streamgan.data.loader import Loader, evaluation_loader, training_loader
 from streamgan.data.plan import Shuffle
 from streamgan.data.reading import Ranks, Reading, Source, Weighted
-from streamgan.models import DISCRIMINATORS, GENERATORS, choose
+from streamgan.models import build_discriminator, build_generator
 from streamgan.models.zhang import ZhangClassifier
 
 from .class_prior import PRIOR_IMAGES, rebalance
@@ -29,6 +29,8 @@ from .step import GanStep
 from .terms import Losses, build_losses
 
 _INIT = 10  # hash key of the initial weights
+_OTHERS = {"generator", "discriminator", "d_width", "head", "pretrained"}
+GENERATOR_OPTIONS = tuple(name for name in ModelConfig.model_fields if name not in _OTHERS)
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -66,9 +68,9 @@ def check_models(config: TrainConfig) -> None:
 
 
 def _build_generator(config: TrainConfig) -> nn.Module:
-    model, options = config.model, generator_spec(config)["options"]
-    build = choose(GENERATORS, model.generator, "model.generator")
-    generator = build(**{**options, "variant": model.variant}, pretrained=model.pretrained)
+    model = config.model
+    options = generator_spec(config)["options"] | {"variant": model.variant, "pretrained": model.pretrained}
+    generator = build_generator(model.generator, **options)
     chosen = {"lr_encoder": config.optim.lr_encoder is not None, "freeze_norm": config.optim.freeze_norm}
     if any(chosen.values()) and not hasattr(generator, "encoder"):
         setting = next(name for name, wanted in chosen.items() if wanted)
@@ -85,25 +87,17 @@ def _build_generator(config: TrainConfig) -> nn.Module:
 
 
 def _build_discriminator(config: TrainConfig) -> nn.Module:
-    model = config.model
-    return choose(DISCRIMINATORS, model.discriminator, "model.discriminator")(width=model.d_width)
+    return build_discriminator(config.model.discriminator, width=config.model.d_width)
 
 
 def generator_spec(config: TrainConfig) -> dict[str, Any]:
     """How to build the generator without this configuration: travels inside every weights file."""
-    model = config.model
-    options = {
-        "out_channels": HEADS[model.head].channels,
-        "size": config.data.size,
-        "width": model.width,
-        "depth": model.depth,
-        "norm": model.norm,
-        "bounded": HEADS[model.head].bounded,
-        "dropout": model.dropout,
-    }
-    if model.variant and not model.variant.endswith(".npy"):  # bins are among the weights
-        options["variant"] = model.variant
-    return {"generator": model.generator, "head": model.head, "size": config.data.size, "options": options}
+    model, size, head = config.model, config.data.size, HEADS[config.model.head]
+    options = {"out_channels": head.channels, "size": size, "bounded": head.bounded}
+    options |= {name: getattr(model, name) for name in GENERATOR_OPTIONS}
+    if model.variant is None or model.variant.endswith(".npy"):  # bins are among the weights
+        del options["variant"]
+    return {"generator": model.generator, "head": model.head, "size": size, "options": options}
 
 
 def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool = True) -> Networks:

@@ -32,6 +32,7 @@ from streamgan.core.run_folder import (
 from streamgan.core.settings import TrainConfig
 from streamgan.core.storage.hub import BUNDLED, model_path
 
+from .build import GENERATOR_OPTIONS
 from .networks import Networks
 
 
@@ -169,7 +170,7 @@ def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> None:
 
 def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> str:
     """Why a file of weights cannot be loaded: which model it is of, and which was to take it."""
-    kind, keys = "generator", ("head", "width", "depth", "norm", "dropout", "variant")
+    kind, keys = "generator", ("head", *GENERATOR_OPTIONS)
     if network == "discriminator":
         kind, keys = "discriminator", ("d_width",)
     theirs, ours = _model_settings(file), config.model.model_dump()
