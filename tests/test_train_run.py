@@ -35,8 +35,10 @@ SCALARS = {
 
 
 def test_checkpoints_come_every_n_steps_and_at_the_end_of_every_epoch(whole_run):
-    assert [c.step for c in checkpoints.list_checkpoints(whole_run)] == [3, 6, 8, 9, 10]
-    names = {path.name for path in checkpoints.list_checkpoints(whole_run)[0].path.iterdir()}
+    found = checkpoints.list_checkpoints(whole_run)
+    assert [c.step for c in found] == [3, 6, 8, 9, 10]
+    assert [c.meta["finished"] for c in found] == [False, False, False, False, True]
+    names = {path.name for path in found[0].path.iterdir()}
     assert names == {
         "generator.safetensors", "ema.safetensors", "discriminator.safetensors", "trainer.pt", "meta.json"
     }  # fmt: skip
