@@ -220,6 +220,20 @@ def test_the_average_moves_parameters_and_copies_buffers():
     assert not any(parameter.requires_grad for parameter in average.parameters())
 
 
+@pytest.mark.parametrize(
+    ("words", "lengths"),
+    [
+        (["run.steps=100"], (100, 15, 15)),
+        (["run.epochs=3"], (21, 3, 3)),
+        (["run.steps=100", "loss.warmup_steps=10"], (100, 10, 10)),
+        (["run.steps=100", "loss.ramp_steps=5"], (100, 15, 5)),
+        (["run.steps=100", "loss.warmup_steps=0"], (100, 0, 0)),
+    ],
+)
+def test_phases_that_are_left_open_are_a_share_of_the_run(words, lengths):
+    assert Lengths.resolve(load_config(None, words).model_dump(), 7) == Lengths(*lengths)
+
+
 def test_the_adversarial_weight_waits_for_the_warm_up_and_ramps():
     config = load_config(
         None, ["run.steps=100", "loss.gan_weight=1", "loss.warmup_steps=10", "loss.ramp_steps=5"]
