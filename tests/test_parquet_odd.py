@@ -1,5 +1,6 @@
 """Tables that are odd or damaged: the right rows or one line, never a traceback, never other rows."""
 
+import itertools
 import os
 
 import pyarrow as pa
@@ -160,16 +161,15 @@ def _outcome(path, wanted) -> str:
         return repr(error)
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x02, 0x80, 0xFF])
-def test_a_flipped_byte_of_a_footer_gives_the_right_rows_or_one_line(tmp_path, mask):
+def test_a_flipped_byte_of_a_footer_gives_the_right_rows_or_one_line(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table({"image": IMAGES[:4], "text": ["a", "b", "c", "d"]})
     pq.write_table(table, path, row_group_size=2, write_page_checksum=True, store_schema=False)
     data, wanted = path.read_bytes(), rows(path, keep_text=True)
     length = int.from_bytes(data[-8:-4], "little") + 8
-    outcomes = {}
+    outcomes, masks = {}, itertools.cycle([0x01, 0x02, 0x80, 0xFF])
     with open(path, "r+b") as file:
-        for at in range(len(data) - length, len(data)):
+        for at, mask in zip(range(len(data) - length, len(data)), masks, strict=False):
             os.pwrite(file.fileno(), bytes([data[at] ^ mask]), at)
             outcomes.setdefault(_outcome(path, wanted), []).append(at)
             os.pwrite(file.fileno(), data[at : at + 1], at)
