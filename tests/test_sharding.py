@@ -1,5 +1,6 @@
 """`streamgan shard` from parquet to a set that other tools read."""
 
+import errno
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +21,9 @@ from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.data.format import open_index, read_idx, read_manifest
 from streamgan.sharding import run
-from streamgan.sharding.engine import local
+from streamgan.sharding.engine import execute, local
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.unit.writer import disk_errors
 
 SMALL = ShardOptions(samples_per_shard=10)
 
@@ -52,6 +55,37 @@ def source_bytes(source) -> dict[str, tuple[bytes, bytes]]:
 def test_the_bytes_do_not_depend_on_the_number_of_workers(source, finished, tmp_path, workers):
     shard([str(source)], tmp_path / "set", options=SMALL, num_workers=workers)
     assert tree(tmp_path / "set") == tree(finished)
+
+
+def test_the_progress_of_a_unit_counts_rows_and_the_bytes_of_their_samples(
+    source, finished, tmp_path, monkeypatch
+):
+    units, make_unit = [], execute.make_unit
+
+    def one(job, unit, heartbeat):
+        units.append([])
+        return make_unit(job, unit, lambda *at: units[-1].append(at) or heartbeat(*at))
+
+    monkeypatch.setattr(execute, "make_unit", one)
+    shard([str(source)], tmp_path / "set", options=SMALL, num_workers=0)
+    sizes = {
+        sum(member.size for member in sample.members)
+        for path in finished.glob("*.idx")
+        for sample in read_idx(path)
+    }
+    for told in units:
+        steps = [(row - last, size - before) for (_, last, before), (_, row, size) in pairwise(told)]
+        assert set(steps) <= {(0, 0), *((1, size) for size in sizes)}  # a row is told before it is read
+        assert told[-1][1] == len([step for step in steps if step[0]]) > 0
+
+
+def test_a_failure_to_write_names_the_file_or_else_the_set(tmp_path):
+    for filename, named in ((str(tmp_path / "a.tar"), tmp_path / "a.tar"), (None, tmp_path)):
+        error = OSError(errno.ENOSPC, "No space left on device", filename)
+        with pytest.raises(DataError) as caught, disk_errors(tmp_path):
+            raise error
+        assert str(caught.value).startswith(f"{named}: cannot be written (No space left on device)")
+        assert "run the same command again: finished shards are kept" in str(caught.value)
 
 
 def test_the_digest_does_not_depend_on_where_the_source_lies(source, finished, tmp_path):

@@ -141,6 +141,7 @@ def test_bad_rows_are_listed_and_the_good_ones_arrive(tmp_path):
         ("a.parquet", 11, "gray_truncated"),
     ]
     assert lines[4]["detail"] == "24x16 colour, 16x24 gray"
+    assert all(line.keys() == {"file", "row", "reason", "detail"} for line in lines)  # a row has no name
     assert result.manifest.quarantine["rows"] == 6
     assert result.manifest.quarantine["reasons"]["missing"] == 2
 
