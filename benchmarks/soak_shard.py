@@ -31,7 +31,7 @@ from common import (
     write_report,
 )
 
-from streamgan.core.storage.files import TEMPORARY_SUFFIX
+from streamgan.core.storage.local import TEMPORARY_SUFFIX
 
 WORK = ".work"
 

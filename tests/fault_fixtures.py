@@ -11,7 +11,7 @@ from pathlib import Path
 from remote_fixtures import Website
 
 from streamgan.core.seeding import hash64
-from streamgan.core.storage import download, remote
+from streamgan.core.storage import download, retry
 
 KINDS = ("503", "429", "reset", "short", "cut", "stall", "trickle", "flip", "other_range")
 
@@ -24,7 +24,7 @@ def impatient(monkeypatch) -> None:
     monkeypatch.setattr(download, "PROGRESS_BYTES", 1024)
     monkeypatch.setattr(download, "STALL_S", 0.4)
     monkeypatch.setattr(download, "TRICKLE_BYTES", 512)
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01,) * 4)
+    monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.01,) * 4)
 
 
 class Faults:

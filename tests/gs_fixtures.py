@@ -19,7 +19,7 @@ from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
-from streamgan.core.storage import remote
+from streamgan.core.storage import store as clients
 
 BUCKET = "shards"
 Fault = Callable[[str, str], int | None]  # (method, path) -> the HTTP status that is the answer, or None
@@ -115,5 +115,5 @@ def gs_server() -> Iterator[Store]:
 
 def forget_clients() -> None:
     """fsspec keeps a filesystem for life, and that its first endpoint."""
-    remote._filesystem.cache_clear()
+    clients._filesystem.cache_clear()
     fsspec.get_filesystem_class("gs").clear_instance_cache()

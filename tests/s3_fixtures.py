@@ -14,7 +14,7 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from streamgan.core.storage import remote
+from streamgan.core.storage import store as clients
 
 BUCKET = "shards"
 Environ = dict[str, Any]
@@ -117,5 +117,5 @@ def s3_server() -> Iterator[Store]:
 
 def forget_clients() -> None:
     """fsspec keeps a filesystem for life, and that its first endpoint."""
-    remote._filesystem.cache_clear()
+    clients._filesystem.cache_clear()
     fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -10,7 +10,7 @@ from remote_fixtures import website
 from test_loader import assert_equal
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.remote import pinned, web_address
+from streamgan.core.storage.hub import pinned, web_address
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 

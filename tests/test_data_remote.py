@@ -18,10 +18,10 @@ from training import losses, tiny_config
 from streamgan.cli.main import streamgan
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.seeding import hash64
-from streamgan.core.storage import download, remote
+from streamgan.core.storage import download, retry, store
+from streamgan.core.storage.address import join
 from streamgan.core.storage.download import read_range, read_whole, size_of
 from streamgan.core.storage.locks import close_descriptor
-from streamgan.core.storage.remote import join
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.prefetch import downloads
@@ -173,11 +173,11 @@ def test_reads_that_waited_for_the_network_and_requests_made_again_are_counted(r
     local = build_loader(root, workers=1, **SETTINGS)
     assert len(list(local)) > 0
     assert local.stats.hits == local.stats.samples == by_range.stats.samples
-    before = download.num_retries()
+    before = retry.num_retries()
     site.fault = lambda handler, attempt: attempt == 1 and (handler.send_error(503) or True)
     cached = build_loader(site.url, workers=2, cache=tmp_path / "cache", **SETTINGS)
     assert len(list(cached)) > 0
-    assert download.num_retries() - before >= 10  # the manifest, the index, every shard
+    assert retry.num_retries() - before >= 10  # the manifest, the index, every shard
     assert 0 < cached.stats.hits < cached.stats.samples == by_range.stats.samples
 
 
@@ -278,7 +278,7 @@ def test_retry_after_is_honoured(root, site):
     address = f"{site.url}/train.index"
     download.download(address, 0, 100, lambda at, data: got.extend(data), stop=Recorder())
     assert bytes(got) == (root / "train.index").read_bytes()[:100]
-    assert pauses == [17.0, download.MAX_PAUSE_S]
+    assert pauses == [17.0, retry.MAX_PAUSE_S]
 
 
 def test_a_server_without_ranges_is_refused(root, site, tmp_path):
@@ -346,7 +346,7 @@ def forget_servers() -> None:
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()
-    remote._filesystem.cache_clear()
+    store._filesystem.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +390,7 @@ def test_a_bucket_is_read_by_range_too(bucket, expected):
 
 
 def test_what_a_bucket_does_not_hold_is_one_error(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.0,) * 4)
+    monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.0,) * 4)
     for address in ("s3://shards/none", "s3://none/set"):
         with pytest.raises(DataError, match=rf"^{address}/manifest.json: cannot be read \("):
             build_loader(address, cache=tmp_path)

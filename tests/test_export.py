@@ -17,7 +17,7 @@ from test_models import SMALL, disturb
 import streamgan
 from streamgan.cli.export import export
 from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
-from streamgan.core.storage.files import temporary_path
+from streamgan.core.storage.local import temporary_path
 from streamgan.inference.export import export_program
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.models import GENERATORS, build_generator

@@ -16,7 +16,7 @@ from streamgan.core.errors import (
     StreamganError,
     file_error,
 )
-from streamgan.core.storage import files
+from streamgan.core.storage import local as local_files
 from streamgan.core.storage.files import atomic_write, canonical_sha256, read_json, sha256_file, write_json
 
 
@@ -52,7 +52,7 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return(tmp
         return lambda *arguments: (events.append(name), real(*arguments))[1]
 
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(files.os, name, noted(name, getattr(files.os, name)))
+        monkeypatch.setattr(local_files.os, name, noted(name, getattr(local_files.os, name)))
     with atomic_write(tmp_path / "a") as file:
         file.write(b"x" * 100)
     assert events == ["fsync", "replace", "fsync"]
@@ -133,7 +133,7 @@ def test_an_error_while_writing_names_the_file_and_not_its_temporary_name(tmp_pa
             str(path),
             None,
         )
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(local_files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "b"):
         pass
     assert caught.value.filename == str(tmp_path / "b")

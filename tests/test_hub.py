@@ -68,9 +68,12 @@ class Hub:
                 self.send(json.dumps(value).encode(), 200 if found else 404)
 
             def send(self, data: bytes, status: int = 200) -> None:
-                if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+                wanted, whole = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")), len(data)
+                if wanted:
                     data, status = data[int(wanted[1]) : int(wanted[2]) + 1], 206
                 self.send_response(status)
+                if wanted:
+                    self.send_header("Content-Range", f"bytes {wanted[1]}-{wanted[2]}/{whole}")
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()

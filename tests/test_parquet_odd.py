@@ -10,7 +10,7 @@ from parquet_fixtures import HUB_IMAGE, encode, hub, pair, picture, write_rows
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source.read import read_source
+from streamgan.sharding.source.read import Wanted, read_source
 
 IMAGES = [encode(picture(i)) for i in range(6)]
 GRAYS = [encode(picture(i, mode="L")) for i in range(6)]
@@ -21,9 +21,9 @@ def write(path, columns: dict, **options):
     return path
 
 
-def rows(path, **options) -> list[tuple]:
+def rows(path, **wanted) -> list[tuple]:
     found = []
-    for file in read_source([str(path)], **options):
+    for file in read_source([str(path)], Wanted(**wanted)):
         for group, count in enumerate(file.group_rows):
             for row in file.read(row_group=group, start=0, stop=count) if count else ():
                 found.append((row.number, row.color.data, row.color.path, row.text))
@@ -48,7 +48,7 @@ KINDS = {
 def test_images_are_read_whatever_binary_type_holds_them(tmp_path, kind, name):
     path = write(tmp_path / "a.parquet", {"id": range(6), name: KINDS[kind]}, row_group_size=4)
     column = None if name == "image" else name
-    found = rows(path, image_column=column)
+    found = rows(path, image=column)
     assert [(number, data) for number, data, *_ in found] == list(enumerate(IMAGES))
     options = ShardOptions(image_column=column)
     manifest = shard([str(path)], tmp_path / "set", options=options, num_workers=0).manifest
@@ -113,7 +113,7 @@ def test_two_columns_of_one_name_are_one_line(tmp_path):
 def test_one_column_cannot_be_colour_and_gray(tmp_path):
     path = write(tmp_path / "a.parquet", {"image": IMAGES})
     with pytest.raises(ConfigError, match="'image' is both colour and gray twin"):
-        rows(path, gray_column="image")
+        rows(path, gray="image")
 
 
 def test_tables_without_rows_are_one_line_alone_and_nothing_beside_others(tmp_path):

@@ -14,9 +14,10 @@ import pytest
 from parquet_fixtures import tree, write_source
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import files
-from streamgan.sharding import run
+from streamgan.core.storage import local as local_files
+from streamgan.core.storage.local import LocalPath
 from streamgan.sharding.engine import execute, local
+from streamgan.sharding.folder import local as folders
 from streamgan.sharding.run import ShardOptions, shard
 
 OPTIONS = ShardOptions(samples_per_shard=5)
@@ -98,8 +99,8 @@ def test_every_rename_is_a_place_to_stop(tmp_path, monkeypatch, after):
     while crashed:
         out, renames, cut = tmp_path / f"set{cut}", 0, cut + 1
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, "replace", replace_or_crash)
-            patch.setattr(files.Path, "unlink", unlink_before_the_cut)
+            patch.setattr(local_files.os, "replace", replace_or_crash)
+            patch.setattr(Path, "unlink", unlink_before_the_cut)
             try:
                 shard([str(source)], out, options=OPTIONS, num_workers=0)
                 crashed = False
@@ -126,7 +127,7 @@ def _do_one_unit(source, out, monkeypatch):
 
 
 def test_a_run_killed_after_publishing_is_tidied_up(source, wanted, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "remove_work", lambda root: (_ for _ in ()).throw(_Crash()))
+    monkeypatch.setattr(folders.LocalFolder, "remove_work", lambda self: (_ for _ in ()).throw(_Crash()))
     with pytest.raises(_Crash):
         shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
     monkeypatch.undo()
@@ -150,7 +151,7 @@ def test_a_finished_unit_is_kept_and_a_lost_shard_is_made_again(source, wanted, 
 
 
 def test_a_worker_that_dies_ends_the_run(tmp_path):
-    local.wait_for_orphans(tmp_path)
+    (tmp_path / "workers.lock").touch()
     units = [local.Unit(number, ()) for number in range(4)]
     with pytest.raises(DataError, match=r"a worker process died at or after unit \d"):
         list(local.run_local(_die, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print))
@@ -163,7 +164,7 @@ def _die(unit, heartbeat):
 
 
 def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
-    local.wait_for_orphans(tmp_path)
+    (tmp_path / "workers.lock").touch()
     units = [local.Unit(number, ()) for number in range(2)]
     results = local.run_local(
         _first_is_quick, units, num_workers=2, lock=tmp_path / "workers.lock", watch=print
@@ -173,7 +174,7 @@ def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
     began = time.monotonic()
     results.close()
     assert time.monotonic() - began < 2
-    local.wait_for_orphans(tmp_path)
+    (tmp_path / "workers.lock").touch()
 
 
 def _first_is_quick(unit, heartbeat):
@@ -184,7 +185,7 @@ def _first_is_quick(unit, heartbeat):
 
 
 def test_an_error_in_a_worker_arrives_whole(tmp_path):
-    local.wait_for_orphans(tmp_path)
+    (tmp_path / "workers.lock").touch()
     with pytest.raises(DataError, match="here: this; that"):
         list(
             local.run_local(
@@ -207,7 +208,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(source, wanted, 
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(local_files.os, "fsync", full)
     with pytest.raises(DataError, match=r"No space left on device\); make room.* run the same command again"):
         shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
     left = tree(tmp_path / "set")
@@ -275,12 +276,14 @@ def test_a_second_sharder_is_refused(source, tmp_path, monkeypatch):
 
 
 def test_workers_of_a_killed_run_are_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "ORPHANS_TIMEOUT_S", 0.05)
-    local.wait_for_orphans(tmp_path)
-    with open(local.workers_lock(tmp_path)) as lock:
+    monkeypatch.setattr(folders, "ORPHANS_TIMEOUT_S", 0.05)
+    folder = folders.LocalFolder(LocalPath(tmp_path))
+    folder.make()
+    folder.wait_for_orphans()
+    with open(folder.workers_lock()) as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(ConfigError, match="still alive"):
-            local.wait_for_orphans(tmp_path)
+            folder.wait_for_orphans()
 
 
 def test_a_finished_set_that_lost_a_shard_is_an_error(source, tmp_path):

@@ -105,7 +105,7 @@ def test_rows_under_way_count_and_never_twice(shown):
 
 
 def test_workers_say_where_they_are(tmp_path):
-    local.wait_for_orphans(tmp_path)
+    (tmp_path / "workers.lock").touch()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     seen = []

@@ -11,8 +11,8 @@ from gs_fixtures import BUCKET, gs_server
 from parquet_fixtures import tree, write_source
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import objects
-from streamgan.core.storage.objects import ObjectPath
+from streamgan.core.storage import store as clients
+from streamgan.core.storage.place import ObjectPath
 from streamgan.sharding.folder import bucket_lease
 from streamgan.sharding.folder.parts import Part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
@@ -77,7 +77,7 @@ def test_a_flipped_bit_in_the_bucket_is_found(source, store, prefix):
 
 
 def test_large_objects_go_up_in_parts(source, wanted, store, prefix, monkeypatch):
-    monkeypatch.setattr(objects, "PART_BYTES", 1 << 18)  # the least that Google takes
+    monkeypatch.setattr(clients, "PART_BYTES", 1 << 18)  # the least that Google takes
     big = os.urandom(700_000)
     with ObjectPath(f"gs://{BUCKET}/{prefix}/big").writing() as file:
         file.write(big)

@@ -1,5 +1,6 @@
 """`--part I/N` and `--finish`: many jobs, one folder, the bytes of a single run."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,7 +16,9 @@ from test_sharding_rows import _bad_rows
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import files, locks
+from streamgan.core.storage import local as local_files
+from streamgan.core.storage import locks
+from streamgan.core.storage.place import place
 from streamgan.sharding.engine import execute
 from streamgan.sharding.folder import state
 from streamgan.sharding.folder.parts import Part, parse_part
@@ -26,7 +29,8 @@ OPTIONS = ShardOptions(samples_per_shard=5)
 HOST = """
 import sys, time
 from pathlib import Path
-from streamgan.sharding import execute, run
+from streamgan.sharding import run
+from streamgan.sharding.engine import execute
 from streamgan.sharding.folder.parts import parse_part
 
 def make_unit(job, unit, *rest):
@@ -35,7 +39,7 @@ def make_unit(job, unit, *rest):
     return original(job, unit, *rest)
 
 if __name__ == "__main__":
-    original, run.make_unit = execute.make_unit, make_unit
+    original, execute.make_unit = execute.make_unit, make_unit
     options = run.ShardOptions(samples_per_shard=5)
     run.shard_part([sys.argv[1]], sys.argv[2], part=parse_part(sys.argv[3]), options=options, num_workers=0)
 """
@@ -133,19 +137,19 @@ def test_parts_of_another_set_are_refused_by_name(source, tmp_path):
 
 
 def test_who_may_work_in_a_folder_at_the_same_time(tmp_path):
-    work = tmp_path / "set" / ".work"
-    work.mkdir(parents=True)
-    with state.locked(work, Part(1, 3)):
-        with state.locked(work, Part(2, 3)):
+    folder = state.folder_of(place(tmp_path / "set"))
+    folder.make()
+    with folder.locked(Part(1, 3)):
+        with folder.locked(Part(2, 3)):
             pass
-        with pytest.raises(ConfigError, match="part 1/3 is running already"), state.locked(work, Part(1, 3)):
+        with pytest.raises(ConfigError, match="part 1/3 is running already"), folder.locked(Part(1, 3)):
             pass
-        with pytest.raises(ConfigError, match="another sharder is writing here"), state.locked(work):
+        with pytest.raises(ConfigError, match="another sharder is writing here"), folder.locked():
             pass
     with (
-        state.locked(work),
+        folder.locked(),
         pytest.raises(ConfigError, match="a sharder without --part is writing here"),
-        state.locked(work, Part(1, 3)),
+        folder.locked(Part(1, 3)),
     ):
         pass
 
@@ -175,7 +179,7 @@ def test_two_processes_that_do_one_unit_at_once_write_one_file(source, wanted, t
         replace(old, new)
 
     make_unit, arguments = execute.make_unit, []
-    monkeypatch.setattr(files.os, "replace", replace_after_the_other)
+    monkeypatch.setattr(local_files.os, "replace", replace_after_the_other)
     monkeypatch.setattr(execute, "make_unit", lambda *given: (arguments.append(given), make_unit(*given))[1])
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
     assert tree(tmp_path / "set") == wanted
@@ -183,7 +187,7 @@ def test_two_processes_that_do_one_unit_at_once_write_one_file(source, wanted, t
 
 def test_a_file_system_without_locks_is_said_and_not_fatal(source, wanted, tmp_path, monkeypatch, capfd):
     def flock(file, mode):
-        raise OSError(state.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locks.fcntl, "flock", flock)
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=1)

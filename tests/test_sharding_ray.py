@@ -17,6 +17,7 @@ from s3_fixtures import BUCKET, s3_server
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.sharding.engine import execute, ray_cluster
+from streamgan.sharding.folder.local import LocalFolder
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.unit.plan import Unit
 
@@ -92,7 +93,7 @@ def command(source, out, made, *options):
 
 
 DOOMED = """
-from streamgan.sharding import execute
+from streamgan.sharding.engine import execute
 import test_sharding_ray
 execute.make_unit = test_sharding_ray.make_unit_unless_doomed
 from streamgan.cli.main import main
@@ -132,7 +133,7 @@ def test_the_command_on_a_cluster(source, wanted, nodes, tmp_path):
 
     changed = write_rows(tmp_path / "changed" / "a.parquet", [pair(i) for i in range(40)])
     script = (
-        "import os, sys; from pathlib import Path; from streamgan.sharding import execute; "
+        "import os, sys; from pathlib import Path; from streamgan.sharding.engine import execute; "
         "made = execute.Execution._make; path = Path(sys.argv[2]); "
         "execute.Execution._make = lambda *given: (path.write_bytes(b'PAR1'), made(*given))[1]; "
         "from streamgan.cli.main import main; main()"
@@ -214,7 +215,9 @@ def test_a_connection_of_the_caller_stays_and_the_tasks_end(nodes, tmp_path):
 @pytest.mark.slow
 def test_a_folder_that_a_node_does_not_see_is_one_line(source, nodes, tmp_path, monkeypatch):
     made, _ = nodes
-    monkeypatch.setattr(execute, "workers_lock", lambda *_: tmp_path / "elsewhere" / ".work" / "workers.lock")
+    monkeypatch.setattr(
+        LocalFolder, "workers_lock", lambda *_: tmp_path / "elsewhere" / ".work" / "workers.lock"
+    )
     with pytest.raises(DataError, match=r"elsewhere: cannot be seen by node \S+ of the cluster"):
         shard(
             [str(source)],

@@ -18,13 +18,15 @@ from s3_fixtures import BUCKET, Store, answer, reset, s3_server
 
 from streamgan.cli.verify import verify as verify_command
 from streamgan.core.errors import CheckFailed, ConfigError, DataError
-from streamgan.core.storage import objects, remote
-from streamgan.core.storage.objects import ObjectPath, place
+from streamgan.core.storage import place as places
+from streamgan.core.storage import retry
+from streamgan.core.storage import store as clients
+from streamgan.core.storage.place import ObjectPath, place
 from streamgan.data.inspect import SIZES_OF_REMOTE, inspect
-from streamgan.sharding import run
 from streamgan.sharding.engine import execute
 from streamgan.sharding.folder import bucket_lease
 from streamgan.sharding.folder.parts import Part
+from streamgan.sharding.folder.state import folder_of
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 from streamgan.sharding.verify import verify
 
@@ -55,7 +57,7 @@ def server():
 
 @pytest.fixture
 def store(server, monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.0,) * 4)
+    monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.0,) * 4)
     yield server
     server.fault = lambda environ: None
 
@@ -127,7 +129,7 @@ def test_passing_faults_change_nothing(source, wanted, store, prefix):
 def test_lasting_faults_are_one_line(source, wanted, store, prefix, monkeypatch, method, fault, words):
     do_one_unit(source, prefix, monkeypatch)
     store.fault = lambda environ: fault if environ["REQUEST_METHOD"] == method else None
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.0,) * 4)
+    monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.0,) * 4)
     with pytest.raises(DataError, match=rf"^s3://{BUCKET}/{prefix}[^ ]*: {words}") as failure:
         make(source, prefix)
     assert "\n" not in str(failure.value)
@@ -263,24 +265,30 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(store, prefix):
     ended = subprocess.Popen(["true"])
     ended.wait()
     lease_of(store, prefix, machine=bucket_lease._machine(), pid=ended.pid)
-    with run.locked(ObjectPath(f"s3://{BUCKET}/{prefix}/.work")):
+    with folder_of(ObjectPath(f"s3://{BUCKET}/{prefix}")).locked():
         assert list(store.tree(prefix)) == [".work/leases/all.000002.json"]
     assert store.tree(prefix) == {}
 
 
 def test_who_may_work_below_a_prefix_at_the_same_time(store, prefix):
-    work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
-    with run.locked(work, Part(1, 3)):
-        with run.locked(work, Part(2, 3)):
+    folder = folder_of(ObjectPath(f"s3://{BUCKET}/{prefix}"))
+    with folder.locked(Part(1, 3)):
+        with folder.locked(Part(2, 3)):
             pass
-        with pytest.raises(ConfigError, match="part 1/3 is running already"), run.locked(work, Part(1, 3)):
+        with (
+            pytest.raises(ConfigError, match="part 1/3 is running already"),
+            folder.locked(Part(1, 3)),
+        ):
             pass
-        with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
+        with (
+            pytest.raises(ConfigError, match="another sharder is writing here"),
+            folder.locked(),
+        ):
             pass
     with (
-        run.locked(work),
+        folder.locked(),
         pytest.raises(ConfigError, match="a sharder without --part is writing here"),
-        run.locked(work, Part(1, 3)),
+        folder.locked(Part(1, 3)),
     ):
         pass
     assert store.tree(prefix) == {}
@@ -288,7 +296,7 @@ def test_who_may_work_below_a_prefix_at_the_same_time(store, prefix):
 
 def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
     """The second looks before, and creates after, the first has taken a dead lease over."""
-    work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
+    folder = folder_of(ObjectPath(f"s3://{BUCKET}/{prefix}"))
     lease_of(store, prefix)
     monkeypatch.setattr(bucket_lease, "_age", lambda path: bucket_lease.EXPIRES_S + 1)
     take, first, stack = bucket_lease.BucketLease.take, [], ExitStack()
@@ -296,11 +304,11 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
     def take_after_another(self):
         if not first:
             first.append("on its way")
-            first.append(stack.enter_context(run.locked(work)))
+            first.append(stack.enter_context(folder.locked()))
         return take(self)
 
     monkeypatch.setattr(bucket_lease.BucketLease, "take", take_after_another)
-    with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
+    with pytest.raises(ConfigError, match="another sharder is writing here"), folder.locked():
         pass
     first[1]()
     stack.close()
@@ -309,20 +317,20 @@ def test_of_two_that_take_over_at_once_one_wins(store, prefix, monkeypatch):
 
 def test_a_release_between_two_that_begin_lets_one_in_at_most(store, prefix, monkeypatch):
     """The first has seen a lease that is then released, and comes to create its own after the second."""
-    work = ObjectPath(f"s3://{BUCKET}/{prefix}/.work")
+    folder = folder_of(ObjectPath(f"s3://{BUCKET}/{prefix}"))
     lease_of(store, prefix, machine=bucket_lease._machine(), pid=None)
     take, second = bucket_lease.BucketLease.take, []
 
     def take_after_another(self):
         if not second:
             store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/.work/leases/all.000001.json")
-            second.append(bucket_lease.BucketLease(work, "all", 1))
+            second.append(bucket_lease.BucketLease(folder.work, "all", 1))
             assert take(second[0])
         return take(self)
 
     monkeypatch.setattr(bucket_lease.BucketLease, "take", take_after_another)
     monkeypatch.setattr(bucket_lease, "_age", lambda path: 0.0 if second else bucket_lease.EXPIRES_S + 1)
-    with pytest.raises(ConfigError, match="another sharder is writing here"), run.locked(work):
+    with pytest.raises(ConfigError, match="another sharder is writing here"), folder.locked():
         pass
     assert list(store.tree(prefix)) == [".work/leases/all.000001.json"]
     second[0].renew()
@@ -356,7 +364,7 @@ def test_a_sharder_that_slept_stops_when_another_has_taken_over(source, store, p
 
 
 def test_a_lease_that_cannot_be_renewed_in_time_is_lost(store, prefix, monkeypatch):
-    with run.locked(ObjectPath(f"s3://{BUCKET}/{prefix}/.work")) as check:
+    with folder_of(ObjectPath(f"s3://{BUCKET}/{prefix}")).locked() as check:
         check()
         monkeypatch.setattr(bucket_lease, "EXPIRES_S", -1.0)
         with pytest.raises(DataError, match="could not be renewed in time"):
@@ -394,7 +402,7 @@ def is_part(environ, number: int) -> bool:
 
 def test_an_upload_in_parts_that_fails_is_given_up(store, prefix, monkeypatch):
     """The second part fails as often as it is sent within an attempt, then the upload starts anew."""
-    monkeypatch.setattr(objects, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(clients, "PART_BYTES", 5 << 20)
     data, attempts, uploads = os.urandom(6 << 20), [], []
 
     def fault(environ):
@@ -415,8 +423,8 @@ def test_an_upload_in_parts_that_fails_is_given_up(store, prefix, monkeypatch):
 
 def test_a_full_temporary_disk_is_named(source, store, prefix, monkeypatch):
     full = lambda **_: open("/dev/full", "wb")  # noqa: E731, SIM115
-    monkeypatch.setattr(objects.tempfile, "TemporaryFile", full)
-    folder = objects.tempfile.gettempdir()
+    monkeypatch.setattr(places.tempfile, "TemporaryFile", full)
+    folder = places.tempfile.gettempdir()
     with pytest.raises(
         DataError, match=rf"^{folder}: the disk is full \(a file on its way to s3://{BUCKET}/"
     ):
@@ -464,7 +472,7 @@ def large(tmp_path_factory):
     options = ShardOptions(samples_per_shard=9, splits="train=1")
     shard([str(folder)], folder / "set", options=options, num_workers=0)
     wanted = tree(folder / "set")
-    assert len(wanted["train-000000.tar"]) > objects.PART_BYTES
+    assert len(wanted["train-000000.tar"]) > clients.PART_BYTES
     return folder / "train-00000-of-00001.parquet", wanted
 
 

@@ -15,7 +15,8 @@ from streamgan.sharding.unit.sizes import parse_size
 # Begins, and is at work until its input ends.
 SLOW = """
 import sys
-from streamgan.sharding import execute, run
+from streamgan.sharding import run
+from streamgan.sharding.engine import execute
 
 def make_unit(job, unit, beat):
     print("begun", flush=True)

@@ -10,7 +10,7 @@ from parquet_fixtures import encode, pair, picture, tree, write_rows, write_sour
 from remote_fixtures import website
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import remote
+from streamgan.core.storage import retry
 from streamgan.data.format import read_manifest
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.source.read import read_source
@@ -36,7 +36,7 @@ NAMES = [
 
 @pytest.fixture
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.0,) * 4)
+    monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.0,) * 4)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +259,7 @@ def test_a_server_without_ranges_is_refused(tmp_path, site, no_pauses):
         DataError, match=r"parquet: the server does not answer requests for a part"
     ) as failure:
         read_source([f"{site.url}/train-00000-of-00003.parquet"])
-    assert str(failure.value).endswith("; download the file and name it here")
+    assert str(failure.value).endswith("; use one that does, or download it and name it here")
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,11 @@ def index(folder, out, color, gray, split, max_bad, as_json):
       streamgan index data/tars --color jpg --out shards/foreign
     """
     from streamgan.core.errors import ConfigError
-    from streamgan.core.storage.remote import redacted
+    from streamgan.core.storage.address import is_address, redacted
     from streamgan.sharding.foreign.build import index as make_index
 
     color, gray = (tuple(name.lower().lstrip(".") for name in names) for names in (color, gray))
-    if "://" in (out or ""):
+    if is_address(out or ""):
         raise ConfigError(
             "--out", f"is an address (got {redacted(out)})", "name a folder, then copy it there"
         )

@@ -33,7 +33,7 @@ def inspect(folder, out, pairs, split, seed, as_json):
       streamgan inspect shards/photos --out sheet.png --pairs 24
     """
     from streamgan.core.errors import ConfigError
-    from streamgan.core.storage.remote import redacted
+    from streamgan.core.storage.address import redacted
     from streamgan.data.inspect import choose, write_sheet
     from streamgan.data.inspect import inspect as summarise
 

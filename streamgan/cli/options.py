@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from streamgan.core.storage.address import is_address
+
 from .stopping import stop_on_signals
 
 MAX_COUNT = 10**12
@@ -56,7 +58,7 @@ class LocalPath(click.Path):
     """A path on this machine; an address would become a folder called `s3:`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if "://" in str(value):
+        if is_address(str(value)):
             self.fail(f"{value} is an address; give a folder of this machine.", param, ctx)
         return super().convert(value, param, ctx)
 

@@ -24,7 +24,7 @@ def verify(folder, full, as_json):
       streamgan verify shards/photos --full
     """
     from streamgan.core.errors import CheckFailed
-    from streamgan.core.storage.remote import redacted
+    from streamgan.core.storage.address import redacted
     from streamgan.sharding.verify import verify as check
 
     report = check(folder, full=full)

@@ -16,7 +16,7 @@ from streamgan.core.config import load_config, refuse_twice, split_override
 from streamgan.core.errors import ConfigError
 from streamgan.core.setting_types import Count, LocalPath, PathText, Section, Text, explain
 from streamgan.core.settings import TrainConfig
-from streamgan.core.storage.files import TEMPORARY_SUFFIX
+from streamgan.core.storage.local import TEMPORARY_SUFFIX
 from streamgan.core.yaml_text import read_yaml
 from streamgan.data.shards.joint import open_reader
 from streamgan.train.build import build_reading, check_models

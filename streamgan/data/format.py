@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from streamgan.core.errors import DataError
+from streamgan.core.storage.address import is_remote, join, redacted
 from streamgan.core.storage.download import read_whole
 from streamgan.core.storage.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
-from streamgan.core.storage.objects import Place
-from streamgan.core.storage.remote import is_remote, join, redacted
+from streamgan.core.storage.place import Place, place
 
 from .schema import Body, Idx, short, wrong_type
 
@@ -113,12 +113,12 @@ class Manifest:
         return self.splits[name]
 
 
-def write_manifest(root: Place, manifest: Manifest) -> None:
+def write_manifest(root: Path | Place, manifest: Manifest) -> None:
     """Publish the set: written last, its presence says that everything it names is complete."""
     write_json(root / MANIFEST, {"digest": manifest.digest, **manifest.body()})
 
 
-def read_manifest(root: Place | str) -> Manifest:
+def read_manifest(root: Path | Place | str) -> Manifest:
     """The manifest of the set in the folder, or at the address, `root`, its digest checked."""
     todo = "run the `streamgan shard` command of this set again to finish it"
     if isinstance(root, str) and is_remote(root):
@@ -130,7 +130,7 @@ def read_manifest(root: Place | str) -> Manifest:
             except DataError:  # perhaps it was damaged on the way
                 if last:
                     raise
-    folder = Path(root) if isinstance(root, str) else root
+    folder = place(root)
     if isinstance(folder, Path) and not folder.is_dir():
         raise DataError(root, "no such folder of shards", "make one with `streamgan shard SOURCE --out DIR`")
     path = folder / MANIFEST
@@ -189,13 +189,13 @@ def idx_bytes(shard: dict[str, Any], samples: list[Sample]) -> bytes:
     return f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode()
 
 
-def write_idx(path: Place, shard: dict[str, Any], samples: list[Sample]) -> None:
+def write_idx(path: Path | Place, shard: dict[str, Any], samples: list[Sample]) -> None:
     """Write `idx_bytes`, atomically."""
     with atomic_write(path) as file:
         file.write(idx_bytes(shard, samples))
 
 
-def read_idx(path: Place) -> list[Sample]:
+def read_idx(path: Path | Place) -> list[Sample]:
     """The samples that a `.idx` file lists, in tar order."""
     return _samples(path, read_json(path, todo=_RESTORE_IDX))
 
@@ -205,7 +205,7 @@ def parse_idx(path: str, data: bytes) -> list[Sample]:
     return _samples(path, parse_json(path, data, todo=_RESTORE_IDX))
 
 
-def _samples(path: Place | str, raw: Any) -> list[Sample]:
+def _samples(path: Path | Place | str, raw: Any) -> list[Sample]:
     if what := wrong_type(Idx, raw):
         raise DataError(path, f"damaged ({what})", _RESTORE_IDX)
     return [
@@ -244,19 +244,19 @@ def index_size(samples: int) -> int:
     return head.tell() + samples * INDEX_DTYPE.itemsize
 
 
-def write_index(path: Place, rows: np.ndarray) -> None:
+def write_index(path: Path | Place, rows: np.ndarray) -> None:
     """Write `index_bytes`, atomically."""
     with atomic_write(path) as file:
         file.write(index_bytes(rows))
 
 
-def open_index(root: Place, split: str, entry: SplitEntry) -> np.ndarray:
+def open_index(root: Path | Place, split: str, entry: SplitEntry) -> np.ndarray:
     """The packed index of a split, memory-mapped in a folder, its length checked against the manifest."""
     path = root / f"{split}.index"
     return load_index(path, path if isinstance(path, Path) else io.BytesIO(path.read_bytes()), entry)
 
 
-def load_index(where: Place | str, file: Path | BinaryIO, entry: SplitEntry) -> np.ndarray:
+def load_index(where: Path | Place | str, file: Path | BinaryIO, entry: SplitEntry) -> np.ndarray:
     """The packed index in `file`, memory-mapped if that is a path; messages call it `where`."""
     todo = "run `streamgan verify` on the set, then shard the source again"
     try:

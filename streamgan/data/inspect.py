@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw
 from streamgan.core.errors import ConfigError, DataError, file_error
 from streamgan.core.logs import progress
 from streamgan.core.seeding import hash64
+from streamgan.core.storage.address import is_remote
 from streamgan.core.storage.files import atomic_write
-from streamgan.core.storage.remote import is_remote
 
 from .format import Manifest, Sample, idx_name, read_manifest
 from .image import PIL_FORMATS, damage

@@ -21,8 +21,9 @@ import streamgan
 from streamgan.core.digests import check_file
 from streamgan.core.errors import CheckpointError, ConfigError, file_error
 from streamgan.core.run_folder import EMA, META, sealed
-from streamgan.core.storage.files import json_bytes, sha256_file, sync_directory, temporary_path
+from streamgan.core.storage.files import json_bytes, sha256_file
 from streamgan.core.storage.hub import BUNDLED
+from streamgan.core.storage.local import sync_directory, temporary_path
 
 from .weights import Weights
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from streamgan.core.errors import DataError
-from streamgan.core.storage.files import open_binary, read_json
-from streamgan.core.storage.objects import Place
+from streamgan.core.storage.files import read_json
+from streamgan.core.storage.place import Place
 from streamgan.data.format import (
     FORMAT,
     MANIFEST,
@@ -91,7 +91,7 @@ class _Counted:
     ) -> Iterator[Found]:
         """Count the samples of a shard, and hold them against the options."""
         files = manifest.source["files"]
-        with open_binary(root / entry.name) as file:
+        with (root / entry.name).open_binary() as file:
             for sample in samples:
                 about: dict[str, Any] = {}
                 for member in sample.members:
@@ -144,7 +144,7 @@ def _against_options(
 
 def _quarantine(root: Place, manifest: Manifest, counted: _Counted) -> Iterator[Found]:
     reasons: Counter[str] = Counter()
-    with open_binary(root / QUARANTINE) as file:
+    with (root / QUARANTINE).open_binary() as file:
         for line in file:
             row = json.loads(line)
             reasons[row["reason"]] += 1

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.objects import Place, place
+from streamgan.core.storage.place import Place, place
 from streamgan.data.format import MANIFEST, Manifest
 from streamgan.sharding.engine.execute import ENGINES, Execution
-from streamgan.sharding.engine.local import Results, wait_for_orphans
+from streamgan.sharding.engine.local import Results
 from streamgan.sharding.engine.ray_cluster import AUTO
 from streamgan.sharding.folder.parts import Part, claim_count, counts, refuse_missing
 from streamgan.sharding.folder.publish import Records, allowed, publish, refuse_too_many_bad
@@ -24,21 +24,19 @@ from streamgan.sharding.folder.state import (
     PLAN,
     claim,
     finished_manifest,
+    folder_of,
     is_published,
-    locked,
-    make_work,
     read_plan,
     read_records,
     refuse_foreign_files,
     remove_temporary,
-    remove_work,
     whole_manifest,
 )
 from streamgan.sharding.sample.check import Check
 from streamgan.sharding.sample.members import Rules
 from streamgan.sharding.sample.pixels import Encoding
 from streamgan.sharding.source.hub import recorded
-from streamgan.sharding.source.read import SourceFile, read_source
+from streamgan.sharding.source.read import SourceFile, Wanted, read_source
 from streamgan.sharding.unit.plan import Unit, make_plan
 from streamgan.sharding.unit.sizes import largest_share, rows_per_unit
 from streamgan.sharding.unit.writer import WORK, Job, disk_errors
@@ -98,6 +96,17 @@ class PartResult:
     passed: Mapping[str, int] = field(default_factory=dict)
 
 
+class How(TypedDict, total=False):
+    """The keyword arguments of `shard`."""
+
+    options: ShardOptions | None
+    shard_bytes: int | None
+    num_workers: int | None
+    engine: Engine
+    address: str
+    max_bad: float
+
+
 def shard(
     sources: Sequence[str],
     out: Path | str,
@@ -117,71 +126,50 @@ def shard(
     of bad rows is a DataError before anything is published. ConfigError, naming the difference, if `out`
     holds anything else than this set; the files of a set never change once they have their name.
     """
-    allowed(max_bad)
-    began, root, passed = time.monotonic(), _root(out, engine), Counter[str]()
-    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes, engine, passed)
-    job = (
-        job if engine == "local" else replace(job, files=tuple(file.for_any_machine() for file in job.files))
-    )
+    how = How(
+        options=options, shard_bytes=shard_bytes, num_workers=num_workers,
+        engine=engine, address=address, max_bad=max_bad,
+    )  # fmt: skip
+    began, run = time.monotonic(), _prepare(sources, out, **how)
+    root, folder = run.root, folder_of(run.root)
     refuse_foreign_files(root)
     if is_published(root):
-        return ShardResult(finished_manifest(root, identity), nothing_to_do=True, passed=passed)
-    make_work(root)
-    with locked(root / WORK) as check:
-        wait_for_orphans(root / WORK)
+        return ShardResult(finished_manifest(root, run.identity), nothing_to_do=True, passed=run.passed)
+    folder.make()
+    with folder.locked() as check:
+        folder.wait_for_orphans()
         remove_temporary(root)
         if (root / MANIFEST).exists():
-            return replace(_tidy_up(root, identity), passed=passed)
+            return replace(_tidy_up(root, run.identity), passed=run.passed)
         with disk_errors(root):
-            claim(root, identity, len(plan))
-        how = _engine(engine, address)
-        execution = Execution(job, identity, plan, _num_rows(plan), max_bad, check, how)
+            claim(root, run.identity, len(run.plan))
+        execution = run.execution(run.plan, check)
         written, _ = execution.run(num_workers)
         check()
-        with disk_errors(root):
-            manifest = publish(root, identity, execution.records)
-            remove_work(root)
-    return ShardResult(manifest, False, written, time.monotonic() - began, passed)
+        manifest = _publish(root, run.identity, execution.records)
+    return ShardResult(manifest, False, written, time.monotonic() - began, run.passed)
 
 
-def shard_part(
-    sources: Sequence[str],
-    out: Path | str,
-    *,
-    part: Part,
-    options: ShardOptions | None = None,
-    shard_bytes: int | None = None,
-    num_workers: int | None = 1,
-    engine: Engine = "local",
-    address: str = AUTO,
-    max_bad: float = 0.01,
-) -> PartResult:
+def shard_part(sources: Sequence[str], out: Path | str, *, part: Part, **how: Unpack[How]) -> PartResult:
     """Make the units in the share of `part` and publish nothing; other parts may run at the same time.
 
     As `shard` otherwise. Every part needs the same source and options; `finish` publishes the set.
     """
-    allowed(max_bad)
-    began, root, passed = time.monotonic(), _root(out, engine), Counter[str]()
-    job, identity, plan = _prepare(sources, root, options or ShardOptions(), shard_bytes, engine, passed)
-    job = (
-        job if engine == "local" else replace(job, files=tuple(file.for_any_machine() for file in job.files))
-    )
-    share = part.share(plan)
+    began, run = time.monotonic(), _prepare(sources, out, **how)
+    root, folder, share = run.root, folder_of(run.root), part.share(run.plan)
     refuse_foreign_files(root)
     if is_published(root):
-        finished_manifest(root, identity)
-        return PartResult(part, len(share), 0, 0, 0.0, passed)
-    make_work(root)
-    with locked(root / WORK, part) as check:
-        wait_for_orphans(root / WORK, part.label)
+        finished_manifest(root, run.identity)
+        return PartResult(part, len(share), 0, 0, 0.0, run.passed)
+    folder.make()
+    with folder.locked(part) as check:
+        folder.wait_for_orphans(part.label)
         remove_temporary(root, {unit.number for unit in share})
         with disk_errors(root):
-            claim(root, identity, len(plan))
+            claim(root, run.identity, len(run.plan))
             claim_count(root / WORK, part)
-        how = _engine(engine, address)
-        execution = Execution(job, identity, share, _num_rows(plan), max_bad, check, how, part)
-        written, made = execution.run(num_workers)
-    return PartResult(part, len(share), made, written, time.monotonic() - began, passed)
+        written, made = run.execution(share, check, part).run(how.get("num_workers", 1))
+    return PartResult(part, len(share), made, written, time.monotonic() - began, run.passed)
 
 
 def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
@@ -196,9 +184,9 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
         return ShardResult(whole_manifest(root), nothing_to_do=True)
     identity = read_plan(root)
     num_units = identity.pop("units")
-    counted = counts(root / WORK)
-    with locked(root / WORK) as check:
-        wait_for_orphans(root / WORK)
+    counted, folder = counts(root / WORK), folder_of(root)
+    with folder.locked() as check:
+        folder.wait_for_orphans()
         if (root / MANIFEST).exists():
             return _tidy_up(root, identity)
         records = Records()
@@ -210,37 +198,45 @@ def finish(out: Path | str, *, max_bad: float = 0.01) -> ShardResult:
         check()
         with disk_errors(root):
             remove_temporary(root)
-            manifest = publish(root, identity, records)
-            remove_work(root)
+        manifest = _publish(root, identity, records)
     return ShardResult(manifest, False, 0, time.monotonic() - began)
 
 
-def _root(out: Path | str, engine: Engine) -> Place:
-    """Where the set goes; other nodes do not know the folder that we are in."""
-    root = place(out)
-    return root.absolute() if engine == "ray" and isinstance(root, Path) else root
+@dataclass(frozen=True)
+class _Run:
+    """What the footers and the options make of a command: `identity` is what makes the set this one."""
+
+    job: Job
+    identity: dict[str, Any]
+    plan: tuple[Unit, ...]
+    passed: Counter[str]
+    engine: Callable[..., Results]
+    max_bad: float
+
+    @property
+    def root(self) -> Place:
+        return self.job.root
+
+    def execution(
+        self, units: Sequence[Unit], check: Callable[[], None], part: Part | None = None
+    ) -> Execution:
+        total = sum(unit.num_rows for unit in self.plan)
+        return Execution(self.job, self.identity, units, total, self.max_bad, check, self.engine, part)
 
 
-def _engine(name: Engine, address: str) -> Callable[..., Results]:
-    return partial(ENGINES[name], address=address) if name == "ray" else ENGINES[name]
-
-
-def _prepare(
-    sources: Sequence[str],
-    root: Place,
-    options: ShardOptions,
-    shard_bytes: int | None,
-    engine: Engine,
-    passed: Counter[str],
-) -> tuple[Job, dict[str, Any], tuple[Unit, ...]]:
-    """Read the footers: what all units need, what makes the set this one, and the units."""
+def _prepare(sources: Sequence[str], out: Path | str, **how: Unpack[How]) -> _Run:
+    """Read the footers; nothing is written."""
+    max_bad, engine = how.get("max_bad", 0.01), how.get("engine", "local")
+    options, passed = how.get("options") or ShardOptions(), Counter[str]()
+    allowed(max_bad)
+    root = place(out) if engine == "local" else place(out).absolute()  # other nodes are in another folder
+    wanted = Wanted(
+        options.image_column, options.gray_column, options.text_column,
+        keep_gray=options.gray == "keep", keep_text=options.keep_text,
+    )  # fmt: skip
     files = read_source(
         sources,
-        image_column=options.image_column,
-        gray_column=options.gray_column,
-        text_column=options.text_column,
-        keep_gray=options.gray == "keep",
-        keep_text=options.keep_text,
+        wanted,
         split_folders=options.splits == "source",
         commits=recorded((root / MANIFEST, root / WORK / PLAN)),
         passed=passed,
@@ -250,28 +246,31 @@ def _prepare(
     if engine == "ray":
         files = [file.for_any_machine() for file in files]
     job = _make_job(root, files, options)
-    if shard_bytes:
+    if shard_bytes := how.get("shard_bytes"):
         share = largest_share(files, job.split_ends, job.file_splits)
-        rows = rows_per_unit(files, shard_bytes, largest_share=share)
-        options = replace(options, samples_per_shard=rows)
+        options = replace(options, samples_per_shard=rows_per_unit(files, shard_bytes, largest_share=share))
     plan = make_plan(
         [file.group_rows for file in files],
         samples_per_shard=options.samples_per_shard,
         seed=options.seed,
         max_samples=options.max_samples,
     )
-    return job, _identity(files, options, job), plan
+    run = partial(ENGINES["ray"], address=how.get("address", AUTO)) if engine == "ray" else ENGINES[engine]
+    return _Run(job, _identity(files, options, job), plan, passed, run, max_bad)
 
 
-def _num_rows(plan: Sequence[Unit]) -> int:
-    return sum(unit.num_rows for unit in plan)
+def _publish(root: Place, identity: dict[str, Any], records: Records) -> Manifest:
+    with disk_errors(root):
+        manifest = publish(root, identity, records)
+        folder_of(root).remove_work()
+    return manifest
 
 
 def _tidy_up(root: Place, identity: dict[str, Any]) -> ShardResult:
     """Remove what is left of a run that was killed between publishing and its own tidying up."""
     remove_temporary(root)
     manifest = finished_manifest(root, identity)
-    remove_work(root)
+    folder_of(root).remove_work()
     return ShardResult(manifest, nothing_to_do=True)
 
 

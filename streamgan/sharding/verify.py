@@ -17,9 +17,9 @@ from isal import isal_zlib
 from streamgan.core.errors import DataError
 from streamgan.core.logs import progress
 from streamgan.core.machine import usable_cores
-from streamgan.core.storage.files import TEMPORARY_SUFFIX, file_size, list_names, open_binary, sha256_file
-from streamgan.core.storage.objects import Place
-from streamgan.core.storage.web import readable
+from streamgan.core.storage.files import sha256_file
+from streamgan.core.storage.local import TEMPORARY_SUFFIX
+from streamgan.core.storage.place import Place, readable
 from streamgan.data.format import (
     MANIFEST,
     QUARANTINE,
@@ -87,7 +87,7 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
         )
         for name, found in zip(seals, checks, strict=True):
             findings += found
-            size += file_size(root / name) if (root / name).exists() else 0
+            size += (root / name).size() if (root / name).exists() else 0
             bar.update()
     finally:
         bar.close()
@@ -121,13 +121,13 @@ def _stray_files(
     root: Place, listed: dict[str, str], names_by_seal: dict[str, str], foreign: bool
 ) -> Iterator[Finding]:
     """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
-    for name in sorted(set(list_names(root)) - set(listed) - {MANIFEST}):
+    for name in sorted(set(root.names()) - set(listed) - {MANIFEST}):
         path = root / name
         if foreign and not name.lower().endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
             continue  # others may keep their files beside tars of their own
         if name == WORK or name.endswith(TEMPORARY_SUFFIX):
             yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
-        elif path.is_file() and file_size(path) and (twin := names_by_seal.get(sha256_file(path))):
+        elif path.is_file() and path.size() and (twin := names_by_seal.get(sha256_file(path))):
             yield Finding(name, None, f"not listed in the manifest; a copy of {twin}")
         else:
             yield Finding(name, None, "not listed in the manifest")
@@ -166,7 +166,7 @@ def _damage(
         return
     sha256 = sha256_file(path)
     if sha256 == seals[name]:
-        if shard and (size := file_size(path)) != shard.bytes:
+        if shard and (size := path.size()) != shard.bytes:
             yield Finding(name, None, f"{size} bytes (the manifest says {shard.bytes})")
         elif shard and full:
             yield from _locate(root, shard, seals[idx_name(name)], foreign, sealed=True)
@@ -185,7 +185,7 @@ def _locate(
 ) -> Iterator[Finding]:
     """Where in a shard the damage lies. One that is not `sealed`, its sha256 wrong, always has a finding."""
     path, idx = root / shard.name, root / idx_name(shard.name)
-    size = file_size(path)
+    size = path.size()
     if size != shard.bytes:
         yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
     if not idx.is_file() or sha256_file(idx) != idx_sha256:
@@ -194,7 +194,7 @@ def _locate(
         yield Finding(shard.name, None, f"sha256 differs; without a sound {idx.name} the place is unknown")
         return
     found = size != shard.bytes
-    with open_binary(path) as file:
+    with path.open_binary() as file:
         for finding in _walk(file, size, shard, read_idx(idx), foreign):
             found = True
             yield finding
@@ -249,7 +249,7 @@ def _bad_header(between: bytes, name: str, size: int) -> str | None:
 
 def _images(root: Place, shard: ShardEntry) -> Iterator[tuple[str, str, bytes]]:
     """(key, suffix, bytes) of every image of a sound shard."""
-    with open_binary(root / shard.name) as file:
+    with (root / shard.name).open_binary() as file:
         for sample in read_idx(root / idx_name(shard.name)):
             for member in sample.members:
                 if member.suffix != "json":

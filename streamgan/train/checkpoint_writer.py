@@ -37,7 +37,8 @@ from streamgan.core.run_folder import (
     set_aside,
 )
 from streamgan.core.settings import TrainConfig
-from streamgan.core.storage.files import sha256_file, sync_directory, write_json
+from streamgan.core.storage.files import sha256_file, write_json
+from streamgan.core.storage.local import sync_directory
 
 from .build import generator_spec
 from .checkpoint import Progress

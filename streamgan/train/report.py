@@ -19,8 +19,8 @@ from streamgan.core.config import dump_yaml
 from streamgan.core.logs import progress, say
 from streamgan.core.run_folder import CONFIG, METRICS, SAMPLES, step_name
 from streamgan.core.settings import TrainConfig
-from streamgan.core.storage.download import num_retries
 from streamgan.core.storage.files import atomic_write
+from streamgan.core.storage.retry import num_retries
 from streamgan.data.bottleneck import BottleneckAdvice, sample_ms
 from streamgan.data.loader import Loader
 

@@ -10,44 +10,31 @@ https:// and hf:// go through fsspec's HTTP session, the object stores through t
 
 import asyncio
 import concurrent.futures
-import email.utils
+import io
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from streamgan.core.counters import Counters
-from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.errors import DataError
 
-from . import remote
-from .remote import (
-    BadAnswer,
-    ShortBody,
-    error_kind,
-    filesystem,
-    is_defect,
-    is_transient,
-    redacted,
-    web_address,
-)
+from .address import is_address, parse, redacted
+from .hub import web_address
+from .retry import Attempts, BadAnswer, ShortBody, Stopped, status_of, with_retries
+from .store import filesystem
 
 CHUNK_BYTES = 8 << 20
 STALL_S = 30.0  # without any byte
 TRICKLE_BYTES = 64 << 10  # fewer in STALL_S seconds is a stall, too
+WHOLE_S = 600.0  # for all of an object in one request
 PROGRESS_BYTES = 256 << 10  # after so many the count of failures begins anew
-MAX_PAUSE_S = 120.0  # no server may ask for a longer one
 _POLL_S = 0.1
 _HTTP = ("https", "http", "hf")
 _session_lock = threading.Lock()
-# Memory that processes forked from here share; two that count at one instant may count one.
-_retries = Counters(1, 1)
 
 Sink = Callable[[bytes], None]
-
-
-class Stopped(Exception):
-    """The download was told to end."""
 
 
 class _Stall(BadAnswer):
@@ -58,22 +45,15 @@ class _OtherRange(BadAnswer):
     """The answer is another part of the file than the one asked for."""
 
 
-def num_retries() -> int:
-    """Requests that this process and its loader processes have made again after a failure."""
-    return _retries.row(0)[0]
-
-
 def read_whole(address: str) -> bytes:
     """All bytes of a small file."""
-    pieces: list[bytes] = []
-    patience = _Patience(address, None)
-    while True:
-        pieces.clear()
-        try:
-            _request(address, None, pieces.append, None)
-            return b"".join(pieces)
-        except Exception as error:
-            patience.after(error, at=None)
+
+    def ask() -> bytes:
+        pieces: list[bytes] = []
+        _request(address, None, pieces.append, None)
+        return b"".join(pieces)
+
+    return with_retries(address, ask)
 
 
 def read_range(address: str, begin: int, end: int, *, heartbeat: Callable[[], None] | None = None) -> bytes:
@@ -86,18 +66,20 @@ def read_range(address: str, begin: int, end: int, *, heartbeat: Callable[[], No
 
 def size_of(address: str) -> int:
     """The size of a file in bytes."""
-    if address.partition("://")[0] not in _HTTP:
-        return remote.with_retries(address, lambda: filesystem(address).info(address)["size"])
-    total: list[int] = []
-    patience = _Patience(address, None)
-    while not total:
+
+    def ask() -> int:
+        if parse(address).scheme not in _HTTP:
+            return filesystem(address).info(address)["size"]
+        total: list[int] = []
         try:
             _request(address, (0, 1), lambda data: None, None, total=total)
         except Exception as error:
-            if remote.status_of(error) == 416:  # nothing to satisfy the range: an empty file
-                return 0
-            patience.after(error, at=None)
-    return total[0]
+            if status_of(error) != 416:  # nothing to satisfy the range: an empty file
+                raise
+            return 0
+        return total[0]
+
+    return with_retries(address, ask)
 
 
 def download(
@@ -112,8 +94,8 @@ def download(
 
     Raises Stopped soon after `stop` is set.
     """
-    position = begin
-    patience = _Patience(address, stop)
+    position = mark = begin
+    attempts = Attempts(address, stop=stop)
 
     def sink(data: bytes) -> None:
         nonlocal position
@@ -124,53 +106,10 @@ def download(
         try:
             _request(address, (position, min(end, position + CHUNK_BYTES)), sink, stop)
         except Exception as error:
-            patience.after(error, at=position)
-
-
-class _Patience:
-    """Counts failures of one file and pauses after each, or raises what becomes of the last one."""
-
-    def __init__(self, address: str, stop: threading.Event | None):
-        self.address, self.stop = address, stop or threading.Event()
-        self.failures, self.position = 0, 0
-
-    def after(self, error: Exception, *, at: int | None) -> None:
-        if isinstance(error, StreamganError | Stopped):
-            raise error
-        if at is not None and at - self.position >= PROGRESS_BYTES:
-            self.failures = 0
-        self.position = at or 0
-        self.failures += 1
-        kind, where = error_kind(error), "" if at is None else f" at byte {at}"
-        if not is_transient(error):
-            if is_defect(error):
-                raise error
-            todo = "check the address and that you may read it"
-            raise DataError(redacted(self.address), f"cannot be read{where} ({kind})", todo) from error
-        if self.failures > len(remote.RETRY_DELAYS_S):
-            what = f"cannot be read{where} ({kind}, {self.failures} attempts)"
-            raise DataError(redacted(self.address), what, "the same command continues") from error
-        _retries.add(0, (1,))
-        asked = min(_retry_after(error), MAX_PAUSE_S)
-        if self.stop.wait(max(remote.RETRY_DELAYS_S[self.failures - 1], asked)):
-            raise Stopped from error
-
-
-def _retry_after(error: BaseException) -> float:
-    """Seconds that the server asks to wait, or 0."""
-    headers: Any = getattr(error, "headers", None)
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
-        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    if not headers:
-        return _retry_after(error.__cause__) if error.__cause__ else 0.0
-    text = str(headers.get("Retry-After") or headers.get("retry-after") or "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+            if position - mark >= PROGRESS_BYTES:
+                attempts.failures = 0
+            mark = position
+            attempts.pause(error, at=position)
 
 
 def _request(
@@ -184,7 +123,7 @@ def _request(
     """One request for the bytes of `limits` (None: all of the file); bytes may arrive before an error."""
     if stop is not None and stop.is_set():
         raise Stopped
-    if address.partition("://")[0] in _HTTP:
+    if parse(address).scheme in _HTTP:
         fs = filesystem("https://")
         with _session_lock:
             if fs._session is None:
@@ -198,11 +137,51 @@ def _request(
     fs = filesystem(address)
     path = fs._strip_protocol(address)
     begin, end = limits or (None, None)
-    slowest_s = STALL_S + CHUNK_BYTES / TRICKLE_BYTES  # the answer comes in one piece
+    slowest_s = STALL_S + CHUNK_BYTES / TRICKLE_BYTES if limits else WHOLE_S  # the answer comes in one piece
     data = _wait_for(fs.loop, asyncio.wait_for(fs._cat_file(path, start=begin, end=end), slowest_s), stop)
     if limits and len(data) != limits[1] - limits[0]:
         raise ShortBody(f"{len(data)} of {limits[1] - limits[0]} bytes")
     sink(data)
+
+
+class RangeFile(io.RawIOBase):
+    """A remote file of known size for reading at any position, without a cache: each read is a request."""
+
+    def __init__(self, address: str, size: int):
+        super().__init__()
+        self.address, self.size, self.position = address, size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        begin = self.position
+        end = self.size if size is None or size < 0 else min(self.size, begin + size)
+        data = read_range(self.address, begin, end) if begin < end else b""
+        self.position += len(data)
+        return data
+
+
+def open_file(path: str, size: int | None = None) -> io.RawIOBase | io.BufferedReader:
+    """A file for reading, local or remote; `size` saves a request."""
+    if not is_address(path):
+        return open(path, "rb")
+    return RangeFile(path, size or size_of(path))
 
 
 class _Beating(threading.Event):
@@ -293,7 +272,7 @@ def _check_range(address: str, response: Any, limits: tuple[int, int]) -> int:
     """The size of the file, if the answer is the part asked for."""
     if response.status == 200:
         what = "the server does not answer requests for a part of a file (ranges)"
-        raise DataError(redacted(address), what, "use one that does, or download the set and name its folder")
+        raise DataError(redacted(address), what, "use one that does, or download it and name it here")
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
     if not found or (int(found[1]), int(found[2]) + 1) != limits:
         raise _OtherRange("another range than asked for")

@@ -1,6 +1,6 @@
-"""Models by name as local folders: `ready`, which comes with streamgan, and those of the Hugging Face Hub.
+"""What lies on the Hugging Face Hub: models by name as local folders, files by their web address.
 
-On the Hub a model is `ORG/NAME`, perhaps with `@REVISION`; errors are told in words.
+A model is `ORG/NAME`, perhaps with `@REVISION`, or `ready`, which comes with streamgan. Errors are in words.
 """
 
 import os
@@ -8,19 +8,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from streamgan.core.errors import CheckpointError
+from streamgan.core.errors import CheckpointError, ConfigError
 
-from .remote import status_of
+from .address import is_address, parse_hub
+from .retry import status_of, with_retries
 
 READY = "ready"  # the bundle in this package
 BUNDLED = "model.safetensors"  # what colours, in a bundle (inference/bundle.py)
-_MODEL = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _FILES = ["*.safetensors", "*.json", "*.yaml", "README.md", "LICENSE"]
 
 
 def is_hub_model(name: str) -> bool:
     """Whether `name` can be a model of the Hub: ORG/NAME that is nothing here, and no weights file."""
-    return bool(_MODEL.fullmatch(name)) and not name.endswith(".safetensors") and not os.path.lexists(name)
+    is_name = not is_address(name) and parse_hub(name, plain="model") is not None
+    return is_name and not name.endswith(".safetensors") and not os.path.lexists(name)
 
 
 def model_path(name: str) -> Path:
@@ -39,15 +41,42 @@ def download_model(name: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    match = _MODEL.fullmatch(name)
-    assert match
+    model = parse_hub(name, plain="model")
+    assert model
     try:
-        return Path(
-            snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_FILES, **options)
-        )
+        return Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=_FILES, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         what, todo = hub_error(error, "model")
         raise CheckpointError(name, f"no run or file here, and {what}", todo) from error
+
+
+def web_address(address: str) -> tuple[str, dict[str, str]]:
+    """Where a request goes, and the headers it needs: files of the Hub have a web address."""
+    if not address.startswith("hf://"):
+        return address, {}
+    file = parse_hub(address)
+    if not file or not file.path:
+        raise ConfigError(address, "not an address on the Hub", "write hf://datasets/ORG/NAME@REVISION/PATH")
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hf_hub_url(file.repo, file.path, repo_type=file.kind, revision=file.revision)
+    return url, build_hf_headers()
+
+
+def pinned(address: str) -> str:
+    """An address on the Hub at the commit that its revision names now; any other address as it is."""
+    there = parse_hub(address.rstrip("/"))
+    if not there or (there.revision and _COMMIT.fullmatch(there.revision)):
+        return address
+    from huggingface_hub import HfApi
+
+    def ask() -> str | None:
+        return HfApi().repo_info(there.repo, repo_type=there.kind, revision=there.revision).sha
+
+    commit = with_retries(address, ask)
+    assert commit
+    return f"{there.at(commit)}/{there.path}".rstrip("/")
 
 
 def hub_error(error: BaseException, kind: str) -> tuple[str, str]:

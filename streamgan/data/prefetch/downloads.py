@@ -17,7 +17,7 @@ from contextlib import suppress
 import numpy as np
 
 from streamgan.core.errors import DataError
-from streamgan.core.storage.download import Stopped
+from streamgan.core.storage.retry import Stopped
 from streamgan.data.shards.cached import CachedFiles
 from streamgan.data.shards.node_cache import Deleted
 

@@ -20,9 +20,9 @@ import numpy as np
 from isal import isal_zlib
 
 from streamgan.core.errors import ConfigError
+from streamgan.core.storage.address import join, redacted
 from streamgan.core.storage.download import size_of
 from streamgan.core.storage.locks import close_descriptor, open_descriptor
-from streamgan.core.storage.remote import join, redacted
 from streamgan.data.format import SplitEntry, load_index
 
 from .node_cache import Blob, Deleted, NodeCache

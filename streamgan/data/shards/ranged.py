@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamgan.core.storage.address import redacted
 from streamgan.core.storage.download import read_whole
-from streamgan.core.storage.remote import redacted
 from streamgan.data.format import SplitEntry, load_index
 
 from .coalesce import ByteRange, Coming

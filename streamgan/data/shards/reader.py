@@ -13,7 +13,8 @@ import numpy as np
 from isal import isal_zlib
 
 from streamgan.core.errors import DataError, file_error
-from streamgan.core.storage.remote import is_remote, pinned, redacted
+from streamgan.core.storage.address import is_remote, redacted
+from streamgan.core.storage.hub import pinned
 from streamgan.data.format import Member, SplitEntry, read_manifest
 from streamgan.data.reading import DEFAULT_CACHE, DEFAULT_CACHE_GB
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.storage.address import join, redacted
 from streamgan.core.storage.download import read_range, read_whole
-from streamgan.core.storage.remote import join, redacted
 from streamgan.data.format import Sample, SplitEntry, idx_name, parse_idx
 
 

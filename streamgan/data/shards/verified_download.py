@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 from streamgan.core.errors import DataError, file_error
+from streamgan.core.storage.address import redacted
 from streamgan.core.storage.download import download
-from streamgan.core.storage.remote import redacted
 
 from .node_cache import Blob
 

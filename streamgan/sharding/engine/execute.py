@@ -11,12 +11,12 @@ from streamgan.core.errors import DataError
 from streamgan.core.logs import say
 from streamgan.sharding.folder.parts import Part
 from streamgan.sharding.folder.publish import Records, refuse_too_many_bad
-from streamgan.sharding.folder.state import read_records, remove_temporary
+from streamgan.sharding.folder.state import folder_of, read_records, remove_temporary
 from streamgan.sharding.unit.plan import Unit
-from streamgan.sharding.unit.writer import WORK, Job, make_unit
+from streamgan.sharding.unit.writer import Job, make_unit
 
 from .display import Display
-from .local import Pulse, Results, WorkerDied, run_here, run_local, workers_lock
+from .local import Pulse, Results, WorkerDied, run_here, run_local
 from .ray_cluster import run_ray
 
 ENGINES = {"local": run_local, "ray": run_ray}
@@ -68,7 +68,7 @@ class Execution:
             partial(make_unit, self.job),
             units,
             num_workers=num_workers,
-            lock=workers_lock(self.job.root / WORK, self.part.label if self.part else ""),
+            lock=folder_of(self.job.root).workers_lock(self.part.label if self.part else ""),
             watch=watch,
         )
         written = 0

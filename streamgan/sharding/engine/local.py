@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from streamgan.core.counters import Counters
-from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.errors import DataError
 from streamgan.core.machine import usable_cores
-from streamgan.core.storage.locks import try_lock, wait_for_lock
-from streamgan.core.storage.objects import ObjectPath, Place
+from streamgan.core.storage.locks import wait_for_lock
 from streamgan.sharding.unit.plan import Unit
 
 
@@ -43,7 +42,6 @@ Task = Callable[[Unit, Beat], dict[str, Any]]
 Watch = Callable[[Sequence[Pulse]], None]
 Lock = Path | None  # what workers hold while they live
 Results = Generator[dict[str, Any], None, None]
-ORPHANS_TIMEOUT_S = 10.0
 PULSE_S = 0.5
 
 
@@ -115,42 +113,6 @@ def run_local(
         write_end.close()
         executor.shutdown(wait=True, cancel_futures=True)
         read_end.close()
-
-
-def workers_lock(work: Place, label: str = "") -> Path | None:
-    """What the workers of a run, or of the part `label`, hold as long as they live; None in a bucket."""
-    if isinstance(work, ObjectPath):
-        return None
-    return work / (f"workers-{label}.lock" if label else "workers.lock")
-
-
-def wait_for_orphans(work: Place, label: str = "") -> None:
-    """Return when no worker of an earlier, killed run is left in the folder `work`; of a part with `label`.
-
-    They end by themselves within moments; until then one might still rename a file of ours. In a bucket it
-    can do no harm: its uploads take nothing away from ours and have the same bytes.
-    """
-    own = workers_lock(work, label)
-    if own is None or isinstance(work, ObjectPath):
-        return
-    deadline = time.monotonic() + ORPHANS_TIMEOUT_S
-    for path in {own} if label else {own, *work.glob("workers*.lock")}:
-        _wait_for_lock(path, deadline)
-
-
-def _wait_for_lock(path: Path, deadline: float) -> None:
-    with open(path, "ab") as lock:
-        while True:
-            try:
-                if try_lock(lock):
-                    return
-            except OSError:
-                return  # a file system without locks, of which `folder.locked` has spoken
-            if time.monotonic() > deadline:
-                what = f"workers of an earlier run are still alive after {ORPHANS_TIMEOUT_S:.0f} s"
-                todo = "end them, then run the same command again"
-                raise ConfigError(path.parent.parent, what, todo)
-            time.sleep(0.02)
 
 
 @contextmanager

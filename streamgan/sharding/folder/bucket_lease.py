@@ -22,7 +22,7 @@ from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage.files import json_bytes
-from streamgan.core.storage.objects import ObjectPath
+from streamgan.core.storage.place import ObjectPath
 
 RENEW_S, EXPIRES_S = 15.0, 60.0
 WHOLE = "all"  # the label of a sharder that is alone

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.objects import Place
+from streamgan.core.storage.place import Place
 from streamgan.sharding.unit.plan import Unit
 
 _MARKER = re.compile(r"parts-of-(\d+)")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.files import atomic_write, read_many, sha256_file
-from streamgan.core.storage.objects import Place
+from streamgan.core.storage.files import sha256_file
+from streamgan.core.storage.place import Place
 from streamgan.data.format import (
     INDEX_DTYPE,
     QUARANTINE,
@@ -24,7 +24,7 @@ from streamgan.data.format import (
     write_manifest,
 )
 from streamgan.sharding.splits import split_of_file
-from streamgan.sharding.unit.writer import packed_path
+from streamgan.sharding.unit.writer import WORK, packed_name
 
 
 @dataclass
@@ -74,7 +74,7 @@ def write_quarantine(root: Place, identity: dict[str, Any], records: Records, *,
     names = [file["name"] for file in identity["source"]["files"]]
     rows = [row for record in records.units.values() for row in record["rejected"]]
     rows.sort(key=lambda row: (row["file"], row["row"]))
-    with atomic_write(root / QUARANTINE, token=token) as file:
+    with (root / QUARANTINE).writing(token=token) as file:
         for row in rows:
             line = {**row, "file": names[row["file"]]}
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -108,7 +108,7 @@ def split_names(identity: dict[str, Any]) -> list[str]:
 def _write_split(root: Place, split: str, units: Sequence[dict[str, Any]]) -> SplitEntry:
     units = [unit for unit in units if split in unit["shards"]]
     entries = [ShardEntry(**unit["shards"][split]) for unit in units]
-    packed = read_many([packed_path(root, split, unit["unit"]) for unit in units])
+    packed = (root / WORK).read_many([packed_name(split, unit["unit"]) for unit in units])
     parts = [np.zeros(0, INDEX_DTYPE), *(np.load(io.BytesIO(data), allow_pickle=False) for data in packed)]
     path = root / f"{split}.index"
     write_index(path, np.concatenate(parts))

@@ -23,7 +23,8 @@ import numpy as np
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.logs import progress
 from streamgan.core.machine import usable_cores
-from streamgan.core.storage.files import TEMPORARY_SUFFIX, atomic_write, json_bytes, list_names, read_json
+from streamgan.core.storage.files import atomic_write, json_bytes, read_json
+from streamgan.core.storage.local import TEMPORARY_SUFFIX, LocalPath
 from streamgan.data.format import (
     FORMAT,
     INDEX_DTYPE,
@@ -80,8 +81,8 @@ def index(
     or in a sub-folder.
     """
     allowed(max_bad)
-    folder = Path(folder)
-    root = Path(out) if out else folder
+    folder = LocalPath(folder)
+    root = LocalPath(out) if out else folder
     tars, hidden = find_tars(folder)
     if not tars:
         raise DataError(folder, "holds no .tar file", "name the folder of the tars")
@@ -111,9 +112,9 @@ def index(
     )
 
 
-def _previous(root: Path) -> dict[str, Any]:
+def _previous(root: LocalPath) -> dict[str, Any]:
     """The manifest that an earlier run has left in `root`, or {}; ConfigError for any other."""
-    if WORK in list_names(root):
+    if WORK in root.names():
         raise ConfigError(root, "holds a set that `streamgan shard` has not finished", "use --out")
     if not (root / MANIFEST).exists():
         return {}
@@ -168,7 +169,7 @@ def _refuse_bad(
 
 
 def _publish(
-    root: Path,
+    root: LocalPath,
     folder: Path,
     scans: dict[str, Scan],
     splits: dict[str, str],
@@ -228,11 +229,11 @@ def _contents(
     return Manifest(source, {}, tables, quarantine), files
 
 
-def _same(root: Path, folder: Path) -> bool:
+def _same(root: LocalPath, folder: Path) -> bool:
     return root.resolve() == folder.resolve()
 
 
-def _are_there(root: Path, files: dict[str, bytes], links: dict[str, str]) -> bool:
+def _are_there(root: LocalPath, files: dict[str, bytes], links: dict[str, str]) -> bool:
     with suppress(OSError):
         linked = all(os.readlink(root / name) == target for name, target in links.items())
         return linked and all((root / name).read_bytes() == data for name, data in files.items())
@@ -246,13 +247,15 @@ def _is_ours(path: Path) -> bool:
         return file.read(len(begin)) == begin
 
 
-def _stale(root: Path, files: dict[str, bytes], links: dict[str, str], was: dict[str, Any]) -> list[Path]:
+def _stale(
+    root: LocalPath, files: dict[str, bytes], links: dict[str, str], was: dict[str, Any]
+) -> list[Path]:
     """What earlier runs have left in `root` of tars and splits that are not there any more."""
     indexes = {f"{name}.index" for name in SPLITS}
     tars, stale = set(), []
     with suppress(KeyError, TypeError):
         tars = {file["name"] for file in was["source"]["files"]}
-    for name in set(list_names(root)) - set(files) - set(links):
+    for name in set(root.names()) - set(files) - set(links):
         path = root / name
         if name.endswith(TEMPORARY_SUFFIX):
             made = name.removesuffix(TEMPORARY_SUFFIX)

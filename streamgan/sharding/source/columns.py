@@ -12,6 +12,17 @@ TEXT_NAMES = ("text", "caption")
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which columns are read, and under which names (None: the first of the usual ones)."""
+
+    image: str | None = None
+    gray: str | None = None
+    text: str | None = None
+    keep_gray: bool = True
+    keep_text: bool = False
+
+
+@dataclass(frozen=True)
 class Column:
     """An image column: `nested` for the Hub's struct {bytes, path}, otherwise plain binary."""
 

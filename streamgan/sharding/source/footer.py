@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamgan.core.errors import DataError
-from streamgan.core.storage.remote import redacted
+from streamgan.core.storage.address import redacted
 
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 # What pyarrow raises of damaged bytes; a size that makes no sense is a MemoryError

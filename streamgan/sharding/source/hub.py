@@ -6,33 +6,26 @@ a revision gets that commit again. The token is where `hf auth login` left it.
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.storage.address import parse_hub
 from streamgan.core.storage.hub import hub_error
-from streamgan.core.storage.objects import Place
-from streamgan.core.storage.remote import with_retries
+from streamgan.core.storage.place import Place
+from streamgan.core.storage.retry import with_retries
 
 from .listing import Found, reason_to_pass
-
-_PREFIX = "hf://datasets/"
-_REPO = r"(?P<repo>[\w.-]+/[\w.-]+?)"
-_REVISION = r"(?:@(?P<revision>refs/(?:convert|pr)/[\w.-]+|[^/@]+))?"
-_ADDRESS = re.compile(rf"{re.escape(_PREFIX)}{_REPO}{_REVISION}(?:/(?P<path>.*))?")
-_PLAIN = re.compile(rf"{_REPO}{_REVISION}")
 
 
 def is_hub(source: str) -> bool:
     """Whether `source` names a data set of the Hub; a plain ORG/NAME does if nothing here has that name."""
     if source.startswith("hf://"):
         return True
-    looks = _PLAIN.fullmatch(source) and not source.startswith(".") and not source.endswith(".parquet")
-    return bool(looks) and not os.path.lexists(source)
+    is_name = parse_hub(source, plain="dataset") is not None and not source.endswith(".parquet")
+    return is_name and not os.path.lexists(source)
 
 
 def recorded(records: Iterable[Place]) -> dict[str, str]:
@@ -41,10 +34,10 @@ def recorded(records: Iterable[Place]) -> dict[str, str]:
     for path in records:
         try:
             files = json.loads(path.read_bytes())["source"]["files"]
-            origins = [_ADDRESS.fullmatch(file.get("from", "")) for file in files]
+            origins = [parse_hub(file.get("from", "")) for file in files]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        commits |= {match["repo"]: match["revision"] for match in origins if match}
+        commits |= {one.repo: one.revision for one in origins if one and one.revision}
     return commits
 
 
@@ -52,17 +45,15 @@ def find(
     source: str, suffixes: tuple[str, ...], commits: Mapping[str, str], passed: Counter[str]
 ) -> list[Found]:
     """Files of the data set that end in `suffixes`, pinned; `commits` stand in for revisions not named."""
-    match = _ADDRESS.fullmatch(source) or _PLAIN.fullmatch(source)
-    if not match:
+    named = parse_hub(source, plain="dataset")
+    if not named or named.kind != "dataset":
         todo = "write hf://datasets/ORG/NAME, perhaps with @REVISION and /PATH"
         raise ConfigError(source, "not the address of a data set", todo)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    repo, wanted = match["repo"], match["revision"]
-    revision = unquote(wanted) if wanted else commits.get(repo)
-    inside = (match.groupdict().get("path") or "").strip("/")
-    api = HfApi()
+    repo, inside, api = named.repo, named.path.strip("/"), HfApi()
+    revision = named.revision or commits.get(repo)
 
     def listing() -> tuple[str, list[Any]]:
         try:
@@ -80,9 +71,9 @@ def find(
         if error.__cause__ is None or isinstance(error.__cause__, OfflineModeIsEnabled):
             raise
         what, todo = hub_error(error.__cause__, "data set")
-        here = "" if source.startswith(_PREFIX) else "no such folder here, and "
+        here = "" if source.startswith("hf://") else "no such folder here, and "
         raise DataError(source, here + what, todo) from error
-    origin = f"{_PREFIX}{repo}@{commit}"
+    origin = named.at(commit)
     base, found = f"{origin}/{inside}".rstrip("/"), []
     for file in files:
         if not _is_within(file.path, inside):
@@ -96,7 +87,7 @@ def find(
         what = f"holds no .parquet file and no image at {commit[:12]}" + (
             f" under {inside}" if inside else ""
         )
-        raise DataError(source, what, f"try {_PREFIX}{repo}@refs/convert/parquet, which the Hub makes")
+        raise DataError(source, what, f"try hf://datasets/{repo}@refs/convert/parquet, which the Hub makes")
     return found
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.remote import filesystem, redacted, with_retries
+from streamgan.core.storage.address import is_address, redacted
+from streamgan.core.storage.download import read_whole
 from streamgan.sharding.splits import split_of_file
 
 from .listing import Found, identity_of, refuse_changed, relative_names, source_error
@@ -76,19 +77,19 @@ class ImageFolder:
     def confirm(self, row_groups: Iterable[int]) -> None:
         """DataError if an image of these groups is not what was listed any more."""
         images = [self.images[group] for group in row_groups]
-        with ThreadPoolExecutor(NUM_REQUESTS if "://" in self.images[0].path else 1) as pool:
+        with ThreadPoolExecutor(NUM_REQUESTS if is_address(self.images[0].path) else 1) as pool:
             list(pool.map(_confirm, images))
 
     def for_any_machine(self) -> Self:
         """Without what this machine alone knows of local files."""
-        if "://" in self.images[0].path:
+        if is_address(self.images[0].path):
             return self
         return replace(self, images=tuple(image._replace(identity=None) for image in self.images))
 
 
 def _read(image: ImageFile) -> bytes:
-    if "://" in image.path:
-        return with_retries(image.path, lambda: filesystem(image.path).cat_file(image.path))
+    if is_address(image.path):
+        return read_whole(image.path)
     try:
         with open(image.path, "rb") as file:
             refuse_changed(image.path, image.identity, identity_of(file.fileno()))

@@ -1,6 +1,6 @@
 """Where source files lie: on this machine, or anywhere that fsspec can list and read by range.
 
-A remote file is read in pieces (`core/storage/remote.py`); nothing is downloaded whole but single images.
+A remote file is read in pieces (`core/storage/download.py`); nothing is downloaded whole but single images.
 What a listing passes over is counted: in a `Counter` by ending, and by reason where the ending is not
 the reason.
 """
@@ -16,7 +16,9 @@ from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError, file_error
 from streamgan.core.logs import say
-from streamgan.core.storage.remote import filesystem, is_remote, redacted, with_retries
+from streamgan.core.storage.address import is_address, is_remote, parse, redacted
+from streamgan.core.storage.retry import with_retries
+from streamgan.core.storage.store import filesystem
 from streamgan.core.storage.walk import Walked, ending, look, walk
 
 HIDDEN, PRIVATE, AGAIN = "hidden", "under a name with _", "the same file again"
@@ -48,7 +50,7 @@ def identity_of(path: str | int) -> str:
 
     Here device, inode, size and time; elsewhere size and the version that the store gives, if it gives one.
     """
-    if isinstance(path, str) and "://" in path:
+    if isinstance(path, str) and is_address(path):
         return _version(with_retries(path, lambda: filesystem(path).info(path)))
     status = os.stat(path)
     return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
@@ -63,7 +65,7 @@ def refuse_changed(path: str, planned: str | None, now: str | None) -> None:
 
 def source_error(error: OSError, path: str, what: str = "cannot be read") -> StreamganError:
     """`error` while a file of the source is read, in one line."""
-    if isinstance(error, FileNotFoundError) and "://" not in path:
+    if isinstance(error, FileNotFoundError) and not is_address(path):
         return DataError(path, "is gone since the source was listed", "restore it, or start again")
     return file_error(error, redacted(path), what=what)
 
@@ -151,7 +153,7 @@ def _refuse_unreadable(pattern: str) -> None:
 
 
 def _find_remote(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -> list[Found]:
-    scheme = source.partition("://")[0]
+    scheme = parse(source).scheme
     if scheme in ("http", "https"):  # there is no listing
         info = with_retries(source, lambda: filesystem(source).info(source))
         if info["size"] is None:
@@ -172,7 +174,7 @@ def _find_remote(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -
 
     answer = with_retries(source, listing)
     base = answer["base"].rstrip("/")
-    root = PurePosixPath(base.partition("://")[2])
+    root = PurePosixPath(parse(base).rest)
     files = [info for info in answer["files"].values() if info["type"] == "file"]
     if not files:
         raise DataError(source, "no such file or folder, or an empty one", "check the address")
@@ -190,7 +192,7 @@ def without_copies(found: Iterable[Found], passed: Counter[str]) -> list[Found]:
     """Each file once, however many links lead to it, under the name of the file itself if that is there."""
     kept: dict[str, Found] = {}
     for one in {one.path: one for one in found}.values():
-        key = one.identity if one.identity and "://" not in one.path else one.path
+        key = one.identity if one.identity and not is_address(one.path) else one.path
         other = kept.setdefault(key, one)
         if other is not one:
             passed[AGAIN] += 1
@@ -202,7 +204,7 @@ def without_copies(found: Iterable[Found], passed: Counter[str]) -> list[Found]:
 def relative_names(folders_and_paths: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Name by path: relative to the deepest folder that holds all `folders`, with forward slashes."""
     parts = {path: (_parts(folder), _parts(path)) for folder, path in folders_and_paths}
-    schemes = {path.partition("://")[0] if "://" in path else "" for path in parts}
+    schemes = {parse(path).scheme for path in parts}
     if len(schemes) > 1:
         raise ConfigError(
             ", ".join(sorted(map(redacted, parts))[:2]),
@@ -219,4 +221,4 @@ def relative_names(folders_and_paths: Iterable[tuple[str, str]]) -> dict[str, st
 
 
 def _parts(path: str) -> list[str]:
-    return (redacted(path) if "://" in path else Path(path).as_posix()).split("/")
+    return (redacted(path) if is_address(path) else Path(path).as_posix()).split("/")

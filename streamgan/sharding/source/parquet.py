@@ -22,10 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.remote import is_remote, open_file, redacted
+from streamgan.core.storage.address import is_address, is_remote, redacted
+from streamgan.core.storage.download import open_file
 
 from . import columns
-from .columns import GRAY_NAMES, IMAGE_NAMES, TEXT_NAMES, Column, find_column, leaves
+from .columns import GRAY_NAMES, IMAGE_NAMES, TEXT_NAMES, Column, Wanted, find_column, leaves
 from .footer import DAMAGED, metadata_of, parse, read_footer, words
 from .listing import Found, identity_of, refuse_changed, relative_names, source_error
 from .rows import Cell, Row
@@ -75,18 +76,10 @@ class ParquetFile:
 
     def for_any_machine(self) -> Self:
         """Without what this machine alone knows of a local file."""
-        return self if "://" in self.path else replace(self, identity=None)
+        return self if is_address(self.path) else replace(self, identity=None)
 
 
-def read_footers(
-    found: Sequence[Found],
-    *,
-    image_column: str | None = None,
-    gray_column: str | None = None,
-    text_column: str | None = None,
-    keep_gray: bool = True,
-    keep_text: bool = False,
-) -> list[ParquetFile]:
+def read_footers(found: Sequence[Found], wanted: Wanted) -> list[ParquetFile]:
     """Every file with its footer read and its columns resolved, sorted by name; no row is read.
 
     Files may spell a column differently, but either all or none of them have a gray twin.
@@ -99,16 +92,16 @@ def read_footers(
         path = redacted(one.path)
         footer = _read_footer(one)
         metadata, schema = parse(path, footer)
-        image = find_column(path, schema, image_column, IMAGE_NAMES, "image")
+        image = find_column(path, schema, wanted.image, IMAGE_NAMES, "image")
         if image is None:
             raise ConfigError(
                 path,
                 f"no column {' or '.join(IMAGE_NAMES)} (got {', '.join(schema.names)})",
                 "name the colour image with --columns image=NAME",
             )
-        gray = find_column(path, schema, gray_column, GRAY_NAMES, "gray") if keep_gray else None
-        text = find_column(path, schema, text_column, TEXT_NAMES, "text") if keep_text else None
-        if keep_text and text is None:
+        gray = find_column(path, schema, wanted.gray, GRAY_NAMES, "gray") if wanted.keep_gray else None
+        text = find_column(path, schema, wanted.text, TEXT_NAMES, "text") if wanted.keep_text else None
+        if wanted.keep_text and text is None:
             raise ConfigError(
                 path,
                 f"no column {' or '.join(TEXT_NAMES)} (got {', '.join(schema.names)})",

@@ -4,24 +4,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage.remote import redacted
+from streamgan.core.storage.address import redacted
 from streamgan.core.storage.walk import ending
 
 from . import hub, images, parquet
+from .columns import Wanted
 from .listing import Found, find, without_copies
 from .rows import Cell, Row, SourceFile
 
-__all__ = ["Cell", "Row", "SourceFile", "read_rows", "read_source"]
+__all__ = ["Cell", "Row", "SourceFile", "Wanted", "read_rows", "read_source"]
+
+ALL = Wanted()
 
 
 def read_source(
     sources: Sequence[str],
+    wanted: Wanted = ALL,
     *,
-    image_column: str | None = None,
-    gray_column: str | None = None,
-    text_column: str | None = None,
-    keep_gray: bool = True,
-    keep_text: bool = False,
     split_folders: bool = False,
     commits: Mapping[str, str] | None = None,
     passed: Counter[str] | None = None,
@@ -54,16 +53,9 @@ def read_source(
         named = f"{redacted(photos[0].path)} is an image, {redacted(tables[0].path)} is parquet"
         raise ConfigError("SOURCE", named, "shard them apart")
     if tables:
-        return parquet.read_footers(
-            without_copies(tables, passed),
-            image_column=image_column,
-            gray_column=gray_column,
-            text_column=text_column,
-            keep_gray=keep_gray,
-            keep_text=keep_text,
-        )
-    named = any((image_column, gray_column, text_column))
-    if useless := ["--columns"] * named + ["--keep-text"] * keep_text:
+        return parquet.read_footers(without_copies(tables, passed), wanted)
+    named = any((wanted.image, wanted.gray, wanted.text))
+    if useless := ["--columns"] * named + ["--keep-text"] * wanted.keep_text:
         raise ConfigError(useless[0], "a folder of images has no columns", f"leave out {useless[0]}")
     return images.read_images(without_copies(photos, passed), by_folder=split_folders)
 

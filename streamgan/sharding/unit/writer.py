@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 from isal import isal_zlib
 
 from streamgan.core.errors import file_error
-from streamgan.core.storage.files import atomic_write, json_bytes
-from streamgan.core.storage.objects import Place
+from streamgan.core.storage.files import json_bytes
+from streamgan.core.storage.place import Place
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 from streamgan.sharding.sample.check import BadRow
 from streamgan.sharding.sample.members import Rules, make_members
@@ -46,13 +46,14 @@ def shard_name(split: str, unit: int) -> str:
     return f"{split}-{unit:06d}.tar"
 
 
-def record_path(root: Place, unit: int) -> Place:
-    return root / WORK / f"unit-{unit:06d}.json"
+def record_name(unit: int) -> str:
+    """In the folder WORK."""
+    return f"unit-{unit:06d}.json"
 
 
-def packed_path(root: Place, split: str, unit: int) -> Place:
-    """Where a unit leaves its part of `SPLIT.index`, so that the last step need not parse every `.idx`."""
-    return root / WORK / f"{split}-{unit:06d}.index"
+def packed_name(split: str, unit: int) -> str:
+    """In WORK, what a unit adds to `SPLIT.index`, so that the last step need not parse every `.idx`."""
+    return f"{split}-{unit:06d}.index"
 
 
 class _Shard:
@@ -89,7 +90,7 @@ class _Shard:
 
 @contextmanager
 def _open_shard(path: Place, token: str) -> Iterator[_Shard]:
-    with atomic_write(path, token=token) as file:
+    with path.writing(token=token) as file:
         shard = _Shard(file)
         yield shard
         shard.close()
@@ -160,7 +161,7 @@ def make_unit(job: Job, unit: Unit, heartbeat: Callable[[int, int, int], None] =
         }
         record: dict[str, Any] = {"unit": unit.number, "rows": unit.num_rows, "shards": entries}
         record |= {"rejected": rejected, "changed": changed}
-        _put(record_path(job.root, unit.number), json_bytes(record), token)
+        _put(job.root / WORK / record_name(unit.number), json_bytes(record), token)
     return record
 
 
@@ -180,10 +181,10 @@ def _commit(root: Place, split: str, unit: int, shard: _Shard, token: str) -> di
     size, sha256 = shard.size, shard.sha256.hexdigest()
     idx = idx_bytes({"name": name, "bytes": size, "sha256": sha256}, shard.samples)
     _put(root / idx_name(name), idx, token)
-    _put(packed_path(root, split, unit), index_bytes(pack_index(shard.samples)), token)
+    _put(root / WORK / packed_name(split, unit), index_bytes(pack_index(shard.samples)), token)
     return asdict(ShardEntry(name, len(shard.samples), size, sha256, hashlib.sha256(idx).hexdigest()))
 
 
 def _put(path: Place, data: bytes, token: str) -> None:
-    with atomic_write(path, token=token) as file:
+    with path.writing(token=token) as file:
         file.write(data)

@@ -1,0 +1,171 @@
+"""What failed is tried again after a pause, while its failure may pass: every request goes through here.
+
+A failure is named by its kind alone: what a library says may hold an address with a token.
+"""
+
+import email.utils
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from streamgan.core.counters import Counters
+from streamgan.core.errors import DataError, StreamganError
+
+from .address import redacted
+
+RETRY_DELAYS_S = (0.2, 1.0, 4.0, 10.0)
+MAX_PAUSE_S = 120.0  # no server may ask for a longer one
+_BUSY = (408, 425, 429)  # HTTP: timed out, too early, too many requests; and everything from 500
+_BUSY_CODES = ("RequestTimeout", "OperationAborted", "ConditionalRequestConflict")  # of S3, 400 and 409
+_NETWORK_LIBRARIES = (
+    "aiohttp",
+    "botocore",
+    "aiobotocore",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "urllib3",
+    "requests",
+    "gcsfs",
+    "google",
+)
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+_LASTING_WORDS = ("Credentials", "ParamValidation")  # of botocore, whose errors have no useful classes
+# Memory that processes forked from here share; two that count at one instant may count one.
+_retries = Counters(1, 1)
+
+_T = TypeVar("_T")
+
+
+class Stopped(Exception):
+    """The work was told to end."""
+
+
+class BadAnswer(OSError):
+    """An answer other than asked for; its text is ours and may be shown."""
+
+
+class ShortBody(BadAnswer):
+    """An answer that ended too early."""
+
+
+class Attempts:
+    """Failures of one address in a row. `stop`, when it is set, ends a pause with Stopped."""
+
+    def __init__(
+        self, address: str, *, to: Literal["read", "write"] = "read", stop: threading.Event | None = None
+    ):
+        self.failures = 0
+        self._address, self._to, self._stop = redacted(address), to, stop or threading.Event()
+
+    def pause(self, error: Exception, *, at: int | None = None) -> None:
+        """Wait after a failure, at byte `at`; a DataError that names it if another attempt is of no use."""
+        if isinstance(error, StreamganError | Stopped):
+            raise error
+        where = "" if at is None else f" at byte {at}"
+        what = f"cannot be {'read' if self._to == 'read' else 'written'}{where} ({error_kind(error)}"
+        if not is_transient(error):
+            if is_defect(error):
+                raise error
+            todo = f"check the address and that you may {self._to} it"
+            raise DataError(self._address, f"{what})", todo) from error
+        self.failures += 1
+        if self.failures > len(RETRY_DELAYS_S):
+            todo = "run the same command again to continue"
+            raise DataError(self._address, f"{what}, {self.failures} attempts)", todo) from error
+        _retries.add(0, (1,))
+        asked = min(_retry_after(error), MAX_PAUSE_S)
+        if self._stop.wait(max(RETRY_DELAYS_S[self.failures - 1], asked)):
+            raise Stopped from error
+
+
+def with_retries(address: str, action: Callable[[], _T], *, to: Literal["read", "write"] = "read") -> _T:
+    """What `action` returns; it is repeated after pauses while it fails for reasons that may pass."""
+    attempts = Attempts(address, to=to)
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            attempts.pause(error)
+
+
+def num_retries() -> int:
+    """Requests that this process and its loader processes have made again after a failure."""
+    return _retries.row(0)[0]
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of a failed request, where there was an answer."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(error, "status", None) or getattr(response, "status_code", None)  # aiohttp; requests
+    if status is None:
+        status = getattr(error, "code", None)  # gcsfs
+    if isinstance(status, int):
+        return status
+    return status_of(error.__cause__) if error.__cause__ and isinstance(error, OSError) else None
+
+
+def is_absent(error: BaseException | None) -> bool:
+    """Whether a failure says that there is nothing of this name."""
+    return isinstance(error, FileNotFoundError) or (error is not None and status_of(error) in (404, 410))
+
+
+def _code(error: BaseException) -> str:
+    """The word that S3 has for a failure (NoSuchBucket, SlowDown), if it gave one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        code = str(response.get("Error", {}).get("Code", ""))
+        return code if re.fullmatch("[A-Za-z]{1,60}", code) else ""
+    return _code(error.__cause__) if error.__cause__ and isinstance(error, OSError) else ""
+
+
+def is_defect(error: BaseException) -> bool:
+    """Whether an error says nothing of network, server or file, and so is one of this program."""
+    return not isinstance(error, OSError | ValueError) and not _from_network(error)
+
+
+def _from_network(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether another attempt may succeed."""
+    if isinstance(error, FileNotFoundError) and error.__cause__:  # fsspec says so for every failure of http
+        return is_transient(error.__cause__)
+    if status := status_of(error):
+        return status in _BUSY or (status >= 500 and status != 501) or _code(error) in _BUSY_CODES
+    if isinstance(error, _LASTING) or any(word in type(error).__name__ for word in _LASTING_WORDS):
+        return False
+    return isinstance(error, OSError) or _from_network(error)
+
+
+def error_kind(error: BaseException) -> str:
+    """An error without its message, which may hold an address with a signature."""
+    if isinstance(error, FileNotFoundError) and error.__cause__:
+        return error_kind(error.__cause__)
+    if isinstance(error, BadAnswer):
+        return str(error)
+    status, code = status_of(error), _code(error)
+    named = f"{code}, " if code else ""
+    return f"{named}HTTP {status}" if status else type(error).__name__
+
+
+def _retry_after(error: BaseException) -> float:
+    """Seconds that the server asks to wait, or 0."""
+    headers: Any = getattr(error, "headers", None)
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if not headers:
+        return _retry_after(error.__cause__) if error.__cause__ else 0.0
+    text = str(headers.get("Retry-After") or headers.get("retry-after") or "")
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,0 +1,107 @@
+"""The folder of a set on a disk: locks say who works in it, temporary names what is unfinished."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from streamgan.core.errors import ConfigError
+from streamgan.core.logs import say
+from streamgan.core.storage.local import TEMPORARY_SUFFIX, LocalPath, sync_directory
+from streamgan.core.storage.locks import is_at, try_lock, wait_for_lock
+from streamgan.sharding.unit.writer import WORK, disk_errors
+
+from .parts import Part, forget_count
+
+ORPHANS_TIMEOUT_S = 10.0
+_LOCK, _CLAIM_LOCK = "lock", "claim.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A `Folder` on a disk of this machine, or one that several machines have mounted."""
+
+    root: LocalPath
+
+    @property
+    def work(self) -> LocalPath:
+        return self.root / WORK
+
+    def make(self) -> None:
+        with disk_errors(self.root):
+            self.work.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self, part: Part | None = None) -> Iterator[Callable[[], None]]:
+        wait = "wait for it, or choose another --out"
+        with ExitStack() as stack:
+            if part is None:
+                self._hold(stack, _LOCK, "another sharder is writing here", wait)
+                forget_count(self.work)
+            else:
+                self._hold(stack, _LOCK, "a sharder without --part is writing here", wait, shared=True)
+                what, name = f"part {part} is running already", f"part-{part.label}.lock"
+                self._hold(stack, name, what, "wait for it, or run another part")
+            yield lambda: None
+
+    def _hold(self, stack: ExitStack, name: str, what: str, todo: str, *, shared: bool = False) -> None:
+        """Lock a file of the work folder until `stack` is left, or ConfigError saying `what` and `todo`."""
+        path, busy = self.work / name, ConfigError(self.root, what, todo)
+        try:
+            lock = stack.enter_context(open(path, "ab"))  # noqa: SIM115 - the stack closes it
+        except FileNotFoundError:  # a run that has just finished has removed the folder
+            raise busy from None
+        try:
+            if not try_lock(lock, shared=shared):
+                raise busy
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise busy from None
+            warning = "this file system has no locks; make sure yourself that no other run writes here"
+            say(f"{self.root}: {warning}")
+        if not is_at(lock, path):  # or only the file, between our open and our lock
+            raise busy
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        with open(self.work / _CLAIM_LOCK, "ab") as lock:
+            wait_for_lock(lock)
+            yield
+
+    def workers_lock(self, label: str = "") -> LocalPath:
+        return self.work / (f"workers-{label}.lock" if label else "workers.lock")
+
+    def wait_for_orphans(self, label: str = "") -> None:
+        """They end by themselves within moments; until then one might still rename a file of ours."""
+        deadline = time.monotonic() + ORPHANS_TIMEOUT_S
+        own = self.workers_lock(label)
+        for path in {own} if label else {own, *self.work.glob("workers*.lock")}:
+            with open(path, "ab") as lock:
+                while _is_held(lock):
+                    if time.monotonic() > deadline:
+                        what = f"workers of an earlier run are still alive after {ORPHANS_TIMEOUT_S:.0f} s"
+                        raise ConfigError(self.root, what, "end them, then run the same command again")
+                    time.sleep(0.02)
+
+    def remove_unfinished(self, wanted: Callable[[str], bool]) -> None:
+        for folder in (self.root, self.work):
+            for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+                if wanted(path.name):
+                    path.unlink(missing_ok=True)
+
+    def remove_work(self) -> None:
+        """The lock last: whoever finds it later knows that nothing is left to keep."""
+        for path in sorted(self.work.iterdir(), key=lambda path: path.name == _LOCK):
+            path.unlink()
+        self.work.rmdir()
+        sync_directory(self.root)
+
+
+def _is_held(lock: IO[Any]) -> bool:
+    try:
+        return not try_lock(lock)
+    except OSError:
+        return False  # a file system without locks, of which `locked` has spoken
