@@ -7,6 +7,7 @@ set (bytes and footers of the source, the seed, sizes of units, quality): for th
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,45 @@ from streamgan.data.format import (
 
 from .splits import HASH_RANGE
 
-Found = tuple[str, str | None, str]  # file, key, what
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. `key` is the sample it hits or lies next to, where there is one."""
+
+    file: str
+    key: str | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}: {self.what}" if self.key else f"{self.file}: {self.what}"
 
 
-def cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[Found]:
+def read_members(path: Place, samples: list[Sample], *, images: bool) -> Iterator[tuple[Sample, str, bytes]]:
+    """(sample, suffix, bytes) of every image in a tar, or of every KEY.json."""
+    with path.open_binary() as file:
+        for sample in samples:
+            for member in sample.members:
+                if images != (member.suffix == "json"):
+                    file.seek(member.offset)
+                    yield sample, member.suffix, file.read(member.size)
+
+
+def cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[Finding]:
     """What disagrees in a set all of whose files are as sealed."""
+    try:
+        yield from _cross_check(root, manifest, foreign=foreign)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # sealed, but of another kind
+        what = f"is not what `streamgan` writes ({type(error).__name__}: {error})"
+        yield Finding(MANIFEST, None, what)
+
+
+def _cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[Finding]:
     counted, sound = _Counted(), True
     for name, split in manifest.splits.items():
         try:
             rows = open_index(root, name, split)
         except DataError as error:
-            yield f"{name}.index", None, error.what
+            yield Finding(f"{name}.index", None, error.what)
             sound = False
             continue
         begin = 0
@@ -48,12 +77,14 @@ def cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[F
             try:
                 samples = read_idx(root / idx_name(entry.name))
             except DataError as error:
-                yield idx_name(entry.name), None, error.what
+                yield Finding(idx_name(entry.name), None, error.what)
                 samples = []
             yield from _idx(root, entry, samples)
             packed = rows[begin : begin + entry.samples]
             if len(samples) != len(packed) or not np.array_equal(pack_index(samples), packed):
-                yield f"{name}.index", None, f"disagrees with the .idx files or the manifest ({entry.name})"
+                yield Finding(
+                    f"{name}.index", None, f"disagrees with the .idx files or the manifest ({entry.name})"
+                )
                 sound = False
             elif not foreign:
                 yield from counted.add(root, manifest, name, entry, samples)
@@ -65,18 +96,18 @@ def cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[F
         yield from counted.compare(manifest)
 
 
-def _idx(root: Place, entry: ShardEntry, samples: list[Sample]) -> Iterator[Found]:
+def _idx(root: Place, entry: ShardEntry, samples: list[Sample]) -> Iterator[Finding]:
     path = root / idx_name(entry.name)
     head = read_json(path, todo="")
     about = {"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}
     for key, value in {"format": FORMAT, "version": VERSION, **about}.items():
         if repr(head.get(key)) != repr(value):
-            yield path.name, None, f"{key} is {head.get(key)!r}, not {value!r} as in the manifest"
+            yield Finding(path.name, None, f"{key} is {head.get(key)!r}, not {value!r} as in the manifest")
     if len(samples) != entry.samples:
-        yield path.name, None, f"{len(samples)} samples (the manifest says {entry.samples})"
+        yield Finding(path.name, None, f"{len(samples)} samples (the manifest says {entry.samples})")
     for sample in samples:
         if any(member.offset + member.size > entry.bytes for member in sample.members):
-            yield path.name, sample.key, f"lies outside {entry.name}"
+            yield Finding(path.name, sample.key, f"lies outside {entry.name}")
 
 
 class _Counted:
@@ -88,41 +119,37 @@ class _Counted:
 
     def add(
         self, root: Place, manifest: Manifest, split: str, entry: ShardEntry, samples: list[Sample]
-    ) -> Iterator[Found]:
+    ) -> Iterator[Finding]:
         """Count the samples of a shard, and hold them against the options."""
-        files = manifest.source["files"]
-        with (root / entry.name).open_binary() as file:
-            for sample in samples:
-                about: dict[str, Any] = {}
-                for member in sample.members:
-                    if member.suffix == "json":
-                        file.seek(member.offset)
-                        about = json.loads(file.read(member.size))
-                number = int(sample.key.partition("-")[0])
-                if number >= len(files):
-                    yield entry.name, sample.key, f"is of source file {number}, of {len(files)}"
-                    continue
-                self.rows[files[number]["name"]] += 1
-                self.changed.update(about.get("changed", ()))
-                if what := _against_options(manifest.options, split, sample, about):
-                    yield entry.name, sample.key, what
+        files, path = manifest.source["files"], root / entry.name
+        told = {one.key: json.loads(data) for one, _, data in read_members(path, samples, images=False)}
+        for sample in samples:
+            about = told.get(sample.key, {})
+            number = int(sample.key.partition("-")[0])
+            if number >= len(files):
+                yield Finding(entry.name, sample.key, f"is of source file {number}, of {len(files)}")
+                continue
+            self.rows[files[number]["name"]] += 1
+            self.changed.update(about.get("changed", ()))
+            if what := _against_options(manifest.options, split, sample, about):
+                yield Finding(entry.name, sample.key, what)
 
-    def compare(self, manifest: Manifest) -> Iterator[Found]:
+    def compare(self, manifest: Manifest) -> Iterator[Finding]:
         """Differences between what was counted and what the manifest says."""
         said = Counter(manifest.quarantine.get("changed", {}))
         for what in sorted(said | self.changed):
             if said[what] != self.changed[what]:
                 said_in = f"quarantine.changed says {what} {said[what]}"
-                yield MANIFEST, None, f"{said_in}, the shards hold {self.changed[what]}"
+                yield Finding(MANIFEST, None, f"{said_in}, the shards hold {self.changed[what]}")
         files, limit = manifest.source["files"], manifest.options.get("max_samples")
         for file in files:
             rows = self.rows[file["name"]]
             if rows != file["rows"] and (limit is None or rows > file["rows"]):
                 what = f"source file {file['name']} has {file['rows']} rows, {rows} are samples or rejected"
-                yield MANIFEST, None, what
+                yield Finding(MANIFEST, None, what)
         if limit is not None and self.rows.total() != min(limit, sum(file["rows"] for file in files)):
             what = f"options.max_samples is {limit}, {self.rows.total()} rows are samples or rejected"
-            yield MANIFEST, None, what
+            yield Finding(MANIFEST, None, what)
 
 
 def _against_options(
@@ -142,7 +169,7 @@ def _against_options(
     return None
 
 
-def _quarantine(root: Place, manifest: Manifest, counted: _Counted) -> Iterator[Found]:
+def _quarantine(root: Place, manifest: Manifest, counted: _Counted) -> Iterator[Finding]:
     reasons: Counter[str] = Counter()
     with (root / QUARANTINE).open_binary() as file:
         for line in file:
@@ -153,18 +180,22 @@ def _quarantine(root: Place, manifest: Manifest, counted: _Counted) -> Iterator[
     for reason in sorted(said | reasons):
         if said[reason] != reasons[reason]:
             what = f"{reason} comes {reasons[reason]} times (the manifest says {said[reason]})"
-            yield QUARANTINE, None, what
+            yield Finding(QUARANTINE, None, what)
 
 
-def _foreign(manifest: Manifest) -> Iterator[Found]:
+def _foreign(manifest: Manifest) -> Iterator[Finding]:
     """The tars are the source."""
     listed = {file["name"]: file for file in manifest.source["files"]}
     shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
     for name in sorted(listed.keys() | shards.keys()):
         if name not in listed or name not in shards:
-            yield MANIFEST, None, f"{name} is {'no shard' if name in listed else 'not in source.files'}"
+            yield Finding(
+                MANIFEST, None, f"{name} is {'no shard' if name in listed else 'not in source.files'}"
+            )
             continue
         for key in ("bytes", "sha256"):
             said, there = listed[name].get(key), getattr(shards[name], key)
             if said != there:
-                yield MANIFEST, None, f"source file {name}: {key} is {said}, that of the shard {there}"
+                yield Finding(
+                    MANIFEST, None, f"source file {name}: {key} is {said}, that of the shard {there}"
+                )

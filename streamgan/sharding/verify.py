@@ -6,18 +6,18 @@ name the keys.
 """
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from isal import isal_zlib
 
 from streamgan.core.errors import DataError
 from streamgan.core.logs import progress
 from streamgan.core.machine import usable_cores
-from streamgan.core.storage.files import sha256_file
+from streamgan.core.storage.files import json_bytes, sha256_file
 from streamgan.core.storage.local import TEMPORARY_SUFFIX
 from streamgan.core.storage.place import Place, readable
 from streamgan.data.format import (
@@ -35,19 +35,7 @@ from streamgan.sharding.foreign.build import KIND as FOREIGN
 from streamgan.sharding.unit.tar import BLOCK
 from streamgan.sharding.unit.writer import WORK
 
-from .cross_check import Found, cross_check
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong. `key` is the sample it hits or lies next to, where there is one."""
-
-    file: str
-    key: str | None
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.key}: {self.what}" if self.key else f"{self.file}: {self.what}"
+from .cross_check import Finding, cross_check, read_members
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class VerifyReport:
     digest: str | None
 
 
-def verify(root: Place | str, *, full: bool = False, num_threads: int | None = None) -> VerifyReport:
+def verify(root: Path | Place | str, *, full: bool = False, num_threads: int | None = None) -> VerifyReport:
     """Check every byte of the set in `root`; `full` also decodes every image. Writes nothing.
 
     DataError if there is no set at all.
@@ -73,19 +61,14 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
         if not (root / MANIFEST).exists():
             raise
         return VerifyReport([Finding(MANIFEST, None, error.what)], 0, 1, 0, None)
-    seals = _seals(manifest)
-    foreign = manifest.source.get("kind") == FOREIGN
-    names_by_seal = {sha256: name for name, sha256 in seals.items()}
-    findings = [*_manifest_layout(root, manifest), *_stray_files(root, seals, names_by_seal, foreign)]
-    shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
+    checked = _Set(root, manifest, full=full)
+    findings = [*checked.manifest_layout(), *checked.stray_files()]
     size = 0
     pool = ThreadPoolExecutor(num_threads or usable_cores())  # hashing and decoding release the GIL
-    bar = progress(total=len(seals), unit=" files", label="verify")
+    bar = progress(total=len(checked.seals), unit=" files", label="verify")
     try:
-        checks = pool.map(
-            lambda name: _check_file(root, name, seals, names_by_seal, shards.get(name), full, foreign), seals
-        )
-        for name, found in zip(seals, checks, strict=True):
+        checks = pool.map(checked.check, checked.seals)
+        for name, found in zip(checked.seals, checks, strict=True):
             findings += found
             size += (root / name).size() if (root / name).exists() else 0
             bar.update()
@@ -93,113 +76,102 @@ def verify(root: Place | str, *, full: bool = False, num_threads: int | None = N
         bar.close()
         pool.shutdown(cancel_futures=True)
     if full and not findings:
-        findings += [Finding(*found) for found in _disagreements(root, manifest, foreign)]
+        findings += cross_check(root, manifest, foreign=checked.foreign)
     samples = sum(split.samples for split in manifest.splits.values())
-    return VerifyReport(findings, samples, len(seals), size, manifest.digest)
+    return VerifyReport(findings, samples, len(checked.seals), size, manifest.digest)
 
 
-def _seals(manifest: Manifest) -> dict[str, str]:
-    """sha256 by file name, for every file that the manifest speaks for."""
-    seals = {}
-    for name, split in manifest.splits.items():
-        for entry in split.shards:
-            seals[entry.name] = entry.sha256
-            seals[idx_name(entry.name)] = entry.idx_sha256
-        seals[f"{name}.index"] = split.index_sha256
-    seals[QUARANTINE] = manifest.quarantine["sha256"]
-    return seals
+class _Set:
+    """A set and its seals: the sha256 of every file that the manifest speaks for, by name."""
 
+    def __init__(self, root: Place, manifest: Manifest, *, full: bool):
+        self.root, self.manifest, self.full = root, manifest, full
+        self.foreign = manifest.source.get("kind") == FOREIGN
+        self.shards = {entry.name: entry for split in manifest.splits.values() for entry in split.shards}
+        self.seals = {}
+        for name, split in manifest.splits.items():
+            for entry in split.shards:
+                self.seals |= {entry.name: entry.sha256, idx_name(entry.name): entry.idx_sha256}
+            self.seals[f"{name}.index"] = split.index_sha256
+        self.seals[QUARANTINE] = manifest.quarantine["sha256"]
+        self.twins = {sha256: name for name, sha256 in self.seals.items()}
 
-def _manifest_layout(root: Place, manifest: Manifest) -> Iterator[Finding]:
-    """What its digest cannot see: spaces, escapes, a name given twice or too much, a lost newline."""
-    wanted = json.dumps({"digest": manifest.digest, **manifest.body()}, indent=1, ensure_ascii=False)
-    if (root / MANIFEST).read_bytes() != wanted.encode() + b"\n":
-        yield Finding(MANIFEST, None, "its digest holds, but it is not laid out as the format says")
+    def manifest_layout(self) -> Iterator[Finding]:
+        """What its digest cannot see: spaces, escapes, a name given twice or too much, a lost newline."""
+        wanted = json_bytes({"digest": self.manifest.digest, **self.manifest.body()})
+        if (self.root / MANIFEST).read_bytes() != wanted:
+            yield Finding(MANIFEST, None, "its digest holds, but it is not laid out as the format says")
 
+    def stray_files(self) -> Iterator[Finding]:
+        """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
+        for name in sorted(set(self.root.names()) - set(self.seals) - {MANIFEST}):
+            path = self.root / name
+            if self.foreign and not name.lower().endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
+                continue  # others may keep their files beside tars of their own
+            if name == WORK or name.endswith(TEMPORARY_SUFFIX):
+                yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
+            elif path.is_file() and path.size() and (twin := self.twins.get(sha256_file(path))):
+                yield Finding(name, None, f"not listed in the manifest; a copy of {twin}")
+            else:
+                yield Finding(name, None, "not listed in the manifest")
 
-def _stray_files(
-    root: Place, listed: dict[str, str], names_by_seal: dict[str, str], foreign: bool
-) -> Iterator[Finding]:
-    """Whatever lies in the folder and is not the set's; of a copy, the file that it is a copy of."""
-    for name in sorted(set(root.names()) - set(listed) - {MANIFEST}):
-        path = root / name
-        if foreign and not name.lower().endswith((".tar", ".idx", ".index", TEMPORARY_SUFFIX)):
-            continue  # others may keep their files beside tars of their own
-        if name == WORK or name.endswith(TEMPORARY_SUFFIX):
-            yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
-        elif path.is_file() and path.size() and (twin := names_by_seal.get(sha256_file(path))):
-            yield Finding(name, None, f"not listed in the manifest; a copy of {twin}")
+    def check(self, name: str) -> list[Finding]:
+        """Everything wrong with one sealed file."""
+        try:
+            return list(self._damage(name))
+        except OSError as error:  # of a disk, or a file that may not be read: the others have their say
+            return [Finding(name, None, f"cannot be read ({error.strerror or error})")]
+        except DataError as error:  # an .idx that is as sealed, and no index
+            return [] if error.where != str(self.root / name) else [Finding(name, None, error.what)]
+
+    def _damage(self, name: str) -> Iterator[Finding]:
+        path, shard = self.root / name, self.shards.get(name)
+        if not path.is_file():
+            yield Finding(name, None, "missing")
+            return
+        sha256 = sha256_file(path)
+        if sha256 == self.seals[name]:
+            if shard and (size := path.size()) != shard.bytes:
+                yield Finding(name, None, f"{size} bytes (the manifest says {shard.bytes})")
+            elif shard and self.full:
+                yield from self._locate(shard, sealed=True)
+                yield from self._undecodable(shard)
+        elif sha256 in self.twins:
+            yield Finding(name, None, f"holds the content of {self.twins[sha256]} (swapped or copied)")
+        elif shard:
+            yield from self._locate(shard)
         else:
-            yield Finding(name, None, "not listed in the manifest")
+            yield Finding(name, None, "sha256 differs from the manifest")
 
+    def _locate(self, shard: ShardEntry, *, sealed: bool = False) -> Iterator[Finding]:
+        """Where in a shard the damage lies. One that is not `sealed`, its sha256 wrong, has a finding."""
+        path, idx = self.root / shard.name, self.root / idx_name(shard.name)
+        size = path.size()
+        if size != shard.bytes:
+            yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
+        if not idx.is_file() or sha256_file(idx) != self.seals[idx.name]:
+            if not sealed:  # otherwise its own check says so
+                what = f"sha256 differs; without a sound {idx.name} the place is unknown"
+                yield Finding(shard.name, None, what)
+            return
+        found = size != shard.bytes
+        with path.open_binary() as file:
+            for finding in _walk(file, size, shard, read_idx(idx), self.foreign):
+                found = True
+                yield finding
+        if not found and not sealed:
+            yield Finding(shard.name, None, "sha256 differs, but no member, header or padding shows where")
 
-def _check_file(
-    root: Place,
-    name: str,
-    seals: dict[str, str],
-    names_by_seal: dict[str, str],
-    shard: ShardEntry | None,
-    full: bool,
-    foreign: bool,
-) -> list[Finding]:
-    """Everything wrong with one sealed file; `shard` is its entry if it is a tar."""
-    try:
-        return list(_damage(root, name, seals, names_by_seal, shard, full, foreign))
-    except OSError as error:  # a failing disk, a file that may not be read: the others still have their say
-        return [Finding(name, None, f"cannot be read ({error.strerror or error})")]
-    except DataError as error:  # an .idx that is as sealed, and no index
-        return [] if error.where != str(root / name) else [Finding(name, None, error.what)]
-
-
-def _damage(
-    root: Place,
-    name: str,
-    seals: dict[str, str],
-    names_by_seal: dict[str, str],
-    shard: ShardEntry | None,
-    full: bool,
-    foreign: bool,
-) -> Iterator[Finding]:
-    path = root / name
-    if not path.is_file():
-        yield Finding(name, None, "missing")
-        return
-    sha256 = sha256_file(path)
-    if sha256 == seals[name]:
-        if shard and (size := path.size()) != shard.bytes:
-            yield Finding(name, None, f"{size} bytes (the manifest says {shard.bytes})")
-        elif shard and full:
-            yield from _locate(root, shard, seals[idx_name(name)], foreign, sealed=True)
-            yield from _undecodable(root, shard)
-        return
-    if sha256 in names_by_seal:
-        yield Finding(name, None, f"holds the content of {names_by_seal[sha256]} (swapped or copied)")
-    elif shard:
-        yield from _locate(root, shard, seals[idx_name(name)], foreign)
-    else:
-        yield Finding(name, None, "sha256 differs from the manifest")
-
-
-def _locate(
-    root: Place, shard: ShardEntry, idx_sha256: str, foreign: bool, *, sealed: bool = False
-) -> Iterator[Finding]:
-    """Where in a shard the damage lies. One that is not `sealed`, its sha256 wrong, always has a finding."""
-    path, idx = root / shard.name, root / idx_name(shard.name)
-    size = path.size()
-    if size != shard.bytes:
-        yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
-    if not idx.is_file() or sha256_file(idx) != idx_sha256:
-        if sealed:
-            return  # its own check says so
-        yield Finding(shard.name, None, f"sha256 differs; without a sound {idx.name} the place is unknown")
-        return
-    found = size != shard.bytes
-    with path.open_binary() as file:
-        for finding in _walk(file, size, shard, read_idx(idx), foreign):
-            found = True
-            yield finding
-    if not found and not sealed:
-        yield Finding(shard.name, None, "sha256 differs, but no member, header or padding shows where")
+    def _undecodable(self, shard: ShardEntry) -> Iterator[Finding]:
+        try:
+            samples = read_idx(self.root / idx_name(shard.name))
+        except DataError:
+            return  # the .idx is damaged, which its own check reports
+        for sample, suffix, data in read_members(self.root / shard.name, samples, images=True):
+            try:
+                to_pixels(data, "L" if suffix.startswith("gray.") else "RGB", short=1)
+            except BadImage as bad:
+                yield Finding(shard.name, sample.key, f"{suffix} does not decode ({bad})")
 
 
 def _walk(
@@ -245,31 +217,3 @@ def _bad_header(between: bytes, name: str, size: int) -> str | None:
     if (header.name, header.size) != (name, size):
         return f"the tar header is that of {header.name} ({header.size} bytes)"
     return None
-
-
-def _images(root: Place, shard: ShardEntry) -> Iterator[tuple[str, str, bytes]]:
-    """(key, suffix, bytes) of every image of a sound shard."""
-    with (root / shard.name).open_binary() as file:
-        for sample in read_idx(root / idx_name(shard.name)):
-            for member in sample.members:
-                if member.suffix != "json":
-                    file.seek(member.offset)
-                    yield sample.key, member.suffix, file.read(member.size)
-
-
-def _undecodable(root: Place, shard: ShardEntry) -> Iterator[Finding]:
-    try:
-        for key, suffix, data in _images(root, shard):
-            try:
-                to_pixels(data, "L" if suffix.startswith("gray.") else "RGB", short=1)
-            except BadImage as bad:
-                yield Finding(shard.name, key, f"{suffix} does not decode ({bad})")
-    except DataError:
-        return  # the .idx is damaged, which its own check reports
-
-
-def _disagreements(root: Place, manifest: Manifest, foreign: bool) -> Iterator[Found]:
-    try:
-        yield from cross_check(root, manifest, foreign=foreign)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # sealed, but of another kind
-        yield MANIFEST, None, f"is not what `streamgan` writes ({type(error).__name__}: {error})"
