@@ -72,8 +72,9 @@ def colorize(
     from collections import Counter
 
     from streamgan.core.logs import progress, say
+    from streamgan.core.storage.walk import counted
     from streamgan.inference.colorizer import Colorizer
-    from streamgan.inference.inputs import Inputs, counted
+    from streamgan.inference.inputs import Inputs
     from streamgan.inference.pipeline import color_files
 
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
@@ -114,7 +115,7 @@ def colorize(
     result = {"out": str(out), **{f"num_{kind}": number for kind, number in counts.items()}}
     result["passed_over"] = dict(passed)
     if passed:
-        say(f"passed over: {counted(passed)}")
+        say(f"passed over: {counted(passed, most=None)}")
     if failed:
         done = sum(counts.values())
         what = f"{counts['failed']} of {done} photos failed (first: {next(iter(failed))})"

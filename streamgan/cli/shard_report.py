@@ -29,7 +29,7 @@ def report_part(out: str, result: Any, as_json: bool) -> None:
 
 
 def _passed_over(passed: Mapping[str, int]) -> list[str]:
-    from streamgan.sharding.source.read import counted
+    from streamgan.core.storage.walk import counted
 
     number = sum(passed.values())
     return [f"{number} file{'s' * (number != 1)} passed over: {counted(passed)}"] if passed else []

@@ -8,12 +8,12 @@ import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.storage.walk import Walked, ending, look, walk
+from streamgan.core.storage.walk import Walked, counted, ending, look, walk
 
 from .photo import FORMATS
 
@@ -94,7 +94,7 @@ class Inputs:
         if not number:
             deeper = "" if self._recursive else "; with --recursive subfolders count too"
             given = ", ".join(map(str, self._folders))
-            got = f" (got {counted(passed)})" if passed else ""
+            got = f" (got {counted(passed, most=None)})" if passed else ""
             raise ConfigError(given, f"no photos here{got}", f"give files of {', '.join(SUFFIXES)}{deeper}")
         return number
 
@@ -144,12 +144,6 @@ class Inputs:
 
     def _refuse_second(self, source: Path, place: Path) -> None:
         raise ConfigError(source, f"a second photo called {place}", "colour them into separate folders")
-
-
-def counted(passed: Mapping[str, int]) -> str:
-    """`12 .heic, 3 hidden`: what was passed over, the most frequent first."""
-    ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{number} {reason}" for reason, number in ordered)
 
 
 def _reason(found: Walked) -> str:

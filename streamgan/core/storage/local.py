@@ -39,11 +39,6 @@ class LocalPath(PosixPath):
     def open_binary(self) -> io.BufferedReader:
         return open(self, "rb")
 
-    def read_range(self, begin: int, end: int) -> bytes:
-        with open(self, "rb") as file:
-            file.seek(begin)
-            return file.read(end - begin)
-
     def read_many(self, names: Sequence[str]) -> Iterator[bytes]:
         """The bytes of small files of this folder, in the order of `names`."""
         return (read_small(self / name) for name in names)

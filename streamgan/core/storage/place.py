@@ -18,7 +18,7 @@ from streamgan.core.errors import FULL, ConfigError, DataError
 
 from . import store
 from .address import BUCKETS, is_address, is_remote, join, parse, redacted
-from .download import RangeFile, read_range, read_whole, size_of
+from .download import RangeFile, read_whole, size_of
 from .hub import pinned
 from .local import LocalPath, read_small
 from .retry import is_absent
@@ -91,9 +91,6 @@ class ObjectPath:
             if is_absent(error.__cause__):
                 raise FileNotFoundError(str(self)) from error
             raise
-
-    def read_range(self, begin: int, end: int) -> bytes:
-        return read_range(self.url, begin, end)
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(NUM_REQUESTS) as pool:

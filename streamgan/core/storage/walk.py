@@ -7,7 +7,7 @@ cannot be listed, links to nothing, FIFOs and whatever else is no file come out 
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -91,6 +91,14 @@ def look(path: "str | os.PathLike[str] | os.DirEntry[str]") -> Walked:
     if stat.S_ISDIR(mode):
         return Walked(where, "folder", "a folder")
     return Walked(where, "special", f"{_SPECIAL.get(stat.S_IFMT(mode), 'something')}, not a file")
+
+
+def counted(passed: Mapping[str, int], most: int | None = 10) -> str:
+    """`12 .csv, 3 hidden`: what was passed over, the most frequent first; at most so many kinds."""
+    ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count} {what}" for what, count in ordered[:most]]
+    rest = sum(passed.values()) - sum(count for _, count in ordered[:most])
+    return ", ".join(words + ([f"{rest} others"] if rest else []))
 
 
 def ending(path: str) -> str:

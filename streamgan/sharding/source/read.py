@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage.address import redacted
-from streamgan.core.storage.walk import ending
+from streamgan.core.storage.walk import counted, ending
 
 from . import hub, images, parquet
 from .columns import Wanted
@@ -58,14 +58,6 @@ def read_source(
     if useless := ["--columns"] * named + ["--keep-text"] * wanted.keep_text:
         raise ConfigError(useless[0], "a folder of images has no columns", f"leave out {useless[0]}")
     return images.read_images(without_copies(photos, passed), by_folder=split_folders)
-
-
-def counted(passed: Mapping[str, int], most: int = 10) -> str:
-    """`12 .csv, 3 hidden`: what was passed over, the most frequent first."""
-    ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{count} {what}" for what, count in ordered[:most]]
-    rest = sum(count for _, count in ordered[most:])
-    return ", ".join(words + ([f"{rest} others"] if rest else []))
 
 
 def _is_image(found: Found) -> bool:
