@@ -2,9 +2,9 @@
 
 The shards of an epoch are permuted by a hash and laid end to end, and the line is rotated by a hashed amount.
 A *lane* is one of the L equal stretches that it is cut into; they are read side by side, and global batch k
-takes the k-th B / L samples of each. A *window* is a run of W or so consecutive shards of a lane, whose samples
-are permuted by a hash: only those of one window per lane must be within reach at a time, and lanes times
-windows make a batch nearly as mixed as a full shuffle would.
+takes the k-th B / L samples of each. A *window* is a run of W or so consecutive shards of a lane, whose
+samples are permuted by a hash: only those of one window per lane must be within reach at a time, and lanes
+times windows make a batch nearly as mixed as a full shuffle would.
 
 Nothing here knows ranks or workers: rank r of R takes slice r of the batch, so every R that divides B trains
 on the same batches, and a position is one integer.
