@@ -244,6 +244,17 @@ def test_one_function_alone_counts_the_cores():
     assert asking == {"streamgan/core/machine.py"}
 
 
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [("fsspec", {"store.py"}), ("fcntl", {"locks.py"}), ("email.utils", {"retry.py"})],
+)
+def test_what_one_module_does_for_all_is_imported_there_alone(library, homes):
+    """Clients of object stores, locks, pauses that a server asks for."""
+    found = {path for path in MODULES if any(f"{name}.".startswith(f"{library}.") for name in imports(path))}
+    assert {path.name for path in found} == homes
+    assert {path.parent for path in found} == {PACKAGE / "core" / "storage"}
+
+
 def test_nothing_is_unpickled_that_could_run_code():
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -50,7 +50,7 @@ def is_remote(text: str) -> bool:
         what = f"cannot read {address.scheme}:// (it reads {', '.join(SCHEMES)})"
         raise ConfigError(redacted(text), what, "download it and name the folder")
     if address.scheme == "http" and urlsplit(text).hostname not in _LOOPBACK:
-        raise ConfigError(redacted(text), f"plain http from {address.root}", "use https")
+        raise ConfigError(redacted(text), f"plain http from {parse(redacted(text)).root}", "use https")
     return True
 
 
