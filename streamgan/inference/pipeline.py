@@ -52,29 +52,23 @@ def color_files(
     Results appear whole or not at all. DataError if they cannot be written.
     """
     with ThreadPoolExecutor(min(_MAX_THREADS, usable_cores()), "photo") as pool:
+        ahead: list[_Reading] = []
         try:
-            yield from _color_files(colorizer, targets, pool, skip_existing)
+            for portion in _portions(targets, 4 * colorizer.batch, skip_existing):
+                if isinstance(portion, Outcome):
+                    yield portion
+                    continue
+                photos = portion if isinstance(portion, list) else []
+                reading = [
+                    _Reading(one, pool.submit(load_photo, one.source, kind=one.kind)) for one in photos
+                ]
+                yield from _color_portion(colorizer, ahead, pool)
+                ahead = reading
+                if isinstance(portion, Target):
+                    yield _color_film(colorizer, portion)
+            yield from _color_portion(colorizer, ahead, pool)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _color_files(
-    colorizer: Colorizer, targets: Iterable[Target], pool: ThreadPoolExecutor, skip_existing: bool
-) -> Iterator[Outcome]:
-    ahead: list[_Reading] = []
-    for portion in _portions(targets, 4 * colorizer.batch, skip_existing):
-        if isinstance(portion, Outcome):
-            yield portion
-            continue
-        if isinstance(portion, Target):
-            yield from _color_portion(colorizer, ahead, pool)
-            ahead = []
-            yield _color_film(colorizer, portion)
-            continue
-        reading = [_Reading(one, pool.submit(load_photo, one.source, kind=one.kind)) for one in portion]
-        yield from _color_portion(colorizer, ahead, pool)
-        ahead = reading
-    yield from _color_portion(colorizer, ahead, pool)
 
 
 def _portions(

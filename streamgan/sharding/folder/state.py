@@ -170,14 +170,11 @@ def claim(root: Place, identity: dict[str, Any], num_units: int) -> None:
     plan = root / WORK / PLAN
     with folder_of(root).claiming():
         if not plan.exists():
-            _refuse_strays(root)
+            if stray := sorted(set(root.names()) - {WORK}):
+                what = f"holds {stray[0]} but no {WORK}/{PLAN}"
+                raise ConfigError(root, what, "choose an empty folder")
             plan.create(json_bytes({"format": FORMAT, "version": VERSION, "units": num_units, **identity}))
     _refuse_difference(root, read_plan(root), identity)
-
-
-def _refuse_strays(root: Place) -> None:
-    if stray := sorted(set(root.names()) - {WORK}):
-        raise ConfigError(root, f"holds {stray[0]} but no {WORK}/{PLAN}", "choose an empty folder")
 
 
 def read_plan(root: Place) -> dict[str, Any]:

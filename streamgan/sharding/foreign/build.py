@@ -177,7 +177,8 @@ def _publish(
     was: dict[str, Any],
 ) -> tuple[Manifest, bool]:
     """Write the indexes, the manifest last, and remove those of tars that are gone; unless all is there."""
-    links = {} if _same(root, folder) else {name: str((folder / name).resolve()) for name in scans}
+    beside = root.resolve() == folder.resolve()
+    links = {} if beside else {name: str((folder / name).resolve()) for name in scans}
     manifest, files = _contents(scans, splits, names)
     stale = _stale(root, files, links, was)
     sealed = json_bytes({"digest": manifest.digest, **manifest.body()})
@@ -227,10 +228,6 @@ def _contents(
     tars = [{"name": name, "bytes": scan.bytes, "sha256": scan.sha256} for name, scan in scans.items()]
     source = {"kind": KIND, "files": tars, "color": list(names["color"]), "gray": list(names["gray"])}
     return Manifest(source, {}, tables, quarantine), files
-
-
-def _same(root: LocalPath, folder: Path) -> bool:
-    return root.resolve() == folder.resolve()
 
 
 def _are_there(root: LocalPath, files: dict[str, bytes], links: dict[str, str]) -> bool:
