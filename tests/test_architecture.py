@@ -35,9 +35,9 @@ LAUNCHER_VARIABLES |= {"ACCELERATE_USE_CPU", "TORCHELASTIC_RESTART_COUNT"}
 MAX_LINES = 300
 MAX_PARAMETERS = 8
 # What users call, with every option by its name. Inside, what belongs together is one value.
-FACES = {"data.loader.build_loader", "data.loader.build_eval_loader", "sharding.run.shard_part"}
+FACES = {"data.loader.build_loader", "data.loader.build_eval_loader"}
 FACES |= {"cli.bench.loader", "cli.colorize.colorize", "cli.evaluate.evaluate", "cli.shard.shard"}
-TO_DO = {"sharding.source.read.read_source", "models.resnet_unet._build", "models.vgg_unet._build"}
+TO_DO = {"models.resnet_unet._build", "models.vgg_unet._build"}
 TO_DO |= {
     f"models.{name}.build_generator"
     for name in ("ddcolor", "koalarization", "paper_cnn", "timm_unet", "unet", "zhang")
