@@ -30,7 +30,7 @@ def moved(*more: str) -> dict[str, torch.Tensor]:
         0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     for step in range(3):
-        set_learning_rates(networks, config, 1.0)
+        set_learning_rates(networks, config, step, 3)
         train_step(color, None, step=step, adversarial_weight=0)
     after = networks.plain_generator.state_dict()
     return {name: (after[name] - tensor).abs().max() / 0.03 for name, tensor in before.items()}

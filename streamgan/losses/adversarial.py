@@ -24,43 +24,25 @@ class AdversarialLoss(NamedTuple):
     g: Callable[[Tensor], Tensor]
 
 
-def _log_loss_true(logits: Tensor) -> Tensor:
-    """-log sigmoid(x), finite for every finite x."""
-    return F.softplus(-logits.float()).mean()
-
-
-def _log_loss_false(logits: Tensor) -> Tensor:
-    """-log(1 - sigmoid(x))."""
-    return F.softplus(logits.float()).mean()
-
-
-def _square_true(logits: Tensor) -> Tensor:
-    return (logits.float() - 1).square().mean()
-
-
-def _square_false(logits: Tensor) -> Tensor:
-    return logits.float().square().mean()
-
-
-def _hinge_true(logits: Tensor) -> Tensor:
-    return F.relu(1 - logits.float()).mean()
-
-
-def _hinge_false(logits: Tensor) -> Tensor:
-    return F.relu(1 + logits.float()).mean()
-
-
-def _raise_logits(logits: Tensor) -> Tensor:
-    return -logits.float().mean()
-
-
-def _lower_logits(logits: Tensor) -> Tensor:
-    return logits.float().mean()
-
-
 ADVERSARIAL: dict[str, AdversarialLoss] = {
-    "bce": AdversarialLoss(_log_loss_true, _log_loss_false, _log_loss_true),
-    "hinge": AdversarialLoss(_hinge_true, _hinge_false, _raise_logits),
-    "lsgan": AdversarialLoss(_square_true, _square_false, _square_true),
-    "wgan": AdversarialLoss(_raise_logits, _lower_logits, _raise_logits),
+    "bce": AdversarialLoss(  # -log sigmoid(x) and -log(1 - sigmoid(x)), finite for every finite x
+        d_real=lambda logits: F.softplus(-logits.float()).mean(),
+        d_fake=lambda logits: F.softplus(logits.float()).mean(),
+        g=lambda logits: F.softplus(-logits.float()).mean(),
+    ),
+    "hinge": AdversarialLoss(
+        d_real=lambda logits: F.relu(1 - logits.float()).mean(),
+        d_fake=lambda logits: F.relu(1 + logits.float()).mean(),
+        g=lambda logits: -logits.float().mean(),
+    ),
+    "lsgan": AdversarialLoss(
+        d_real=lambda logits: (logits.float() - 1).square().mean(),
+        d_fake=lambda logits: logits.float().square().mean(),
+        g=lambda logits: (logits.float() - 1).square().mean(),
+    ),
+    "wgan": AdversarialLoss(
+        d_real=lambda logits: -logits.float().mean(),
+        d_fake=lambda logits: logits.float().mean(),
+        g=lambda logits: -logits.float().mean(),
+    ),
 }

@@ -12,19 +12,6 @@ LOG_MSE_FLOOR = 0.001  # 3.5 units of ab, squared; left gray, half of all photos
 SMOOTH_BETA = 0.1  # quadratic below: 11 units of ab. At torch's 1, ab_n would hardly leave that part
 
 
-def _l1(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    return F.l1_loss(predicted_BCHW.float(), target_BCHW.float())
-
-
-def _mse(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    return F.mse_loss(predicted_BCHW.float(), target_BCHW.float())
-
-
-def _smooth_l1(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-    """d^2 / (2 beta) below beta, |d| - beta / 2 above (Huber's function divided by beta)."""
-    return F.smooth_l1_loss(predicted_BCHW.float(), target_BCHW.float(), beta=SMOOTH_BETA)
-
-
 def log_mse(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     """log(MSE + LOG_MSE_FLOOR) of each image, averaged over images: a float32 scalar.
 
@@ -37,7 +24,10 @@ def log_mse(predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
 
 
 RECONSTRUCTION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": _l1,
-    "mse": _mse,
-    "smooth_l1": _smooth_l1,
+    "l1": lambda predicted, target: F.l1_loss(predicted.float(), target.float()),
+    "mse": lambda predicted, target: F.mse_loss(predicted.float(), target.float()),
+    # d^2 / (2 beta) below beta, |d| - beta / 2 above: Huber's function divided by beta
+    "smooth_l1": lambda predicted, target: F.smooth_l1_loss(
+        predicted.float(), target.float(), beta=SMOOTH_BETA
+    ),
 }

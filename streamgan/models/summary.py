@@ -73,7 +73,7 @@ def summarise(kind: Literal["generator", "discriminator"], name: str, *, size: i
     parameters = sum(parameter.numel() for parameter in model.parameters())
     gmacs = counter.get_total_flops() / 4 / 1e9  # of two images; a multiply-add is two operations
     sees = receptive_field(_without_norm(build), in_channels=channels)
-    return Summary(name, kind, parameters, gmacs, size, sees, *PAPERS[kind][name])
+    return Summary(name, kind, parameters, gmacs, size, sees, *PAPERS[kind].get(name, ("", "")))
 
 
 def _without_norm(build: Callable[..., nn.Module]) -> nn.Module:

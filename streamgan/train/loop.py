@@ -15,29 +15,12 @@ from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader
 
-from . import build
+from . import build, process, schedule
 from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole
 from .checkpoint_writer import CheckpointWriter
 from .networks import Networks, update_ema
-from .process import (
-    StopRequest,
-    join_processes,
-    naming_file_errors,
-    naming_lost_processes,
-    run_lock,
-    stop_with_launcher,
-)
 from .report import Interval, RunReport, format_values
-from .schedule import (
-    Due,
-    Lengths,
-    adversarial_weight,
-    continue_lengths,
-    ema_decay,
-    generator_moves,
-    learning_rate_factor,
-    set_learning_rates,
-)
+from .schedule import Due, Lengths
 from .terms import build_losses
 from .trace import Trace
 from .validation import Validation
@@ -52,16 +35,16 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
     called in every process that the launcher starts. `allow_changed` continues a run whose settings or shards
     have changed.
     """
-    stop_with_launcher()
-    join_processes(timeout_s=config.run.timeout_s)
+    process.stop_with_launcher()
+    process.join_processes(timeout_s=config.run.timeout_s)
     accelerator = build.start_accelerator(config)
     run = Path(config.run.dir)
     try:
         with (
-            naming_lost_processes(config.run.dir),
-            run_lock(run, active=accelerator.is_main_process),
-            naming_file_errors(run),
-            StopRequest() as stop,
+            process.naming_lost_processes(config.run.dir),
+            process.run_lock(run, active=accelerator.is_main_process),
+            process.naming_file_errors(run),
+            process.StopRequest() as stop,
         ):
             step, total, validation = _train(config, accelerator, stop, allow_changed=allow_changed)
     finally:
@@ -70,7 +53,7 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
 
 
 def _train(
-    config: TrainConfig, accelerator: Accelerator, stop: StopRequest, *, allow_changed: bool
+    config: TrainConfig, accelerator: Accelerator, stop: process.StopRequest, *, allow_changed: bool
 ) -> _Outcome:
     run, main = Path(config.run.dir), accelerator.is_main_process
     probe = build.build_train_loader(config, accelerator, start_step=0, stop_step=0)
@@ -109,14 +92,14 @@ def _train(
                 with interval.waiting():
                     batch = next(batches)
                 gray_B1HW, color_B3HW, _ = batch.to(accelerator.device)
-                rates = set_learning_rates(networks, config, learning_rate_factor(config, step, total))
-                weight = adversarial_weight(config, step, lengths)
-                train_g = generator_moves(config, step, lengths)
+                rates = schedule.set_learning_rates(networks, config, step, total)
+                weight = schedule.adversarial_weight(config, step, lengths)
+                train_g = schedule.generator_moves(config, step, lengths)
                 scalars = train_step(
                     color_B3HW, gray_B1HW, step=step, adversarial_weight=weight, train_generator=train_g
                 )
                 step += 1
-                update_ema(networks.ema, networks.plain_generator, ema_decay(config, step))
+                update_ema(networks.ema, networks.plain_generator, schedule.ema_decay(config, step))
                 kept = 0 if train_g else bad_in_a_row  # a good D step excuses no bad G
                 bad_in_a_row = torch.where(scalars["grad/skipped"] > 0, bad_in_a_row + 1, kept)
                 interval.add(scalars)
@@ -172,7 +155,6 @@ class _Start(NamedTuple):
 
 def _resume(config: TrainConfig, accelerator: Accelerator, probe: Loader, *, allow_changed: bool) -> _Start:
     """The newest checkpoint of the run folder, else new networks or those of `run.init_from`."""
-    run = Path(config.run.dir)
     found = newest_whole(config, accelerator)
     networks = build.build_networks(config, accelerator, new=found is None)
     if found is None:
@@ -189,5 +171,5 @@ def _resume(config: TrainConfig, accelerator: Accelerator, probe: Loader, *, all
         accelerator=accelerator,
         allow_changed=allow_changed,
     )
-    lengths = continue_lengths(config, newest.meta, probe.steps_per_epoch, run=run, start=newest.step)
+    lengths = schedule.continue_lengths(config, newest.meta, probe.steps_per_epoch, start=newest.step)
     return _Start(newest.step, networks, lengths, progress, newest.meta["validation"])

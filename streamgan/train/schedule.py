@@ -44,7 +44,7 @@ def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
 
 
 def continue_lengths(
-    config: TrainConfig, meta: dict[str, Any], steps_per_epoch: int, *, run: Path, start: int
+    config: TrainConfig, meta: dict[str, Any], steps_per_epoch: int, *, start: int
 ) -> Lengths:
     """The lengths of a run that goes on at `start` from a checkpoint; says it if the run's own has changed.
 
@@ -60,7 +60,7 @@ def continue_lengths(
         old.ramp if loss.ramp_steps is None else new.ramp,
     )
     if new.total != old.total and start < new.total:
-        news = [f"{run}: the run was to have {old.total} steps and now has {new.total}"]
+        news = [f"{Path(config.run.dir)}: the run was to have {old.total} steps and now has {new.total}"]
         if loss.gan_weight > 0:
             news.append(f"its warm-up stays at {lengths.warmup} steps, the ramp after it at {lengths.ramp}")
         if schedule in ("linear", "cosine"):
@@ -102,9 +102,10 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
     return 1.0
 
 
-def set_learning_rates(networks: Networks, config: TrainConfig, factor: float) -> dict[str, float]:
-    """Give both optimizers their learning rates for the next step; those of G and D by TensorBoard tag."""
+def set_learning_rates(networks: Networks, config: TrainConfig, step: int, total: int) -> dict[str, float]:
+    """Give both optimizers their learning rates at `step`; those of G and D by TensorBoard tag."""
     optim, groups = config.optim, networks.optimizer_g.param_groups
+    factor = learning_rate_factor(config, step, total)
     rates = [optim.lr_g] if optim.lr_encoder is None else [optim.lr_g, optim.lr_encoder]
     if networks.optimizer_d is not None:
         groups, rates = groups + networks.optimizer_d.param_groups, [*rates, optim.lr_d]
