@@ -97,17 +97,17 @@ def _cross_check(root: Place, manifest: Manifest, *, foreign: bool) -> Iterator[
 
 
 def _idx(root: Place, entry: ShardEntry, samples: list[Sample]) -> Iterator[Finding]:
-    path = root / idx_name(entry.name)
-    head = read_json(path, todo="")
+    name = idx_name(entry.name)
+    head = read_json(root / name, todo="")
     about = {"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}
     for key, value in {"format": FORMAT, "version": VERSION, **about}.items():
         if repr(head.get(key)) != repr(value):
-            yield Finding(path.name, None, f"{key} is {head.get(key)!r}, not {value!r} as in the manifest")
+            yield Finding(name, None, f"{key} is {head.get(key)!r}, not {value!r} as in the manifest")
     if len(samples) != entry.samples:
-        yield Finding(path.name, None, f"{len(samples)} samples (the manifest says {entry.samples})")
+        yield Finding(name, None, f"{len(samples)} samples (the manifest says {entry.samples})")
     for sample in samples:
         if any(member.offset + member.size > entry.bytes for member in sample.members):
-            yield Finding(path.name, sample.key, f"lies outside {entry.name}")
+            yield Finding(name, sample.key, f"lies outside {entry.name}")
 
 
 class _Counted:

@@ -145,13 +145,14 @@ class _Set:
 
     def _locate(self, shard: ShardEntry, *, sealed: bool = False) -> Iterator[Finding]:
         """Where in a shard the damage lies. One that is not `sealed`, its sha256 wrong, has a finding."""
-        path, idx = self.root / shard.name, self.root / idx_name(shard.name)
+        path, name = self.root / shard.name, idx_name(shard.name)
+        idx = self.root / name
         size = path.size()
         if size != shard.bytes:
             yield Finding(shard.name, None, f"{size} bytes (the manifest says {shard.bytes})")
-        if not idx.is_file() or sha256_file(idx) != self.seals[idx.name]:
+        if not idx.is_file() or sha256_file(idx) != self.seals[name]:
             if not sealed:  # otherwise its own check says so
-                what = f"sha256 differs; without a sound {idx.name} the place is unknown"
+                what = f"sha256 differs; without a sound {name} the place is unknown"
                 yield Finding(shard.name, None, what)
             return
         found = size != shard.bytes
