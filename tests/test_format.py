@@ -12,12 +12,12 @@ from streamgan.data.format import (
     Member,
     Sample,
     SplitEntry,
+    idx_bytes,
     idx_name,
     open_index,
     pack_index,
     read_idx,
     read_manifest,
-    write_idx,
     write_index,
     write_manifest,
 )
@@ -90,7 +90,7 @@ def test_a_split_that_is_not_there_lists_those_that_are(shard_set):
 def test_the_index_of_a_shard_comes_back_as_it_was_written(tmp_path):
     path = tmp_path / idx_name("train-000000.tar")
     assert path.name == "train-000000.idx"
-    write_idx(path, {"name": "train-000000.tar", "bytes": 7168, "sha256": "x"}, SAMPLES)
+    path.write_bytes(idx_bytes({"name": "train-000000.tar", "bytes": 7168, "sha256": "x"}, SAMPLES))
     assert read_idx(path) == SAMPLES
     assert json.loads(path.read_text())["bytes"] == 7168
 

@@ -189,12 +189,6 @@ def idx_bytes(shard: dict[str, Any], samples: list[Sample]) -> bytes:
     return f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode()
 
 
-def write_idx(path: Path | Place, shard: dict[str, Any], samples: list[Sample]) -> None:
-    """Write `idx_bytes`, atomically."""
-    with atomic_write(path) as file:
-        file.write(idx_bytes(shard, samples))
-
-
 def read_idx(path: Path | Place) -> list[Sample]:
     """The samples that a `.idx` file lists, in tar order."""
     return _samples(path, read_json(path, todo=_RESTORE_IDX))
