@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import shutil
+from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
@@ -127,7 +128,7 @@ def test_only_so_many_shards_are_open_at_a_time(tmp_path, monkeypatch):
     first = [reader.read(i) for i in range(12)]
     for i in (0, 11, 5, 0, 3):
         assert reader.read(i) == first[i]
-        assert open_shards() - before <= 4
+        assert open_shards() - before == 4
     reader.close()
     assert open_shards() == before
     assert reader.read(7) == first[7]  # opens again
@@ -167,3 +168,15 @@ def test_a_forked_process_opens_its_own_files(shard_set):
     assert os.waitpid(child, 0)[1] == 0
     assert [reader.read(i) for i in range(len(reader))] == expected
     reader.close()
+
+
+def test_an_index_that_points_beyond_its_shard_is_named(shard_set):
+    with closing(ShardReader(shard_set, "train")) as reader:
+        reader.index = reader.index.copy()
+        whole = reader.entry.shards[0].bytes
+        reader.index["color_offset"][0] = whole - int(reader.index["color_size"][0])
+        with pytest.raises(DataError, match="the color image is damaged"):
+            reader.read(0)
+        reader.index["color_offset"][0] += 1
+        with pytest.raises(DataError, match=rf"train\.index is damaged \(bytes \d+-{whole} of {whole}\)"):
+            reader.read(0)

@@ -45,6 +45,7 @@ REASONS = [
     (Cell(None, "a.jpg"), "only_a_path", "a.jpg"),
     (Cell(b""), "empty", ""),
     (Cell(b"hello, world"), "not_an_image", "starts with 68656c6c6f2c2077"),
+    (Cell(b"RIFF\4\0\0\0WAVEfmt "), "not_an_image", "starts with 5249464604000000"),
     (Cell(encode(picture(1), "GIF")), "unsupported_format", "GIF"),
     (Cell(encode(picture(1), "BMP")), "unsupported_format", "BMP"),
     (Cell(encode(picture(1), "AVIF")), "unsupported_format", "avif"),
