@@ -127,6 +127,12 @@ def test_a_run_in_fp16_continues_with_its_scale_and_tells_it(
         7: SCALE * 8,
     }
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    monkeypatch.undo()  # and goes on without a scaler, if that is asked for
+    AcceleratorState._reset_state(reset_partial_state=True)
+    longer = tiny_config(
+        shard_set, tmp_path / "cut", "run.steps=8", "run.validate_every=100", "loss.warmup_steps=1"
+    )
+    assert train(longer, allow_changed=True)["steps"] == 8
 
 
 def test_fp16_on_a_cpu_is_refused(fresh_accelerator, monkeypatch):
