@@ -64,6 +64,16 @@ def mixtures(draw) -> Mixture:
     return Mixture(sizes, weights, seed=draw(st.integers(0, 2**63)), batch=batch)
 
 
+def test_the_order_of_a_mixture_never_changes():
+    mixture = Mixture([[5, 3], [4, 4, 2]], [3, 1], seed=1, batch=8)
+    expected = {
+        0: ([0, 0, 0, 0, 0, 0, 0, 0], [0, 15, 1, 2, 3, 16, 4, 17]),
+        3: ([1, 0, 2, 2, 2, 1, 1, 2], [4, 14, 7, 0, 1, 12, 13, 2]),
+        1300: ([975, 975, 975, 975, 975, 260, 975, 260], [6, 7, 0, 1, 2, 8, 3, 9]),
+    }
+    assert {step: tuple(part.tolist() for part in mixture.batch_ids(step)) for step in expected} == expected
+
+
 @settings(max_examples=30)
 @given(mixtures())
 def test_every_set_is_gone_through_in_its_own_order_pass_after_pass(mixture):
