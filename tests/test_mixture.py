@@ -13,7 +13,7 @@ from streamgan.data import Batch, Weighted, build_loader
 from streamgan.data.loader import build_eval_loader
 from streamgan.data.order.mixture import CYCLE, Mixture, cycle_counts
 from streamgan.data.reading import Source
-from streamgan.data.shards.joint import open_reader
+from streamgan.data.shards.joint import JointReader, open_reader
 from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.train.build import build_reading
@@ -62,6 +62,23 @@ def mixtures(draw) -> Mixture:
     )
     batch = draw(st.integers(1, min(24, sum(map(sum, sizes)))))
     return Mixture(sizes, weights, seed=draw(st.integers(0, 2**63)), batch=batch)
+
+
+class Announced(list):
+    """A reader of so many samples that keeps what it is told will be read next."""
+
+    def __init__(self, count: int):
+        super().__init__(range(count))
+        self.told = []
+
+    def expect(self, sample_ids, *, gray):
+        self.told.append((sample_ids.tolist(), gray))
+
+
+def test_each_set_is_told_which_of_its_samples_come_next():
+    readers = [Announced(5), Announced(3)]
+    JointReader(readers, [1.0, 1.0]).expect(np.array([6, 0, 4, 7]), gray=True)
+    assert [reader.told for reader in readers] == [[([0, 4], True)], [([1, 2], True)]]
 
 
 def test_the_order_of_a_mixture_never_changes():
