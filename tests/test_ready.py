@@ -14,6 +14,7 @@ import streamgan
 from streamgan.cli.colorize import colorize
 from streamgan.core.color import HEADS, unit_rgb
 from streamgan.core.config import load_config
+from streamgan.core.errors import CheckpointError
 from streamgan.core.storage.hub import READY, model_path
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.metrics.functional import psnr
@@ -76,6 +77,20 @@ def test_a_run_starts_from_it_and_leaves_its_encoder_alone(shard_set, tmp_path):
     moved = {name for name, tensor in trained.items() if not torch.equal(tensor, ours[name])}
     assert not any(name.startswith("encoder.") for name in moved)
     assert "last.weight" in moved
+
+
+def test_a_run_at_a_size_for_which_its_network_is_another_is_told_so(shard_set, tmp_path):
+    words = [
+        f"data.shards={shard_set}",
+        f"run.dir={tmp_path}",
+        "data.batch=4",
+        "data.workers=0",
+        "data.size=128",
+    ]
+    with pytest.raises(
+        CheckpointError, match=r"does not fit .*; choose the model\.\* settings and the data\.size of"
+    ):
+        train(load_config(RECIPE, words))
 
 
 def test_it_is_nearer_to_the_truth_than_gray_on_photos_that_it_never_saw():
