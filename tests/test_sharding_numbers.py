@@ -9,6 +9,7 @@ from parquet_fixtures import pair, write_rows
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError, StreamganError
+from streamgan.core.storage.place import place
 from streamgan.sharding.folder.parts import Part
 from streamgan.sharding.folder.publish import Records, refuse_too_many_bad
 from streamgan.sharding.foreign.build import index
@@ -70,7 +71,7 @@ def test_the_share_of_bad_rows_is_compared_exactly(tmp_path, max_bad, total):
         records = Records()
         rows = [{"file": 0, "row": i, "reason": "damaged", "detail": ""} for i in range(bad)]
         records.add({"unit": 0, "rows": total, "shards": {}, "rejected": rows})
-        refuse_too_many_bad(tmp_path, identity, records, total=total, max_bad=max_bad)
+        refuse_too_many_bad(place(tmp_path), identity, records, total=total, max_bad=max_bad)
 
     run(allowed)
     with pytest.raises(DataError, match=f"{allowed + 1} of {total} rows are bad"):

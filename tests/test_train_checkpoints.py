@@ -243,7 +243,7 @@ def test_runs_are_listed_with_what_became_of_them(shard_set, whole_run, tmp_path
 def scripted(monkeypatch, figures: list[float]) -> None:
     """Let the validations of a run find these figures, one after the other."""
     remaining = iter(figures)
-    monkeypatch.setattr(Validation, "scores", lambda *_: {"val/psnr": next(remaining)})
+    monkeypatch.setattr(Validation, "_scores", lambda *_: {"val/psnr": next(remaining)})
 
 
 BEST_SECOND = ["run.validate_every=1", "run.sample_every=100", "run.steps=30", "run.patience=3"]
@@ -285,7 +285,7 @@ def test_a_figure_that_is_no_number_is_not_the_best(shard_set, tmp_path, monkeyp
 def test_another_metric_is_judged_by_what_the_checkpoints_say(shard_set, tmp_path, monkeypatch):
     words = ["run.validate_every=1", "run.sample_every=100", "run.keep=1"]
     rows = [{"val/psnr": psnr, "val/loss": loss} for psnr, loss in ((30.0, 0.2), (20.0, 0.3), (25.0, 0.1))]
-    monkeypatch.setattr(Validation, "scores", lambda *_: rows.pop(0))
+    monkeypatch.setattr(Validation, "_scores", lambda *_: rows.pop(0))
     train(tiny_config(shard_set, tmp_path, *words, "run.steps=2"))
     changed = tiny_config(shard_set, tmp_path, *words, "run.steps=3", "run.best_metric=loss")
     train(changed, allow_changed=True)
@@ -306,7 +306,7 @@ def test_a_validation_that_a_run_did_not_live_to_finish_is_made_up_for(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Validation, "scores", killed)
+        patch.setattr(Validation, "_scores", killed)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(shard_set, tmp_path / "killed", *words))
     (saved,) = checkpoints.list_checkpoints(tmp_path / "killed")
