@@ -129,6 +129,17 @@ def test_a_download_counts_with_its_whole_size_from_the_start(tmp_path):
     lease.close()
 
 
+def test_a_lease_that_is_closed_twice_leaves_the_next_one_open(tmp_path):
+    cache = NodeCache(tmp_path, 300)
+    first = cache.lease()
+    first.close()
+    second = cache.lease()  # its file has the number that the first one's had
+    first.close()
+    assert not first.valid
+    assert put(cache, second, blob(1)) == "mine"
+    second.close()
+
+
 def test_a_lower_cap_than_last_time_makes_room_at_once(tmp_path):
     cache = NodeCache(tmp_path, 500)
     lease = cache.lease()

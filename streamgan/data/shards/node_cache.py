@@ -236,6 +236,7 @@ class CacheLease:
             with suppress(OSError):  # deleted, or out of reach: void all the same
                 self._path.unlink()
             close_descriptor(self._descriptor)
+            self._descriptor = -1  # the next file may get its number
 
     def _open(self) -> None:
         self._descriptor = open_descriptor(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
