@@ -20,6 +20,7 @@ from remote_fixtures import website
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage import download, locks
+from streamgan.core.storage.locks import close_descriptor, is_open, open_descriptor
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 from streamgan.data.order.canonical import Order
@@ -129,15 +130,19 @@ def test_a_download_counts_with_its_whole_size_from_the_start(tmp_path):
     lease.close()
 
 
-def test_a_lease_that_is_closed_twice_leaves_the_next_one_open(tmp_path):
-    cache = NodeCache(tmp_path, 300)
-    first = cache.lease()
-    first.close()
-    second = cache.lease()  # its file has the number that the first one's had
-    first.close()
-    assert not first.valid
-    assert put(cache, second, blob(1)) == "mine"
-    second.close()
+def test_a_lease_that_is_closed_twice_closes_nothing_else(tmp_path):
+    lease = NodeCache(tmp_path, 300).lease()
+    number = lease._descriptor
+    lease.close()
+    others = [open_descriptor(tmp_path / "other", os.O_CREAT | os.O_RDWR)]
+    while others[-1] < number:  # the lowest that is free comes first
+        others.append(open_descriptor(tmp_path / "other", os.O_RDWR))
+    assert not lease.valid
+    lease.close()
+    assert all(map(is_open, others))
+    assert others[-1] == number
+    for other in others:
+        close_descriptor(other)
 
 
 def test_a_lower_cap_than_last_time_makes_room_at_once(tmp_path):
