@@ -10,10 +10,8 @@ same photos of the same shard set. The same command again goes on where it was.
 import argparse
 import json
 import os
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ PAGE = """\
 
     {command}
 
-![rows: photos; columns: gray, models, truth]({picture})
+{pictures}
 
 """
 
@@ -83,13 +81,21 @@ def main() -> None:
     config = prepare(args)
     subprocess.run([*STREAMGAN, "compare", "--config", config, "--shards", shards, "--out", runs], check=True)
     comparison = {**json.loads((runs / "comparison.json").read_text()), "shards": "shards/tiny64"}
+    for row in comparison["rows"]:  # where it was made tells nobody anything
+        if row.get("recipe"):
+            row["recipe"] = str(RECIPES / Path(row["recipe"]).name)
+        if row.get("weights"):
+            row["weights"] = str(Path("runs/zoo/runs") / Path(row["weights"]).relative_to(runs.resolve()))
     picture = f"compare{''.join(f'_{name}' for name in args.rows)}.png"
     if args.rows:
         comparison = joined(comparison, args.out / "compare.json")
+    options = [f"--rows {','.join(args.rows)}"] if args.rows else []
+    options += [f"--steps {args.steps}" if args.steps else f"--minutes {args.minutes:g}"]
+    shown = dict.fromkeys(["compare.png", picture]) if args.rows else [picture]
     page = PAGE.format(
         photos="{num_images:,} photos of the test split, {size} x {size}".format(**comparison),
-        command=shlex.join(["python", *sys.argv]),
-        picture=picture,
+        command=f"python benchmarks/zoo.py PHOTOS64 --work runs/zoo {' '.join(options)}",
+        pictures="\n\n".join(f"![rows: photos; columns: gray, models, truth]({name})" for name in shown),
     )
     (args.out / "compare.json").write_text(json.dumps(comparison, indent=1) + "\n")
     (args.out / "compare.md").write_text(f"{page}#{markdown(comparison)}")  # its title one level down
