@@ -75,6 +75,7 @@ def main() -> None:
         "--precision", choices=("no", "bf16"), default="no", help="bf16: CPUs with AVX-512 BF16"
     )
     args = parser.parse_args()
+    args.work = args.work.resolve()
     args.work.mkdir(parents=True, exist_ok=True)
     shards, runs = args.work / "shards", args.work / "runs"
     subprocess.run([*STREAMGAN, "shard", args.photos, "--out", shards], check=True)
@@ -85,7 +86,7 @@ def main() -> None:
         if row.get("recipe"):
             row["recipe"] = str(RECIPES / Path(row["recipe"]).name)
         if row.get("weights"):
-            row["weights"] = str(Path("runs/zoo/runs") / Path(row["weights"]).relative_to(runs.resolve()))
+            row["weights"] = str(Path("runs/zoo") / Path(row["weights"]).relative_to(args.work))
     picture = f"compare{''.join(f'_{name}' for name in args.rows)}.png"
     if args.rows:
         comparison = joined(comparison, args.out / "compare.json")

@@ -7,6 +7,8 @@ releases, and the list of bad rows is part of the set's digest.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -92,25 +94,27 @@ def _pixels(checked: Checked, role: Role) -> Image.Image:
     """Upright; BadRow if they are damaged."""
     if checked.pixels:
         return checked.pixels
-    try:
-        with open_image(checked.data, checked.extension) as image:
-            return normalise(image)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise BadRow("gray_damaged" if role == "gray" else "damaged", damage(error)) from error
+    with _opened(checked, role) as image:
+        return normalise(image)
 
 
 def _is_color(gray: Checked) -> bool:
     if gray.pixels:
         return shows_color(gray.pixels.copy())
+    with _opened(gray, "gray") as image:
+        return shows_color(image)
+
+
+@contextmanager
+def _opened(checked: Checked, role: Role) -> Iterator[Image.Image]:
+    """The image, to be decoded in the block; BadRow if that cannot be done."""
     try:
-        with open_image(gray.data, gray.extension) as image:
-            return shows_color(image)
+        with open_image(checked.data, checked.extension) as image:
+            yield image
     except MemoryError:
         raise
     except Exception as error:
-        raise BadRow("gray_damaged", damage(error)) from error
+        raise BadRow("gray_damaged" if role == "gray" else "damaged", damage(error)) from error
 
 
 def check_text(text: bytes | None) -> str | None:
