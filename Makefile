@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 FOUND := $(call version,$(BIN)/python)
 PYTHON ?= $(if $(FOUND),$(BIN)/python,python3)
+# A file of tests at a time, so that its tests share what it sets up; rewritten test files are kept for the next time,
+# also where Python is told not to keep what it compiles, as in many containers.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile
 STALE := $(if $(filter $(FOUND),$(call version,$(PYTHON))),,--clear)
 
 .PHONY: help install test test-all lint format types docs demo clean
@@ -24,10 +27,10 @@ $(VENV)/.installed: pyproject.toml
 install: $(VENV)/.installed  ## Create .venv with streamgan and everything for development
 
 test: install  ## Unit suite with two-process runs, about two minutes on two cores
-	$(BIN)/pytest -n 2 -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-all: install  ## Every test, the slow ones too (GPU tests where there is a GPU)
-	$(BIN)/pytest -n 2
+	$(PYTEST)
 
 lint: install  ## Style and formatting
 	$(BIN)/ruff check

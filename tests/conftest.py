@@ -40,9 +40,17 @@ LASTING_PROCESSES = {"multiprocessing.resource_tracker"}  # of the `spawn` start
 SHARED_MEMORY = Path("/dev/shm")
 
 
+def _descendants() -> list[psutil.Process]:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # none, as in most tests: no need to look through all processes
+        return []
+    return psutil.Process().children(recursive=True)
+
+
 def _children() -> set[psutil.Process]:
     found = set()
-    for child in psutil.Process().children(recursive=True):
+    for child in _descendants():
         try:
             line = " ".join(child.cmdline())
             if child.status() != psutil.STATUS_ZOMBIE and not any(name in line for name in LASTING_PROCESSES):
@@ -65,14 +73,15 @@ def _shared_memory() -> set[str]:
     """Segments made by torch (named after their process) or Python, without those of other live programs."""
     if not SHARED_MEMORY.is_dir():
         return set()
-    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    names = [name for name in os.listdir(SHARED_MEMORY) if name.startswith(("torch_", "psm_"))]
+    ours = {os.getpid(), *(child.pid for child in _descendants())} if names else set()
     found = set()
-    for name in os.listdir(SHARED_MEMORY):
+    for name in names:
         if name.startswith("torch_"):
             owner = int(name.split("_")[1]) if name.split("_")[1].isdigit() else os.getpid()
             if owner in ours or not psutil.pid_exists(owner):
                 found.add(name)
-        elif name.startswith("psm_"):
+        else:
             found.add(name)
     return found
 
@@ -90,13 +99,13 @@ def nothing_left_behind():
     """Fails a test that leaves threads, child processes or shared memory."""
     threads, children, memory = _threads(), _children(), _shared_memory()
     yield
-    if _threads() - threads or _children() - children:
+    left_threads, left_children = _threads() - threads, _children() - children
+    if left_threads or left_children:
         gc.collect()  # an exception that the test caught keeps its frames, and what they hold, until then
-    left_threads = _threads() - threads
     for thread in left_threads:
         thread.join(GRACE_S)
     left_threads = {thread for thread in left_threads if thread.is_alive()}
-    left_children = psutil.wait_procs(_children() - children, timeout=GRACE_S)[1]
+    left_children = psutil.wait_procs(left_children, timeout=GRACE_S)[1]
     left_memory = _shared_memory() - memory
     _kill(left_children)  # the next test is not to blame
     assert not left_threads, f"threads left behind: {left_threads}"
@@ -212,3 +221,9 @@ def whole_run(shard_set, tmp_path_factory) -> Path:
     assert result["steps"] == 10
     assert not result["stopped"]
     return run
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no need to look through it again, or to copy it in each fork."""
+    gc.collect()
+    gc.freeze()

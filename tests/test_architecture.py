@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
@@ -48,13 +49,32 @@ for _name, _command in sorted(streamgan.commands.items()):
         COMMANDS[_name] = _command
 
 
+@cache
+def syntax(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    """Every call in a file with the dotted name of what it calls."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(syntax(path)) if isinstance(node, ast.Call)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def source_is_read_once():
+    yield
+    for read in (syntax, calls, imports):
+        read.cache_clear()
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def imports(path: Path, *, top_level: bool = False) -> set[str]:
     """Modules that a file imports, relative ones resolved; `top_level`: only those at import time."""
-    tree = ast.parse(path.read_text())
+    tree = syntax(path)
     parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
     found = set()
     for node in tree.body if top_level else ast.walk(tree):
@@ -173,7 +193,7 @@ def test_no_function_takes_more_parameters_than_a_person_keeps_in_mind():
     long = {}
     for path in MODULES:
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for name, function in functions(ast.parse(path.read_text()), module):
+        for name, function in functions(syntax(path), module):
             taken = function.args
             every = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
             names = [one.arg for one in every if one is not None and one.arg not in ("self", "cls")]
@@ -184,43 +204,39 @@ def test_no_function_takes_more_parameters_than_a_person_keeps_in_mind():
 
 
 def test_every_module_says_what_it_is_for():
-    assert [name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [name_of(path) for path in MODULES if not ast.get_docstring(syntax(path))] == []
 
 
 def test_nothing_outside_the_commands_prints():
     guilty = []
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            called = isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo")
-            stdout = isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stdout"
-            if (called or stdout) and PACKAGE / "cli" not in path.parents:
-                guilty.append(f"{name_of(path)}:{node.lineno}")
+        if PACKAGE / "cli" in path.parents:
+            continue
+        called = [call for name, call in calls(path) if name in ("print", "click.echo")]
+        attributes = (node for node in ast.walk(syntax(path)) if isinstance(node, ast.Attribute))
+        stdout = [node for node in attributes if node.attr == "stdout" and ast.unparse(node) == "sys.stdout"]
+        guilty += [f"{name_of(path)}:{node.lineno}" for node in (*called, *stdout)]
     assert not guilty
 
 
 def test_no_environment_variable_is_read_but_the_launchers_own():
     read = set()
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            # os.environ["X"], os.environ.get("X"), os.getenv("X"); anything else has no name to show
+        # os.environ["X"], os.environ.get("X"), os.getenv("X"); anything else has no name to show
+        for node in ast.walk(syntax(path)):
             if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
                 read.add(ast.unparse(node.slice).strip("'"))
-            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.get", "os.getenv"):
-                read.add(ast.unparse(node.args[0]).strip("'"))
+        for name, call in calls(path):
+            if name in ("os.environ.get", "os.getenv"):
+                read.add(ast.unparse(call.args[0]).strip("'"))
     assert read <= LAUNCHER_VARIABLES
-
-
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    """Every call in a file with the last name of what it calls."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func).rpartition(".")[2], node
 
 
 def test_whoever_says_where_shards_are_says_which_cache_they_go_through():
     faces, sources = {"build_loader", "build_eval_loader"}, []
     for path in MODULES:
-        for name, call in calls(path):
+        for dotted, call in calls(path):
+            name = dotted.rpartition(".")[2]
             assert name not in faces, f"{name_of(path)} calls {name}, which has a cache of its own"
             if name == "Source":
                 sources.append((name_of(path), len(call.args) + len(call.keywords)))
@@ -233,8 +249,8 @@ def test_one_function_alone_counts_the_cores():
     asking = {
         name_of(path)
         for path in [*MODULES, *(ROOT / "benchmarks").rglob("*.py")]
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in counting
+        for name, _ in calls(path)
+        if name in counting
     }
     assert asking == {"streamgan/core/machine.py"}
 
@@ -252,13 +268,11 @@ def test_what_one_module_does_for_all_is_imported_there_alone(library, homes):
 
 def test_nothing_is_unpickled_that_could_run_code():
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                name = ast.unparse(node.func)
-                assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), name_of(path)
-                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert name != "torch.load" or options.get("weights_only") == "True", name_of(path)
-                assert name != "np.load" or options.get("allow_pickle") == "False", name_of(path)
+        for name, call in calls(path):
+            assert name not in ("eval", "exec", "pickle.load", "pickle.loads"), name_of(path)
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert name != "torch.load" or options.get("weights_only") == "True", name_of(path)
+            assert name != "np.load" or options.get("allow_pickle") == "False", name_of(path)
 
 
 def test_help_imports_no_heavy_library():

@@ -33,7 +33,8 @@ def two_processes(shard_set, tmp_path_factory) -> Path:
     return run
 
 
-def test_two_processes_train_like_one(shard_set, two_processes, tmp_path):
+@pytest.mark.slow
+def test_two_processes_of_the_launcher_train_like_one(shard_set, two_processes, tmp_path):
     train(tiny_config(shard_set, tmp_path / "one", "run.steps=20", "run.validate_images=13"))
     one, two = losses(tmp_path / "one"), losses(two_processes)
     assert list(one) == list(two) == list(range(1, 21))
@@ -44,6 +45,7 @@ def test_two_processes_train_like_one(shard_set, two_processes, tmp_path):
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)  # 13 images over 2 ranks: 3 places of padding
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_path):
     more = ("run.steps=24",)
     train(tiny_config(shard_set, two_processes, *more))

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from streamgan.core.config import load_config
 from streamgan.core.settings import TrainConfig
+from streamgan.train.checkpoint import load_file
 
 ROOT = Path(__file__).parents[1]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
@@ -20,6 +24,11 @@ TINY = [
     "loss.warmup_steps=2", "loss.ramp_steps=2", "optim.ema_half_life_images=50",
     "run.log_every=1", "run.validate_images=8", "run.sample_images=4", "run.threads=1",
 ]  # fmt: skip
+
+
+def slow(*values: object) -> ParameterSet:
+    """A case of a parametrized test that only the slow suite has."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def settings(shards: Path, run: Path, *more: str) -> list[str]:
@@ -51,6 +60,15 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
         for line in lines
         if "loss/g_total" in line
     }
+
+
+def assert_same_weights(run: Path, other: Path, *, step: int) -> None:
+    """Bit for bit; the files differ in their metadata, which names the run folder."""
+    for name in ("generator", "ema", "discriminator"):
+        path = f"checkpoints/step-{step:08d}/{name}.safetensors"
+        ours, theirs = (load_file(folder / path) for folder in (run, other))
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key].equal(theirs[key]) for key in theirs), name
 
 
 def processes(count: int) -> list[str]:
