@@ -136,7 +136,7 @@ class Soak:
         """Do something; whether the process may end of it."""
         fault = self.draw.choice(FAULTS)
         blobs = sorted(path for path in (self.cache / "blobs").glob("*") if "." not in path.name)
-        workers = psutil.Process(process.pid).children()
+        workers = [one for server in psutil.Process(process.pid).children() for one in server.children()]
         if fault == "worker killed" and not workers:
             fault = "process killed"
         self.faults[fault] += 1

@@ -21,7 +21,7 @@ def shared_memory_files():
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_each_process_writes_its_row_and_another_reads_them_all(method, shared_memory_files):
     context = get_context(method)
-    counters = Counters(3, 2, context=context if method == "spawn" else None)
+    counters = Counters(3, 2)
     writers = [context.Process(target=write_a_row, args=(counters, row)) for row in (1, 2)]
     for writer in writers:
         writer.start()

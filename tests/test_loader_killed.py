@@ -9,7 +9,7 @@ import psutil
 import pytest
 from training import ROOT, losses, read_metrics, settings
 
-GONE_S = 15.0  # PyTorch's workers look for their parent every five seconds
+GONE_S = 2.0  # the others notice at once
 
 
 def start(shards, run, *more: str) -> subprocess.Popen:

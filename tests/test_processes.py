@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.dist]
 SCRIPT = str(ROOT / "launch" / "train.py")
 TWO = str(ROOT / "launch" / "accelerate" / "cpu_two_processes.yaml")
 BARE = [*COMMON, "--num_processes", "2", "--mixed_precision", "no"]
+GONE_S = 2.0  # processes of a loader notice at once that theirs is dead
 LONG = ("run.steps=100000", "data.workers=1", "run.log_every=2", "run.checkpoint_every=4")
 
 
@@ -206,18 +207,16 @@ def test_a_run_killed_on_two_processes_continues_on_any_number(shard_set, tmp_pa
 
 
 def test_the_run_folder_is_free_as_soon_as_the_training_process_is_dead(shard_set, tmp_path):
-    """Its loader processes notice seconds later."""
     run, words = tmp_path / "run", ["run.checkpoint_every=2", "data.workers=2"]
     with started([sys.executable, SCRIPT, *settings(shard_set, run, *words, "run.steps=100000")]) as process:
         wait_for_step(process, 3)
-        loaders = psutil.Process(process.pid).children()
-        assert len(loaders) >= 2
+        loaders = psutil.Process(process.pid).children(recursive=True)
+        assert len(loaders) == 3  # the process that starts them is one
         process.kill()
         process.wait()
-        assert any(one.is_running() for one in loaders)
         saved = list_checkpoints(run)[-1].step
         train(tiny_config(shard_set, run, *words, f"run.steps={saved + 1}"))
-    assert psutil.wait_procs(loaders, timeout=20)[1] == []
+        assert psutil.wait_procs(loaders, timeout=GONE_S)[1] == []
 
 
 def test_two_hosts_train_like_one_and_end_when_the_cable_between_them_is_cut(shard_set, tmp_path):

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from dist.batch_ids import sample_hashes
 from training import ACCELERATE, ON_CPU, ROOT, launch, losses, processes, read_metrics, settings, tiny_config
+from worker_fixtures import loader_workers
 
 from streamgan.core.errors import ConfigError
 from streamgan.train.build import build_train_loader
@@ -84,8 +85,7 @@ def test_a_rank_that_loses_its_loader_ends_all_of_them(shard_set, tmp_path):
             if line.startswith("step 10/"):
                 break
         ranks = psutil.Process(process.pid).children()
-        workers = [worker for rank in ranks for worker in rank.children()]
-        loaders = [worker for worker in workers if "train.py" in " ".join(worker.cmdline())]
+        loaders = [worker for rank in ranks for worker in loader_workers(rank.pid)]
         assert (len(ranks), len(loaders)) == (2, 2)
         began = time.monotonic()
         loaders[1].kill()

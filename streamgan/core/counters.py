@@ -4,25 +4,23 @@ A process that dies stops nobody. What is read while it is written may mix two m
 watchdog can bear.
 """
 
-import mmap
 from collections.abc import Iterable
-from multiprocessing.context import BaseContext
-from typing import Any
+
+from .shared_memory import SharedMemory
 
 
 class Counters:
-    """`rows` x `columns` integers of 64 bits, all 0.
+    """`rows` x `columns` integers of 64 bits, all 0, shared with the processes that are started with them."""
 
-    Without a `context` processes that are forked later share them, and nothing is left in /dev/shm; with one,
-    those too that it spawns and hands them to.
-    """
+    def __init__(self, rows: int, columns: int):
+        self.__setstate__((rows, columns, SharedMemory(8 * rows * columns)))
 
-    def __init__(self, rows: int, columns: int, *, context: BaseContext | None = None):
-        self._rows, self._columns, count = rows, columns, rows * columns
-        if context:
-            self._numbers: Any = context.RawArray("q", count)
-        else:
-            self._numbers = memoryview(mmap.mmap(-1, 8 * count)).cast("q")
+    def __getstate__(self) -> tuple[int, int, SharedMemory]:
+        return self._rows, self._columns, self._memory
+
+    def __setstate__(self, state: tuple[int, int, SharedMemory]) -> None:
+        self._rows, self._columns, self._memory = state
+        self._numbers = memoryview(self._memory.map).cast("q")
 
     def row(self, number: int) -> list[int]:
         return list(self._numbers[number * self._columns : (number + 1) * self._columns])

@@ -8,6 +8,7 @@ already knows its rank; `Accelerator.prepare` has nothing to do with it and leav
 import copy
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from torch.utils.data import DataLoader
 
 from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.logs import say
+from streamgan.core.storage import retry
 from streamgan.data.order.canonical import Reshuffle, rank_slice
 from streamgan.data.prefetch.prefetch import Supply, evaluation_supply, training_supply
 from streamgan.data.shards.joint import Reader, open_reader
 from streamgan.data.workers.batch_memory import Ring
 from streamgan.data.workers.counters import LoaderStats
-from streamgan.data.workers.samples import Batch, Fetched, Samples
-from streamgan.data.workers.watchdog import Forked, begin, close_at_exit, read
+from streamgan.data.workers.processes import SERVER, Workers
+from streamgan.data.workers.samples import Batch, Fetched, Samples, as_it_is, begin
+from streamgan.data.workers.watchdog import close_at_exit, read
 
 from .limits import GrayMode, OnBad, check_options
 from .plan import EvaluationPlan, Plan, Request, Shuffle, TrainingPlan, evaluation_ids, make_order
@@ -55,7 +58,6 @@ class Loader:
         with ExitStack() as stack:
             if self._supply:
                 stack.enter_context(self._supply.managed())
-            # Processes are forked here, before the threads that fetch shards begin.
             torch_loader, stall_s = self._torch_loader(), self._reading.stall_s
             batches = read(torch_loader, samples.board, stall_s=stall_s, where=samples.reader.where)
             stack.enter_context(closing(batches))
@@ -75,11 +77,11 @@ class Loader:
         return DataLoader(
             samples,
             batch_sampler=_placed(self._plan, samples.ring),  # type: ignore[arg-type]
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=workers,
-            worker_init_fn=begin,
+            worker_init_fn=partial(begin, retry.shared()),
             pin_memory=self._reading.pin_memory,
-            multiprocessing_context=Forked() if workers else None,
+            multiprocessing_context=Workers() if workers else None,
             prefetch_factor=PREFETCH if workers else None,
         )
 
@@ -103,10 +105,6 @@ def _placed(plan: Plan, ring: Ring) -> Iterator[Request]:
     """The requests, each with a slot for its images as long as there is one."""
     for request in plan:
         yield request._replace(slot=ring.take())
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def training_loader(
@@ -147,6 +145,8 @@ def evaluation_loader(
 
 
 def _open(reading: Reading, split: str) -> Reader:
+    if reading.workers:
+        SERVER.start()  # it has much to import, and time for it until the first batch is asked for
     reader = open_reader(reading.source, split)
     if reading.gray == "twin" and not reader.has_gray:
         raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")

@@ -33,8 +33,7 @@ _NETWORK_LIBRARIES = (
 )
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 _LASTING_WORDS = ("Credentials", "ParamValidation")  # of botocore, whose errors have no useful classes
-# Memory that processes forked from here share; two that count at one instant may count one.
-_retries = Counters(1, 1)
+_retries = Counters(1, 1)  # loader processes count here, too; two at one instant may count one
 
 _T = TypeVar("_T")
 
@@ -94,6 +93,17 @@ def with_retries(address: str, action: Callable[[], _T], *, to: Literal["read", 
 def num_retries() -> int:
     """Requests that this process and its loader processes have made again after a failure."""
     return _retries.row(0)[0]
+
+
+def shared() -> Counters:
+    """What `num_retries` reads, for processes that are started with it."""
+    return _retries
+
+
+def share(counters: Counters) -> None:
+    """Count in what another process has `shared`."""
+    global _retries
+    _retries = counters
 
 
 def status_of(error: BaseException) -> int | None:

@@ -48,7 +48,7 @@ class Supply:
 
     @contextmanager
     def managed(self) -> Iterator[None]:
-        """While this lasts loader processes wait for shards; to be entered before they are forked."""
+        """While this lasts loader processes wait for shards; to be entered before they are started."""
         for files, _ in self.parts:
             files.manage(True)
         try:

@@ -1,9 +1,9 @@
 """Whole shards at an address, through a node cache.
 
 They are read in one of two ways. Alone, whoever needs a shard downloads it. Under a Loader (`managed`) the
-training process downloads ahead (`prefetch/downloads.py`) and loader workers, which are forks, only wait for
-names to appear in the cache; `by_range`, shared memory without a name, tells them which shards cannot get
-space there, because other jobs need all of it, and are read from their address.
+training process downloads ahead (`prefetch/downloads.py`) and loader processes only wait for names to appear
+in the cache; `by_range`, in shared memory, tells them which shards cannot get space there, because other jobs
+need all of it, and are read from their address.
 """
 
 import math
@@ -20,13 +20,14 @@ import numpy as np
 from isal import isal_zlib
 
 from streamgan.core.errors import ConfigError
+from streamgan.core.shared_memory import SharedMemory
 from streamgan.core.storage.address import join, redacted
 from streamgan.core.storage.download import size_of
 from streamgan.core.storage.locks import close_descriptor, open_descriptor
 from streamgan.data.format import SplitEntry, load_index
 
-from .node_cache import Blob, Deleted, NodeCache
-from .open_files import OpenShards
+from .node_cache import Blob, CacheLease, Deleted, NodeCache
+from .open_files import FileId, OpenShards
 from .remote import NotArrived, RemoteFiles
 from .verified_download import Spans, fill, sha256_of
 
@@ -39,22 +40,31 @@ class CachedFiles(RemoteFiles):
 
     def __init__(self, root: str, split: str, entry: SplitEntry, cache: NodeCache):
         super().__init__(root, split, entry)
-        self.cache, self.managed, self._main_pid = cache, False, os.getpid()
+        self.cache, self.managed = cache, False
         self.blobs = [Blob(one.sha256, one.bytes, join(root, one.name)) for one in entry.shards]
-        self.by_range = mmap.mmap(-1, len(self.blobs) + 1)  # the last byte: nobody downloads any more
-        self._open, self._lease = OpenShards(close_descriptor), cache.lease()
+        self._shared = SharedMemory(len(self.blobs) + 1)  # the last byte: nobody downloads any more
+        self._open = OpenShards(close_descriptor)
+        self._lease: CacheLease | None = None
         self._leased: OrderedDict[int, None] = OrderedDict()  # shards of one who reads alone, oldest first
         self._starts = np.cumsum([0, *(one.samples for one in entry.shards)])
         self._rows: np.ndarray | None = None
+        self._index: FileId | None = None  # what the rows are in, its sha256 checked
         self.index_bytes = 0
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CachedFiles, (self.root, self.split, self.entry, self.cache)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lease": None, "_leased": OrderedDict(), "_rows": None}
+
+    @property
+    def by_range(self) -> mmap.mmap:
+        """A byte for each shard, not 0: there is no space for it in the cache."""
+        return self._shared.map
 
     def load_index(self) -> np.ndarray:
         """The index, from the cache; it stays there as long as this object lives."""
         sha256 = self.entry.index_sha256
         path = self.cache.path(sha256)
+        if self._index and self._index == FileId.of(path):  # checked and leased by whoever sent this here
+            return load_index(redacted(self.index_address), path, self.entry)
         while True:
             size = path.stat().st_size if path.exists() else size_of(self.index_address)
             blob = Blob(sha256, size, self.index_address)
@@ -65,7 +75,7 @@ class CachedFiles(RemoteFiles):
             with suppress(FileNotFoundError), open(path, "rb") as file:
                 about = os.fstat(file.fileno())
                 if sha256_of(file.fileno()) == sha256:
-                    self.index_bytes = about.st_size
+                    self.index_bytes, self._index = about.st_size, FileId.of(path)
                     self._rows = load_index(redacted(self.index_address), path, self.entry)
                     return self._rows
                 self.cache.mark_damaged(blob, about.st_ino)
@@ -99,7 +109,7 @@ class CachedFiles(RemoteFiles):
 
     def manage(self, managed: bool) -> None:
         """Whether this process downloads ahead; if no longer, workers that wait for a shard give up."""
-        self.managed, self._main_pid = managed, os.getpid()
+        self.managed = managed
         self.by_range[:] = bytes(len(self.blobs)) + bytes([not managed])
 
     def fail_waiters(self) -> None:
@@ -112,7 +122,8 @@ class CachedFiles(RemoteFiles):
 
     def close(self) -> None:
         self.release()
-        self._lease.close()
+        if self._lease:
+            self._lease.close()
 
     def _descriptor(self, shard: int) -> int | None:
         """The open shard, or None if it has to be read by range."""
@@ -125,8 +136,7 @@ class CachedFiles(RemoteFiles):
             except FileNotFoundError as error:
                 if self.managed and (self.by_range[shard] or not self.waits):
                     return None
-                orphan = self._main_pid not in (os.getpid(), os.getppid())
-                if orphan or (self.managed and self.by_range[len(self.blobs)]):
+                if self.managed and self.by_range[len(self.blobs)]:
                     raise NotArrived("loader", "no shards arrive any more", _AGAIN) from error
                 self.num_missed += 1
                 self.heartbeat()
@@ -135,7 +145,7 @@ class CachedFiles(RemoteFiles):
 
     def _obtain_alone(self, shard: int) -> bool:
         while not self._obtain(self.blobs[shard], lambda descriptor: self.damaged(shard, descriptor)):
-            if not self._leased:
+            if not (self._lease and self._leased):
                 return False
             oldest = self._leased.popitem(last=False)[0]
             self._open.discard(oldest)
@@ -145,7 +155,7 @@ class CachedFiles(RemoteFiles):
 
     def _obtain(self, blob: Blob, damaged: Callable[[int], Spans]) -> bool:
         """Have a blob in the cache, leased; False if there is no space that could be freed for it."""
-        if not self._lease.valid:  # closed, or of the process that this one is a fork of
+        if not self._lease or not self._lease.valid:  # closed, or of the process that this one is a fork of
             self._lease = self.cache.lease()
             self._leased.clear()
         while True:

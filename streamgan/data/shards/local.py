@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from streamgan.core.errors import file_error
+from streamgan.core.errors import DataError, file_error
 from streamgan.data.format import Sample, SplitEntry, idx_name, open_index, read_idx
 
-from .open_files import OpenShards
+from .open_files import FileId, OpenShards
 
 
 class LocalFiles:
@@ -22,8 +22,16 @@ class LocalFiles:
     def __init__(self, root: Path, split: str, entry: SplitEntry):
         self.root, self.split, self.entry = root, split, entry
         self._open = OpenShards()
+        self._index: FileId | None = None
 
     def load_index(self) -> np.ndarray:
+        """The index; DataError if it is another file than the first time, in whatever process that was."""
+        path = self.root / f"{self.split}.index"
+        found = FileId.of(path)
+        if self._index not in (None, found):
+            todo = "end what writes there, then run the same command again"
+            raise DataError(path, "was replaced while the set is read", todo)
+        self._index = found
         return open_index(self.root, self.split, self.entry)
 
     def name(self, shard: int) -> str:

@@ -3,9 +3,27 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 MAX_OPEN = 512  # of 1024 that a process may open by default; a window of every lane wants some hundreds
+
+
+class FileId(NamedTuple):
+    """Which file lies at a path."""
+
+    device: int
+    inode: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileId | None":
+        """None if there is none."""
+        try:
+            about = path.stat()
+        except OSError:
+            return None
+        return cls(about.st_dev, about.st_ino, about.st_size)
 
 
 class OpenShards:

@@ -1,14 +1,16 @@
-"""Single images of shards at an address, by range: nothing is kept but the index, in memory."""
+"""Single images of shards at an address, by range: nothing is kept but the index, in shared memory."""
 
 import hashlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from streamgan.core.shared_memory import SharedMemory
 from streamgan.core.storage.address import redacted
 from streamgan.core.storage.download import read_whole
-from streamgan.data.format import SplitEntry, load_index
+from streamgan.data.format import INDEX_DTYPE, SplitEntry, load_index
 
 from .coalesce import ByteRange, Coming
 from .remote import RemoteFiles
@@ -21,8 +23,19 @@ class RangedFiles(RemoteFiles):
     def __init__(self, root: str, split: str, entry: SplitEntry):
         super().__init__(root, split, entry)
         self._coming: Coming | None = None
+        self._index: SharedMemory | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_coming": None}
 
     def load_index(self) -> np.ndarray:
+        if self._index is None:
+            rows = self._download_index()
+            self._index = SharedMemory(rows.nbytes)
+            self._index.map[:] = rows.tobytes()
+        return np.frombuffer(self._index.map, INDEX_DTYPE)
+
+    def _download_index(self) -> np.ndarray:
         for _ in range(MAX_DOWNLOADS):
             data = read_whole(self.index_address)
             if hashlib.sha256(data).hexdigest() == self.entry.index_sha256:

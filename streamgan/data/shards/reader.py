@@ -1,13 +1,14 @@
 """Bytes by offset: one pread a member from a shard, its CRC-32 checked.
 
-No tar is parsed while training: the packed index says where every image lies. A reader may be used in several
-processes, each of which opens its own files.
+No tar is parsed while training: the packed index says where every image lies. A reader may be sent to other
+processes, each of which opens its own files and asks nothing again that is known.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -68,12 +69,20 @@ class ShardReader:
         self.split = split
         self.entry = self.manifest.split(split, self.root)
         self.files = _files(root, split, self.entry, None if str(cache) == "none" else cache, cache_gb)
-        self.index = self.files.load_index()
+        self.index = self.files.load_index()  # now, so that a damaged one is known at once
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
 
     def __del__(self) -> None:
         self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("manifest", "index")}
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """Where each image lies: rows of INDEX_DTYPE, in the memory that all processes share."""
+        return self.files.load_index()
 
     def __len__(self) -> int:
         return self.entry.samples

@@ -1,10 +1,9 @@
 """Memory for batches that is used again: next to decoding, fresh pages are what a batch costs most.
 
-A ring is memory that the training process shares with the loader processes it forks. Each request names a
-slot that is free; who fulfils the request writes the images there and sends back no more than where they are.
-A slot is free again when the last tensor of its batch is gone. Where none is, because somebody collects
-batches, a batch gets memory of its own. The memory has no name: nothing is left in /dev/shm, whose size
-containers limit to some megabytes, if everything ends at once.
+A ring is memory that the training process shares with its loader processes. Each request names a slot that is
+free; who fulfils the request writes the images there and sends back no more than where they are. A slot is
+free again when the last tensor of its batch is gone. Where none is, because somebody collects batches, the
+images themselves are sent.
 """
 
 import itertools
@@ -12,11 +11,13 @@ import math
 import mmap
 import weakref
 from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
+
+from streamgan.core.shared_memory import SharedMemory
 
 _numbers = itertools.count()
 _rings: "weakref.WeakValueDictionary[int, Ring]" = weakref.WeakValueDictionary()
@@ -29,10 +30,13 @@ class Ring:
         self.shapes = shapes
         self._sizes = [math.prod(shape) for shape in shapes]
         self._slot_bytes = -(-sum(self._sizes) // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(-1, count * self._slot_bytes)
+        self._memory = SharedMemory(count * self._slot_bytes)
         self._free = deque(range(count))
         self.number = next(_numbers)
         _rings[self.number] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_free": None}  # which slots are free is for the training process to know
 
     def take(self) -> int | None:
         """A free slot, the one used last; None if there is none. For the training process alone."""
@@ -49,7 +53,7 @@ class Ring:
         return self._images(memory)
 
     def _bytes(self, slot: int) -> np.ndarray:
-        return np.frombuffer(self._memory, np.uint8, sum(self._sizes), slot * self._slot_bytes)
+        return np.frombuffer(self._memory.map, np.uint8, sum(self._sizes), slot * self._slot_bytes)
 
     def _images(self, memory: np.ndarray) -> list[Tensor]:
         parts = torch.from_numpy(memory).split(self._sizes)  # one storage, which holds `memory`
@@ -59,11 +63,3 @@ class Ring:
 def hand_over(number: int, slot: int) -> list[Tensor]:
     """As the method, in the process that made the ring with this number."""
     return _rings[number].hand_over(slot)
-
-
-def own_memory(shape: tuple[int, int, int, int]) -> Tensor:
-    """Room for images outside a ring; in a worker in shared memory, where PyTorch would copy it to."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)

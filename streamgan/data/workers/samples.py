@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from streamgan.core.counters import Counters
 from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.seeding import hash64
+from streamgan.core.storage import retry
 from streamgan.data.plan import Request
 from streamgan.data.reading import Reading
 from streamgan.data.shards.joint import Reader
 from streamgan.data.shards.reader import unplanned
 
-from .batch_memory import Ring, hand_over, own_memory
+from .batch_memory import Ring, hand_over
 from .counters import Board, Meter
 from .decode import CENTER, Crop, decode, luma, sampled_crops
 
@@ -51,23 +53,40 @@ class Fetched(NamedTuple):
 
 
 class _Parcel:
-    """A batch in a ring on its way to the training process, where it arrives as Fetched."""
+    """A batch on its way to the training process, where it arrives as Fetched.
 
-    def __init__(self, ring: int, slot: int, ids: np.ndarray, replaced: list[str]):
-        self.content = ring, slot, ids, replaced
+    `images` are the slot of a ring that they are in, as (number of the ring, slot), or themselves.
+    """
+
+    def __init__(self, images: tuple[int, int] | list[np.ndarray], ids: np.ndarray, replaced: list[str]):
+        self._content = images, ids, replaced
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack, self.content
+        return _unpack, self._content
+
+    def unpack(self) -> Fetched:
+        return _unpack(*self._content)
 
 
-def _unpack(ring: int, slot: int, ids: np.ndarray, replaced: list[str]) -> Fetched:
-    return _fetched(hand_over(ring, slot), ids, replaced)
+def _unpack(images: tuple[int, int] | list[np.ndarray], ids: np.ndarray, replaced: list[str]) -> Fetched:
+    found = hand_over(*images) if isinstance(images, tuple) else list(map(torch.from_numpy, images))
+    return _fetched(found, ids, replaced)
 
 
 def _fetched(images: list[Tensor], ids: np.ndarray, replaced: list[str]) -> Fetched:
     color_B3HW, *gray_B1HW = (image.permute(0, 3, 1, 2) for image in images)
     gray = gray_B1HW[0] if gray_B1HW else None
     return Fetched(Batch(gray, color_B3HW, torch.from_numpy(ids)), replaced)
+
+
+def begin(retries: Counters, worker: int) -> None:
+    """For the start of a worker: requests that it makes again count in the training process."""
+    retry.share(retries)
+
+
+def as_it_is(batch: Any) -> Any:
+    """In place of PyTorch's collation."""
+    return batch
 
 
 class Samples(Dataset):
@@ -100,15 +119,18 @@ class Samples(Dataset):
     def _batch(self, request: Request, meter: Meter) -> "Fetched | _Parcel":
         ring, slot = self.ring, request.slot
         if ring is None or slot is None:
-            images = [own_memory(shape) for shape in self.shapes(len(request.ids))]
-            return _fetched(images, *self._write(images, request, meter))
-        ids, replaced = self._write(ring.images(slot), request, meter)
-        parcel = _Parcel(ring.number, slot, ids, replaced)
-        return parcel if get_worker_info() else _unpack(*parcel.content)
+            images = [np.empty(shape, np.uint8) for shape in self.shapes(len(request.ids))]
+            parcel = _Parcel(images, *self._write(images, request, meter))
+        else:
+            images = [image.numpy() for image in ring.images(slot)]
+            parcel = _Parcel((ring.number, slot), *self._write(images, request, meter))
+        return parcel if get_worker_info() else parcel.unpack()
 
-    def _write(self, images: list[Tensor], request: Request, meter: Meter) -> tuple[np.ndarray, list[str]]:
+    def _write(
+        self, images: list[np.ndarray], request: Request, meter: Meter
+    ) -> tuple[np.ndarray, list[str]]:
         """Fill in the images of a batch; the ids they are of, and what was replaced."""
-        color_BHW3, *gray_BHW1 = (image.numpy() for image in images)
+        color_BHW3, *gray_BHW1 = images
         ids, replaced = request.ids.copy(), []
         crops = self._crops(request.epochs, ids)
         self.reader.expect(ids[ids >= 0], gray=self.gray == "twin")

@@ -84,7 +84,7 @@ def run_local(
     # other end does. Then they stop at once, in the middle of whatever they do.
     read_end, write_end = context.Pipe(duplex=False)
     with _no_interrupts_for_children():  # the first lock starts a process, too
-        counters, num_started = Counters(num_workers, _COLUMNS, context=context), context.Value("q", 0)
+        counters, num_started = Counters(num_workers, _COLUMNS), context.Value("q", 0)
     executor = ProcessPoolExecutor(
         num_workers,
         mp_context=context,
