@@ -263,6 +263,7 @@ def test_scores_are_a_table_or_one_object(run, shard_set, model):
     assert {"saturation", "median_ab"} <= {line.split(" ")[0] for line in text.stdout.splitlines()}
 
 
+@pytest.mark.slow
 def test_a_set_without_a_training_split_is_scored_beside_gray_and_says_what_is_missing(
     run, source_folder, model, tmp_path
 ):
@@ -277,6 +278,7 @@ def test_a_set_without_a_training_split_is_scored_beside_gray_and_says_what_is_m
     assert not any(row.startswith("median_ab") for row in text.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_fid_stands_beside_that_of_the_baselines_and_what_is_absent_in_its_column(
     run, shard_set, model, monkeypatch, tmp_path
 ):
@@ -312,6 +314,7 @@ def test_fid_stands_beside_that_of_the_baselines_and_what_is_absent_in_its_colum
     assert told["not_measured"]["fid"] == "fid: needs at least 2 images"
 
 
+@pytest.mark.slow
 def test_what_a_classifier_sees_stands_beside_gray_and_the_truth_as_a_jpeg(
     run, shard_set, model, monkeypatch
 ):

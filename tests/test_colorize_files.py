@@ -240,7 +240,7 @@ def test_where_memory_ends_the_work_size_becomes_smaller_and_one_line_says_so(ge
         colorizer(photos)
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(number, marks=pytest.mark.slow) for number in (400, 5000)])
 def test_memory_does_not_grow_with_the_number_of_files(photo, model, tmp_path, count):
     (tmp_path / "in").mkdir()
     photo(0, (16, 16)).save(tmp_path / "in" / "0.png")

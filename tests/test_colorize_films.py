@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import streamgan_process
+from marks import slow
 from test_colorize import save_generator
 
 import streamgan
@@ -103,7 +103,9 @@ def left_in(out: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("pixels", [{}, {"codec": "libx265", "bf": "2", "x265-params": "log-level=none"}])
+@pytest.mark.parametrize(
+    "pixels", [{}, slow({"codec": "libx265", "bf": "2", "x265-params": "log-level=none"})]
+)
 def test_a_whole_film_is_whole(colorizer, tmp_path, suffix, pixels):
     film = write_film(tmp_path / f"film{suffix}", sound=True, **pixels)
     outcome = color(colorizer, film, tmp_path / "out")
@@ -111,6 +113,7 @@ def test_a_whole_film_is_whole(colorizer, tmp_path, suffix, pixels):
     assert count(outcome.target.path) == FRAMES
 
 
+@pytest.mark.slow
 def test_a_film_with_pauses_is_whole(colorizer, tmp_path):
     pauses = np.cumsum([0, *(1 + (index % 3 == 0) * 9 for index in range(FRAMES - 1))]).tolist()
     for suffix in FORMATS:
@@ -165,7 +168,7 @@ def test_a_film_that_is_cut_is_coloured_as_far_as_it_goes(colorizer, tmp_path, s
     assert "at its end" in outcome.text
 
 
-@pytest.mark.parametrize("movflags", ["", "faststart"])
+@pytest.mark.parametrize("movflags", ["faststart", slow("")])
 def test_a_film_whose_index_is_cut_is_no_audio_file_and_nothing_is_lost_in_silence(
     colorizer, tmp_path, movflags
 ):
@@ -201,6 +204,7 @@ def test_what_has_no_film_in_it_is_one_line(colorizer, tmp_path, cut, told):
     assert not left_in(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_packets_that_are_missing_in_the_middle_are_counted(colorizer, tmp_path):
     for suffix, gone in ((".mkv", range(17, 20)), (".mp4", range(17, 22))):
         film = write_film(tmp_path / f"film{suffix}")
@@ -212,7 +216,7 @@ def test_packets_that_are_missing_in_the_middle_are_counted(colorizer, tmp_path)
         assert count(outcome.target.path) == FRAMES - len(gone)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [".mkv", slow(".mp4"), slow(".mov")])
 def test_damage_in_the_middle_is_counted(colorizer, tmp_path, suffix):
     film = write_film(tmp_path / f"film{suffix}")
     data = bytearray(film.read_bytes())
@@ -235,7 +239,7 @@ def test_a_film_whose_beginning_cannot_be_decoded_starts_later(colorizer, tmp_pa
     assert count(outcome.target.path) == FRAMES - 8
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "subrip"), (".mp4", "mov_text")])
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "subrip"), slow(".mp4", "mov_text")])
 def test_languages_titles_flags_chapters_and_subtitles_stay(colorizer, tmp_path, suffix, codec):
     path, flags = tmp_path / f"film{suffix}", av.stream.Disposition
     chapters = [
@@ -312,10 +316,10 @@ def test_a_title_in_another_encoding_stays(colorizer, tmp_path):
     ("about", "told"),
     [
         ({"pix_fmt": "yuv420p10le"}, "10 bits become 8"),
-        ({"pix_fmt": "yuv422p10le", "codec": "prores_ks"}, "10 bits become 8"),
+        slow({"pix_fmt": "yuv422p10le", "codec": "prores_ks"}, "10 bits become 8"),
         ({"x264-params": "interlaced=1:tff=1"}, "interlaced pictures become whole frames"),
         ({"pix_fmt": "yuv420p10le", "color_trc": "smpte2084"}, "HDR keeps its curve (PQ)"),
-        ({"pix_fmt": "yuv420p10le", "color_trc": "arib-std-b67"}, "HDR keeps its curve (HLG)"),
+        slow({"pix_fmt": "yuv420p10le", "color_trc": "arib-std-b67"}, "HDR keeps its curve (HLG)"),
     ],
 )
 def test_what_is_not_as_it_was_is_said(colorizer, tmp_path, about, told):
@@ -378,14 +382,14 @@ def test_a_film_may_have_a_name_as_long_as_names_get(colorizer, tmp_path):
     assert outcome.kind == "colored", outcome.text
 
 
-def test_colorize_names_a_film_that_is_not_whole_and_exits_with_1(colorizer, tmp_path):
+def test_colorize_names_a_film_that_is_not_whole_and_exits_with_1(colorizer, tmp_path, run_as_program):
     film = write_film(tmp_path / "film.mkv")
     film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     whole = write_film(tmp_path / "whole.mkv")
     model = colorizer.weights.path
-    done = streamgan_process("colorize", film, whole, "--model", model, "--out", tmp_path / "out", "--json")
+    done = run_as_program("colorize", film, whole, "--model", model, "--out", tmp_path / "out", "--json")
     report = json.loads(done.stdout)
-    assert done.returncode == report["exit_code"] == 1
+    assert done.code == report["exit_code"] == 1
     assert (report["num_colored"], report["num_failed"]) == (1, 1)
     assert "frames" in report["failed"][str(film)]
     assert "film.mkv: coloured in part (" in done.stderr

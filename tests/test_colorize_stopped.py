@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from marks import slow
 from test_colorize import save_generator
 
 from streamgan.inference.colorizer import Colorizer
@@ -58,7 +59,7 @@ def test_photos_go_on_with_skip_existing(model, photo, tmp_path, monkeypatch, ru
     assert files_in(tmp_path / "out") == files_in(tmp_path / "in")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [SIGNALS[0], *map(slow, SIGNALS[1:])])
 def test_a_film_that_is_interrupted_leaves_nothing(model, tmp_path, monkeypatch, run_as_program, number):
     pytest.importorskip("av")
     from test_colorize_films import write_film
@@ -107,7 +108,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(model, photo, tmp_path, run_
 
 
 @pytest.mark.parametrize("limit", [2000, 20000])
-@pytest.mark.parametrize("name", ["film.mp4", "film.mov", "film.mkv"])
+@pytest.mark.parametrize("name", ["film.mp4", slow("film.mov"), "film.mkv"])
 def test_a_film_that_a_disk_has_no_room_for_is_one_line(model, tmp_path, run_as_program, name, limit):
     pytest.importorskip("av")
     from test_colorize_films import write_film

@@ -136,6 +136,7 @@ def test_what_is_trained_and_scored_is_not_touched_again(finished, monkeypatch, 
     assert "all 2 rows are trained and scored" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_other_photos_are_scored_without_training_again(finished, monkeypatch):
     path, out, _ = finished
     kept = {row: (out / row / "scores.json").read_bytes() for row in ("plain", "as_published")}
@@ -246,6 +247,7 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(write_comparison, monkey
     assert "| diverges (failed) |" in page
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_row_ends_with_130_and_the_next_call_goes_on(write_comparison, monkeypatch):
     path = write_comparison()
     real, calls = compare_run.train, []

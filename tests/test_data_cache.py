@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_fixtures import impatient
+from marks import slow
 from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
 
@@ -414,8 +415,7 @@ def test_a_reader_alone_lets_go_of_its_oldest_shards_at_the_cap(root, site, tmp_
     local.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("step", [0, 9])
+@pytest.mark.parametrize(("step", "workers"), [(0, 0), (9, 0), slow(0, 1), slow(9, 1)])
 def test_a_cache_that_is_deleted_in_mid_run_is_made_again(
     root, site, tmp_path, capfd, need_gb, workers, step
 ):

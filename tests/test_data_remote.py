@@ -166,6 +166,7 @@ def test_a_position_and_ranks_do_not_depend_on_the_cache(root, site, expected, t
         assert [batch.ids_B.tolist() for batch in loader] == half
 
 
+@pytest.mark.slow
 def test_reads_that_waited_for_the_network_and_requests_made_again_are_counted(root, site, tmp_path):
     by_range = build_loader(site.url, workers=0, cache="none", **SETTINGS)
     assert len(list(by_range)) > 0
@@ -220,7 +221,7 @@ def test_giving_up_names_address_byte_and_attempts_but_no_token(root, site, tmp_
     reader.close()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_shard_that_is_missing_ends_the_run_naming_it(root, site, tmp_path, workers):
     name = read_manifest(root).splits["train"].shards[5].name
     site.fault = lambda handler, attempt: handler.path == f"/{name}" and (handler.send_error(404) or True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from conftest import make_photo
+from shared import make_photo
 from training import ROOT, tiny_config
 
 from streamgan.cli.main import streamgan

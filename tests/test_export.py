@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from marks import slow
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_colorize import save_generator
@@ -236,7 +237,7 @@ def test_a_bundle_without_digests_is_taken_as_it_is(model, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
-@pytest.mark.parametrize("kind", ["safetensors", "onnx", "torch"])
+@pytest.mark.parametrize("kind", ["safetensors", slow("onnx"), slow("torch")])
 def test_a_full_disk_is_one_line_and_leaves_nothing(model, tmp_path, run_as_program, kind):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
@@ -300,6 +301,7 @@ def test_the_methods_of_huggingface_hub_take_a_bundle(photo, model, tmp_path):
     assert "Colours gray photos" in (tmp_path / "saved" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_onnx_gives_what_the_network_gives_at_sizes_it_never_saw(model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "model.onnx"
@@ -339,6 +341,7 @@ def test_a_graph_of_torch_export_comes_back_from_its_file(model, tmp_path):
         torch.testing.assert_close(graph(image), generator(image))
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
     def other(weights):
         program = export_program(weights)

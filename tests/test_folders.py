@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 from fault_fixtures import impatient
+from marks import slow
 from remote_fixtures import website
 from training import TINY, settings
 
@@ -65,9 +66,9 @@ def test_what_is_in_the_way_in_a_run_folder_is_found_before_the_first_step(run, 
     assert "step 1/1" not in stderr
 
 
-@pytest.mark.parametrize("kind", ["a file", "below a file", "a dangling link", "a long name"])
+@pytest.mark.parametrize("kind", ["a file", "a dangling link", slow("below a file"), slow("a long name")])
 @pytest.mark.parametrize("command", ["train", "compare", "demo"])
-@pytest.mark.parametrize("extra", [[], ["--json"]])
+@pytest.mark.parametrize("extra", [slow([]), ["--json"]])
 def test_a_place_that_cannot_be_a_folder_is_one_line(
     run, kind, command, extra, shard_set, comparison, tmp_path
 ):
@@ -155,7 +156,7 @@ def words_of(command, far, tmp_path):
     return ["train", *words]
 
 
-@pytest.mark.parametrize("command", ["train", "zhang", "compare", "bench", "evaluate"])
+@pytest.mark.parametrize("command", ["train", slow("zhang"), slow("compare"), "bench", slow("evaluate")])
 def test_a_cache_that_is_named_is_the_only_one_that_is_filled(run, command, far, tmp_path):
     if command == "evaluate":
         assert run(*words_of("train", far, tmp_path))[0] == 0

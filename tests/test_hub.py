@@ -125,6 +125,7 @@ def commits(tmp_path_factory):
     return {OLD: old, NEW: new}
 
 
+@pytest.mark.slow
 def test_a_data_set_is_pinned_and_the_same_command_continues_the_same_commit(commits, tmp_path):
     with serving(Hub(commits)) as hub:
         out = tmp_path / "set"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from conftest import make_photo
 from parquet_fixtures import encode, hub, write_rows
 from PIL import Image
+from shared import make_photo
 
 from streamgan.core.errors import DataError
 from streamgan.data import image as image_module

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 from parquet_fixtures import pair, write_rows
 from training import tiny_config
 
@@ -125,16 +126,16 @@ def test_shares_hold_over_a_batch_and_exactly_over_a_cycle():
     assert 15 < min(of_second) <= max(of_second) < 45  # 30 +- 4.6
 
 
-def test_batches_of_a_mixture_depend_on_neither_ranks_nor_workers(sets):
+@pytest.mark.parametrize(("world", "workers"), [(2, 0), (3, 1), slow(3, 2), slow(4, 1)])
+def test_batches_of_a_mixture_depend_on_neither_ranks_nor_workers(sets, world, workers):
     options = {"batch": 12, "size": 32, "stop_step": 15, "gray": "twin", "workers": 0}
     alone = list(build_loader(sets, **options))
     assert len({int(sample) for batch in alone for sample in batch.ids_B if sample >= 64}) == 20
-    for world, workers in ((2, 0), (3, 2), (4, 1)):
-        options |= {"workers": workers, "world": world}
-        ranks = [list(build_loader(sets, rank=rank, **options)) for rank in range(world)]
-        for step, parts in enumerate(zip(*ranks, strict=True)):
-            whole = Batch(*(torch.cat(one) for one in zip(*parts, strict=True)))
-            assert all(torch.equal(a, b) for a, b in zip(whole, alone[step], strict=True))
+    options |= {"workers": workers, "world": world}
+    ranks = [list(build_loader(sets, rank=rank, **options)) for rank in range(world)]
+    for step, parts in enumerate(zip(*ranks, strict=True)):
+        whole = Batch(*(torch.cat(one) for one in zip(*parts, strict=True)))
+        assert all(torch.equal(a, b) for a, b in zip(whole, alone[step], strict=True))
     assert np.array_equal(
         ids_of(build_loader(sets, **options | {"world": 1, "start_step": 9})), ids_of(alone[9:])
     )

@@ -7,6 +7,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from torch import nn
 
 from streamgan.core.color import HEADS, rgb_to_lab
@@ -29,6 +30,9 @@ SMALL = {
     "timm_unet": {"width": 4, "variant": "test_efficientnet"},
     **{f"{name}_unet": {"width": 4} for name in ("vgg16", "vgg19", "resnet18", "resnet34", "resnet50")},
 }
+# The larger of two with the same code are left to the slow suite.
+LARGE = ("vgg19_unet", "resnet34_unet", "resnet50_unet")
+ZOO = [slow(name) if name in LARGE else name for name in GENERATORS]
 PUBLISHED = {
     "vgg16_unet": (GENERATORS, {"out_channels": 2}, 19e6, 0.005),
     "vgg19_unet": (GENERATORS, {"out_channels": 2}, 24e6, 0.02),
@@ -92,7 +96,7 @@ def test_a_builder_declares_the_options_that_it_has_which_are_settings(table):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (16, 16), (97, 131)])
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", ZOO)
 def test_any_image_size_comes_back_as_it_went_in(name, size):
     output = disturb(generator(name).eval())(torch.rand(2, 1, *size))
     assert output.shape == (2, 2, *size)
@@ -100,7 +104,7 @@ def test_any_image_size_comes_back_as_it_went_in(name, size):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", ZOO)
 def test_every_norm_trains_and_keeps_the_input_visible_at_a_bottleneck_of_one_pixel(name, norm):
     model = disturb(generator(name, norm=norm))
     image = torch.rand(2, 1, 8, 8, requires_grad=True)
@@ -172,7 +176,7 @@ def test_the_unet_normalises_neither_its_first_nor_its_innermost_map():
     assert len(norms) == (5 - 2) + (5 - 1)  # down steps but two, up steps but the last
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", ZOO)
 def test_a_generator_starts_from_the_seed_alone_and_survives_its_state_dict(name):
     first, again = generator(name).eval(), generator(name).eval()
     for key, tensor in first.state_dict().items():
@@ -186,6 +190,7 @@ def test_a_generator_starts_from_the_seed_alone_and_survives_its_state_dict(name
 
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.slow
 def test_published_generators_run_on_meta_at_training_sizes(name, size):
     with torch.device("meta"):
         model = build_generator(name, out_channels=2, size=size)
@@ -198,7 +203,7 @@ def test_the_bounded_paper_generator_gives_rgb_and_is_not_zero_at_the_start():
     assert output.std() > 0
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", ZOO)
 def test_every_parameter_of_a_generator_learns_once_the_last_layer_has_moved(name):
     model = generator(name, norm="group")
     for parameter in model.parameters():
@@ -211,7 +216,9 @@ def test_every_parameter_of_a_generator_learns_once_the_last_layer_has_moved(nam
 
 
 @pytest.mark.parametrize(
-    ("table", "name"), [(GENERATORS, n) for n in GENERATORS] + [(DISCRIMINATORS, n) for n in DISCRIMINATORS]
+    ("table", "name"),
+    [slow(GENERATORS, name) if name in LARGE else (GENERATORS, name) for name in GENERATORS]
+    + [(DISCRIMINATORS, name) for name in DISCRIMINATORS],
 )
 def test_models_run_under_bf16_autocast_in_channels_last_and_on_meta(table, name):
     def build() -> nn.Module:

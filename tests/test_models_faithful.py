@@ -10,6 +10,7 @@ import math
 import pytest
 import torch
 from authors import digest, fixed
+from marks import slow
 from test_step_zoo import meta_step
 from torch import nn
 
@@ -55,7 +56,7 @@ def published(name: str, **options) -> nn.Module:
     return GENERATORS[name](out_channels=2, variant="published", **{**SMALL[name], **options})
 
 
-@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("name", [slow(name) if name == "ddcolor" else name for name in OUTPUTS])
 @torch.no_grad()
 def test_the_published_network_gives_what_its_authors_gives(name):
     shape, expected = OUTPUTS[name]
@@ -72,13 +73,13 @@ def test_the_published_network_gives_what_its_authors_gives(name):
         (GENERATORS["unet"], {"out_channels": 2, "variant": "published", "size": 128}, 41_824_898),
         (DISCRIMINATORS["pix2pix"], {}, 2_765_633),
         # less the norm after the global mean of the encoder, which nothing uses
-        (GENERATORS["ddcolor"], {"out_channels": 2, "variant": "published"}, 55_006_640 - 1536),
-        (
+        slow(GENERATORS["ddcolor"], {"out_channels": 2, "variant": "published"}, 55_006_640 - 1536),
+        slow(
             GENERATORS["ddcolor"],
             {"out_channels": 2, "variant": "published", "width": 192},
             227_869_328 - 3072,
         ),
-        (DISCRIMINATORS["ddcolor"], {}, 5_919_617),
+        slow(DISCRIMINATORS["ddcolor"], {}, 5_919_617),
         # 52 bins of 257 numbers fewer, and no convolution from bins to ab
         (GENERATORS["zhang"], {"out_channels": 2}, 32_236_011 - 52 * 257 - 2 * 313),
     ],
@@ -184,14 +185,16 @@ def test_a_discriminator_that_judges_photos_sees_real_ones_saturated(monkeypatch
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     torch.testing.assert_close((judged * luma).sum(1), (unit_rgb(photo) * luma).sum(1), atol=2e-3, rtol=0)
     assert judged.std(1).mean() > 1.15 * unit_rgb(photo).std(1).mean()
-    meta_step(*words, "model.discriminator=ddcolor", "model.d_width=4", "model.width=4", "model.depth=3")
 
 
+@pytest.mark.slow
 def test_the_published_networks_train_in_a_step_that_never_waits():
     small = [f"model.{key}={value}" for key, value in SMALL["ddcolor"].items()]
     words = ["model.variant=published", "model.d_width=4", "loss.gan=bce"]
     meta_step("model.generator=ddcolor", *small, "model.discriminator=ddcolor", *words, accumulate=2)
     meta_step("model.width=4", "model.depth=3", "model.discriminator=pix2pix", *words)
+    saturated = ["loss.judge=photo", "loss.real_saturation=1.2", "loss.gan_weight=1", "model.d_width=4"]
+    meta_step(*saturated, "model.discriminator=ddcolor", "model.width=4", "model.depth=3")
 
 
 def test_learning_rates_may_fall_later_than_the_first_interval():

@@ -146,6 +146,7 @@ def test_a_wrong_file_of_bins_is_one_line(content, what, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_published_embedder_is_there():
     words = ["run.steps=1", "model.generator=koalarization", "model.variant=inception_resnet_v2"]
     config = load_config(None, words)

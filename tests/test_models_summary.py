@@ -31,6 +31,7 @@ def test_every_model_names_a_paper_that_its_module_names_too(kind):
         assert PAPERS[kind][name][1] in importlib.import_module(function.__module__).__doc__, name
 
 
+@pytest.mark.slow
 def test_a_model_that_names_no_paper_yet_has_a_summary_all_the_same(monkeypatch):
     monkeypatch.setitem(DISCRIMINATORS, "mine", partial(DISCRIMINATORS["patchgan"], width=4, depth=1))
     found = summarise("discriminator", "mine", size=32)

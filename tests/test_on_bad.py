@@ -10,6 +10,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from fault_fixtures import impatient
+from marks import slow
 from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
 from training import TINY, read_metrics, tiny_config
@@ -102,7 +103,7 @@ def test_a_run_replaces_damaged_samples_in_all_that_it_reads(damaged, tmp_path, 
     assert BAD["val"] in replaced(rest, "val")  # once by the scores, once by the baselines, once by the grid
 
 
-@pytest.mark.parametrize("due", ["run.checkpoint_every=2", "run.checkpoint_every=0"])
+@pytest.mark.parametrize("due", ["run.checkpoint_every=0", slow("run.checkpoint_every=2")])
 def test_a_validation_that_fails_costs_no_step(shard_set, tmp_path, due):
     """Also where no checkpoint was due. The run goes on once the damage has been dealt with."""
     root, run = shutil.copytree(shard_set, tmp_path / "copy"), tmp_path / "run"
@@ -141,6 +142,7 @@ def test_evaluate_replaces_damaged_samples_when_asked_to(damaged, whole_run, cap
     assert BAD["train"] in replaced(said, "train")  # the median
 
 
+@pytest.mark.slow
 def test_a_comparison_replaces_damaged_samples_too(damaged, tmp_path, capfd):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"run": {"steps": 1}}))
     tree = {"shards": str(damaged), "out": str(tmp_path / "out"), "budget": {"steps": 1}, "workers": 0}

@@ -142,6 +142,7 @@ def test_inception_is_that_of_torch_fidelity(inception):
     assert ours.std() > 0
 
 
+@pytest.mark.slow
 def test_weights_that_would_run_code_or_do_not_fit_are_refused(tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(GENERATORS["unet"], protocol=2))
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")

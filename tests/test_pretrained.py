@@ -8,6 +8,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from marks import slow
 from safetensors.torch import save_file
 from torch import nn
 
@@ -16,7 +17,7 @@ from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import TIMEOUT_S, cache_place, cached_weights, load_pretrained
 from streamgan.models import GENERATORS
 from streamgan.models.gray import GrayToImageNet
-from streamgan.models.resnet import RESNETS, ResNetFeatures
+from streamgan.models.resnet import ResNetFeatures
 from streamgan.models.vgg_unet import VggFeatures
 from streamgan.train import build
 
@@ -44,7 +45,7 @@ def resnet18(tmp_path_factory):
     return model, path
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", ["resnet18", slow("resnet34"), slow("resnet50")])
 def test_resnet_features_are_torchvisions(name):
     theirs = disturb(getattr(torchvision.models, name)(weights=None)).eval()
     ours = ResNetFeatures(name, width=64, norm="batch").eval()
@@ -64,7 +65,7 @@ def test_resnet_features_are_torchvisions(name):
     assert {key for key in given if key not in ours.state_dict()} == {"fc.weight", "fc.bias"}
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+@pytest.mark.parametrize("name", ["vgg16", slow("vgg19")])
 def test_vgg_features_are_torchvisions(name):
     with torch.device("meta"):  # the classifier, 120 M parameters, is never filled
         theirs = getattr(torchvision.models, f"{name}_bn")(weights=None).features
@@ -101,7 +102,7 @@ def test_gray_becomes_three_normalised_channels():
     torch.testing.assert_close(GrayToImageNet()(gray), expected)
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+@pytest.mark.parametrize("kind", ["safetensors", slow("pth")])
 def test_a_local_file_fills_the_encoder_and_leaves_the_start_gray(resnet18, tmp_path, kind):
     theirs, path = resnet18
     if kind == "safetensors":
@@ -145,6 +146,7 @@ def test_a_failed_download_is_one_line_that_says_where_the_file_belongs(monkeypa
     assert str(tmp_path / "checkpoints" / "resnet34-") in text
 
 
+@pytest.mark.slow
 def test_a_download_is_checked_by_hash_used_and_kept(monkeypatch, resnet18, tmp_path):
     asked = []
 

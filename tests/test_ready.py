@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import make_photo
 from PIL import Image, ImageOps
+from shared import make_photo
 
 import streamgan
 from streamgan.cli.colorize import colorize
@@ -79,6 +79,7 @@ def test_a_run_starts_from_it_and_leaves_its_encoder_alone(shard_set, tmp_path):
     assert "last.weight" in moved
 
 
+@pytest.mark.slow
 def test_a_run_at_a_size_for_which_its_network_is_another_is_told_so(shard_set, tmp_path):
     words = [
         f"data.shards={shard_set}",

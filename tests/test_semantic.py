@@ -41,6 +41,7 @@ def no_inception(monkeypatch):
     monkeypatch.setattr("streamgan.train.perceptual_scores.build_lpips", lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_classifier_is_timms_with_the_weights_of_the_package(package):
     noise = torch.Generator().manual_seed(1)
     photos = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=noise)

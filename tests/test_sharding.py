@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from marks import slow
 from parquet_fixtures import encode, hub, pair, picture, tree, write_rows, write_source
 
 from streamgan.cli.shard import shard as shard_command
@@ -51,7 +52,7 @@ def source_bytes(source) -> dict[str, tuple[bytes, bytes]]:
     return pairs
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [2, slow(1), slow(4)])
 def test_the_bytes_do_not_depend_on_the_number_of_workers(source, finished, tmp_path, workers):
     shard([str(source)], tmp_path / "set", options=SMALL, num_workers=workers)
     assert tree(tmp_path / "set") == tree(finished)

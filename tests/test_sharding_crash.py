@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from marks import slow
 from parquet_fixtures import tree, write_source
 
 from streamgan.core.errors import ConfigError, DataError
@@ -58,7 +59,7 @@ def _wait_for(process: subprocess.Popen, path: Path, pattern: str, count: int) -
 
 @pytest.mark.parametrize(
     ("pattern", "count", "workers"),
-    [(".work/plan.json", 1, 2), ("*.tar*", 1, 1), (".work/unit-*", 3, 2), ("*.index*", 1, 1)],
+    [slow(".work/plan.json", 1, 2), ("*.tar*", 1, 1), slow(".work/unit-*", 3, 2), slow("*.index*", 1, 1)],
 )
 def test_a_killed_run_continues_to_the_same_bytes(source, wanted, tmp_path, pattern, count, workers):
     process = _start(source, tmp_path / "set", workers)
@@ -163,6 +164,7 @@ def _die(unit, heartbeat):
     return {}
 
 
+@pytest.mark.slow
 def test_workers_stop_at_once_when_their_results_are_no_longer_wanted(tmp_path):
     (tmp_path / "workers.lock").touch()
     units = [local.Unit(number, ()) for number in range(2)]

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from marks import slow
 from parquet_fixtures import tree, write_rows, write_source
 from test_sharding_rows import _bad_rows
 
@@ -104,6 +105,7 @@ def test_rows_under_way_count_and_never_twice(shown):
     assert "1 bad" in made.bar.postfix
 
 
+@pytest.mark.slow
 def test_workers_say_where_they_are(tmp_path):
     (tmp_path / "workers.lock").touch()
     pipe = tmp_path / "pipe"
@@ -172,10 +174,10 @@ def slow_disk(tmp_path):
 @pytest.mark.parametrize(
     ("number", "as_json", "told"),
     [
-        (signal.SIGINT, False, "interrupted"),
-        (signal.SIGINT, True, "interrupted"),
+        slow(signal.SIGINT, False, "interrupted"),
+        slow(signal.SIGINT, True, "interrupted"),
         (signal.SIGTERM, True, "ended by SIGTERM"),
-        (signal.SIGHUP, False, "ended by SIGHUP"),
+        slow(signal.SIGHUP, False, "ended by SIGHUP"),
     ],
 )
 def test_a_signal_stops_the_command_before_its_end_with_its_code(
@@ -223,6 +225,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_is_one_clear_error_and_the_run_continues(tmp_path, small_disk, workers):
     source = write_source(tmp_path / "in", files=3)
     options = ShardOptions(samples_per_shard=5)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow
 from parquet_fixtures import encode, picture
 from PIL import Image
 
@@ -59,7 +60,13 @@ def test_any_other_is_left_to_pil(kind):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize("kind", [*ORDINARY, "turned by XMP", "RGB"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("plain", "progressive", "RGB") else slow(kind)
+        for kind in (*ORDINARY, "turned by XMP", "RGB")
+    ],
+)
 def test_damage_of_any_byte_of_the_header_gives_the_verdict_of_pil(kind, monkeypatch):
     data = {**ORDINARY, **OTHERS}[kind]
     scan = data.rindex(b"\xff\xda")

@@ -185,6 +185,7 @@ def test_two_processes_that_do_one_unit_at_once_write_one_file(source, wanted, t
     assert tree(tmp_path / "set") == wanted
 
 
+@pytest.mark.slow
 def test_a_file_system_without_locks_is_said_and_not_fatal(source, wanted, tmp_path, monkeypatch, capfd):
     def flock(file, mode):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -214,6 +214,7 @@ def test_a_finished_set_that_lost_bytes_is_an_error(source, store, finished):
         make(source, finished)
 
 
+@pytest.mark.slow
 def test_verify_reads_a_bucket(store, finished):
     prefix = finished
     assert not verify(f"s3://{BUCKET}/{prefix}", full=True).findings
@@ -247,6 +248,7 @@ def lease_of(store, prefix, label="all", **owner) -> None:
     store.write(f"{prefix}/.work/leases/{label}.000001.json", json.dumps(owner).encode())
 
 
+@pytest.mark.slow
 def test_a_living_sharder_elsewhere_is_respected_and_a_dead_one_is_not(
     source, wanted, store, prefix, monkeypatch
 ):

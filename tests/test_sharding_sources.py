@@ -318,6 +318,7 @@ def test_a_pattern_and_a_single_file_on_s3_are_found(bucket, table):
     assert file.name == "train-00001-of-00003.parquet"
 
 
+@pytest.mark.slow
 def test_images_on_s3_give_the_set_of_the_disk(tmp_path, bucket):
     shard(["s3://photos/jpg/"], tmp_path / "a", options=SMALL, num_workers=0)
     shard([str(bucket)], tmp_path / "b", options=SMALL, num_workers=0)

@@ -326,6 +326,7 @@ def test_damage_that_only_resizing_finds_is_a_bad_row(tmp_path):
     assert list(found) == [1]
 
 
+@pytest.mark.slow
 def test_a_smaller_set_does_not_depend_on_workers(tmp_path):
     write_source(tmp_path / "in")
     options = ShardOptions(samples_per_shard=20, size=8)
@@ -359,6 +360,7 @@ def test_the_command_counts_what_it_changed(tmp_path):
     assert value["changed"] == {"orientation": 1, "resized": 1}
 
 
+@pytest.mark.slow
 def test_resizing_imports_no_torch(tmp_path):
     lock, unit = tmp_path / "workers.lock", local.Unit(0, ())
     lock.touch()

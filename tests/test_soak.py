@@ -23,6 +23,7 @@ def root(soak_verify, tmp_path):
     return soak_verify.make_set(pairs, tmp_path, samples_per_shard=8)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found_and_named(soak_verify, root):
     done, found, _ = soak_verify.flips(root, 150, seed=1)
     assert done.total() == 150

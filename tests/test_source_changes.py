@@ -114,6 +114,7 @@ def fat_table(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_table_that_shrinks_while_it_is_read_is_one_line(fat_table):
     # in a process of its own, which a fault of mapped memory would kill
     done = subprocess.run(
@@ -130,6 +131,7 @@ def _shrink_then_make(job, unit, heartbeat):
     return [row.number for row in rows]
 
 
+@pytest.mark.slow
 def test_a_table_that_shrinks_while_a_worker_has_it_mapped_is_one_line(fat_table, tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "make_unit", _shrink_then_make)
     with pytest.raises(DataError, match=rf"a\.parquet: {CHANGED}"):
@@ -196,6 +198,7 @@ def test_a_file_of_the_web_that_is_replaced_stops_the_run(table):
             list(file.read(row_group=1, start=0, stop=5))
 
 
+@pytest.mark.slow
 def test_a_whole_source_that_does_not_change_is_sharded_in_processes(table, tmp_path):
     options = ShardOptions(samples_per_shard=5)
     assert shard([str(table)], tmp_path / "set", options=options, num_workers=2).manifest.digest

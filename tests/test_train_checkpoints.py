@@ -27,18 +27,31 @@ def damage(run: Path, step: int, name: str) -> None:
     path.write_bytes(data[:-9] if name == "meta.json" else data)
 
 
+@pytest.fixture(scope="module")
+def four_steps(shard_set, tmp_path_factory) -> dict:
+    """What a run of four steps says when it is done."""
+    run = tmp_path_factory.mktemp("four")
+    return train(tiny_config(shard_set, run, "run.steps=4", "run.checkpoint_every=1"))
+
+
+@pytest.fixture(scope="module")
+def three_steps(shard_set, tmp_path_factory) -> Path:
+    """A run of three steps with a checkpoint of each; to be copied."""
+    run = tmp_path_factory.mktemp("three") / "run"
+    train(tiny_config(shard_set, run, "run.steps=3", "run.checkpoint_every=1"))
+    return run
+
+
 @pytest.mark.parametrize("name", ["ema.safetensors", "trainer.pt", "meta.json"])
 def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_is_used(
-    shard_set, tmp_path, capsys, name
+    shard_set, four_steps, three_steps, tmp_path, capsys, name
 ):
-    run = tmp_path / "run"
-    more = ["run.checkpoint_every=1"]
-    whole = train(tiny_config(shard_set, tmp_path / "whole", "run.steps=4", *more))
-    train(tiny_config(shard_set, run, "run.steps=3", *more))
+    run = shutil.copytree(three_steps, tmp_path / "run")
     damage(run, 3, name)
     damage(run, 2, name)
     capsys.readouterr()
-    assert train(tiny_config(shard_set, run, "run.steps=4", *more)) == whole | {"run": str(run)}
+    more = ["run.steps=4", "run.checkpoint_every=1"]
+    assert train(tiny_config(shard_set, run, *more)) == four_steps | {"run": str(run)}
     said = [line for line in capsys.readouterr().err.splitlines() if "moved to" in line]
     for line, step in zip(said, (3, 2), strict=True):
         assert f"step-{step:08d}/{name}: " in line
@@ -47,12 +60,14 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_is_used(
 
 
 @pytest.mark.parametrize("name", ["ema.safetensors", "meta.json"])
-def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over(shard_set, tmp_path, name):
-    train(tiny_config(shard_set, tmp_path, "run.steps=1"))
-    damage(tmp_path, 1, name)
-    with pytest.raises(CheckpointError, match=rf"{name}: .*damaged.*; restore it, or delete .*step-00000001"):
-        train(tiny_config(shard_set, tmp_path, "run.steps=2"))
-    assert (tmp_path / "checkpoints" / "step-00000001").is_dir()
+def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over(shard_set, three_steps, tmp_path, name):
+    run = shutil.copytree(three_steps, tmp_path / "run")
+    for step in (1, 2):
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    damage(run, 3, name)
+    with pytest.raises(CheckpointError, match=rf"{name}: .*damaged.*; restore it, or delete .*step-00000003"):
+        train(tiny_config(shard_set, run, "run.steps=4"))
+    assert (run / "checkpoints" / "step-00000003").is_dir()
 
 
 def test_the_average_of_a_young_run_forgets_by_the_images_seen(whole_run):
@@ -66,14 +81,13 @@ def test_the_average_of_a_young_run_forgets_by_the_images_seen(whole_run):
         torch.testing.assert_close(value, decay * old[key] + (1 - decay) * model[key])
 
 
-def test_an_unfinished_checkpoint_does_not_count(shard_set, tmp_path):
-    run = tmp_path / "run"
-    train(tiny_config(shard_set, run, "run.steps=2", "run.checkpoint_every=1"))
-    newest = run / "checkpoints" / "step-00000002"
-    shutil.copytree(newest, run / "checkpoints" / "step-00000003.tmp")
+def test_an_unfinished_checkpoint_does_not_count(shard_set, three_steps, tmp_path):
+    run = shutil.copytree(three_steps, tmp_path / "run")
+    newest = run / "checkpoints" / "step-00000003"
+    shutil.copytree(newest, run / "checkpoints" / "step-00000004.tmp")
     (newest / "meta.json").unlink()
-    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1]
-    assert train(tiny_config(shard_set, run, "run.steps=3"))["steps"] == 3
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 2]
+    assert train(tiny_config(shard_set, run, "run.steps=4"))["steps"] == 4
     assert not list((run / "checkpoints").glob("*.tmp"))
 
 
@@ -84,23 +98,23 @@ def test_the_newest_and_the_best_checkpoints_are_kept(shard_set, tmp_path):
     meta = checkpoints.read_checkpoint(meta_path.parent).meta
     meta["validation"]["val/psnr"] = 99.0
     meta_path.write_text(json.dumps(sealed(meta)))
-    train(tiny_config(shard_set, run, "run.steps=6", "run.checkpoint_every=1", "run.keep=2"))
-    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 5, 6]
+    train(tiny_config(shard_set, run, "run.steps=4", "run.checkpoint_every=1", "run.keep=2"))
+    assert [c.step for c in checkpoints.list_checkpoints(run)] == [1, 3, 4]
     assert find_weights(run) == meta_path.parent / "ema.safetensors"
 
 
 def test_milestones_are_kept_for_ever(shard_set, tmp_path):
-    words = ["run.checkpoint_every=1", "run.keep=1", "run.keep_every=3", "run.validate_every=100"]
-    train(tiny_config(shard_set, tmp_path, "run.steps=7", *words))
-    assert [c.step for c in checkpoints.list_checkpoints(tmp_path)] == [3, 6, 7]
+    words = ["run.checkpoint_every=1", "run.keep=1", "run.keep_every=2", "run.validate_every=100"]
+    train(tiny_config(shard_set, tmp_path, "run.steps=5", *words))
+    assert [c.step for c in checkpoints.list_checkpoints(tmp_path)] == [2, 4, 5]
 
 
 @pytest.mark.parametrize(("metric", "better"), [("psnr", max), ("loss", min)])
 def test_the_best_checkpoint_is_that_of_the_named_metric(shard_set, tmp_path, metric, better):
     words = [f"run.best_metric={metric}", "run.validate_every=1", "run.checkpoint_every=1", "run.keep=9"]
-    train(tiny_config(shard_set, tmp_path, "run.steps=5", *words))
+    train(tiny_config(shard_set, tmp_path, "run.steps=4", *words))
     found = {c.meta["validation"][f"val/{metric}"]: c.path for c in checkpoints.list_checkpoints(tmp_path)}
-    assert len(found) == 5
+    assert len(found) == 4
     assert find_weights(tmp_path).parent == found[better(found)]
 
 
@@ -155,22 +169,22 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
         train(tiny_config(shard_set, tmp_path / "y", "run.steps=1", f"run.init_from={tmp_path}"))
 
 
-def test_a_damaged_checkpoint_is_no_start_for_another_run(shard_set, tmp_path):
-    train(tiny_config(shard_set, tmp_path / "old", "run.steps=1"))
-    damage(tmp_path / "old", 1, "generator.safetensors")
+def test_a_damaged_checkpoint_is_no_start_for_another_run(shard_set, three_steps, tmp_path):
+    shutil.copytree(three_steps, tmp_path / "old")
+    damage(tmp_path / "old", 3, "generator.safetensors")
     more = ["run.steps=1", f"run.init_from={tmp_path / 'old'}"]
-    with pytest.raises(CheckpointError, match=r"step-00000001/generator\.safetensors: missing or damaged"):
+    with pytest.raises(CheckpointError, match=r"step-00000003/generator\.safetensors: missing or damaged"):
         train(tiny_config(shard_set, tmp_path / "new", *more))
 
 
-def test_changes_are_allowed_when_asked_for_and_all_are_named(shard_set, tmp_path, capsys):
-    train(tiny_config(shard_set, tmp_path, "run.steps=1"))
-    changed = tiny_config(shard_set, tmp_path, "run.steps=2", "optim.lr_g=1e-3", "loss.rec_weight=2.0")
+def test_changes_are_allowed_when_asked_for_and_all_are_named(shard_set, three_steps, tmp_path, capsys):
+    run = shutil.copytree(three_steps, tmp_path / "run")
+    changed = tiny_config(shard_set, run, "run.steps=4", "optim.lr_g=1e-3", "loss.rec_weight=2.0")
     with pytest.raises(
         CheckpointError, match=r"loss\.rec_weight=1\.0 \(got 2\.0\), .*optim\.lr_g=.*--allow-changed"
     ):
         train(changed)
-    assert train(changed, allow_changed=True)["steps"] == 2
+    assert train(changed, allow_changed=True)["steps"] == 4
     assert "going on as asked" in capsys.readouterr().err
 
 
@@ -182,10 +196,10 @@ def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_pat
         time.sleep(0.1)
         return save_file(*arguments, **options)
 
-    train(tiny_config(shard_set, tmp_path / "fast", "run.steps=3", "run.checkpoint_every=1"))
+    train(tiny_config(shard_set, tmp_path / "fast", "run.steps=2", "run.checkpoint_every=1"))
     monkeypatch.setattr(checkpoint_writer, "save_file", slowly)
-    train(tiny_config(shard_set, tmp_path / "slow", "run.steps=3", "run.checkpoint_every=1"))
-    for step in (1, 2, 3):
+    train(tiny_config(shard_set, tmp_path / "slow", "run.steps=2", "run.checkpoint_every=1"))
+    for step in (1, 2):
         fast, slow = (tmp_path / run / "checkpoints" / f"step-{step:08d}" for run in ("fast", "slow"))
         for name in ("generator", "ema", "discriminator"):
             one, other = load_file(fast / f"{name}.safetensors"), load_file(slow / f"{name}.safetensors")

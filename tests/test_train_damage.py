@@ -1,11 +1,13 @@
 """What disks and killed processes make of a run folder: what is damaged is named, set aside, and never fatal
 while something whole is left."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from marks import slow
 from safetensors.torch import load_file
 from training import losses, read_metrics, tiny_config
 
@@ -53,8 +55,13 @@ def test_folders_that_are_no_checkpoints_leave_a_new_run_its_class_weights(shard
     assert not weights.equal(weights.new_ones(weights.shape))
 
 
-@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.8, 0.99])
-@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [
+        place if place in ((1, 0.2), (2, 0.5), (3, 0.99)) else slow(*place)
+        for place in itertools.product((1, 2, 3), (0.01, 0.2, 0.5, 0.8, 0.99))
+    ],
+)
 def test_a_flipped_byte_of_any_meta_json_is_found_and_set_aside(shard_set, run, capsys, step, share):
     path = meta_of(run, step)
     data = bytearray(path.read_bytes())
@@ -69,7 +76,8 @@ def test_a_flipped_byte_of_any_meta_json_is_found_and_set_aside(shard_set, run, 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\0" * 300, b"[]", b"{}", b"\xff\xfe{", b"[" * 100_000, b"3", None]
+    "content",
+    [b"", b"{}", None, *map(slow, (b"\0" * 300, b"[]", b"\xff\xfe{", b"[" * 100_000, b"3"))],
 )
 def test_whatever_stands_in_a_meta_json_it_is_not_fatal(shard_set, run, capsys, content):
     path = meta_of(run, 1)
@@ -136,7 +144,8 @@ def test_weights_that_are_damaged_are_passed_over_for_the_next_best(run, capsys)
 
 
 @pytest.mark.parametrize(
-    "bad", [b'{"step": 1, "loss', b"\0\0\0\0", b"\xff\xfe\x80", b"[3]", b'{"step": "x"}']
+    "bad",
+    [b'{"step": 1, "loss', b"[3]", *map(slow, (b"\0\0\0\0", b"\xff\xfe\x80", b'{"step": "x"}'))],
 )
 def test_a_bad_line_of_the_log_is_set_aside_and_costs_no_other(shard_set, run, capsys, bad):
     path = run / "metrics.jsonl"
@@ -165,7 +174,9 @@ def test_a_last_line_that_is_whole_but_for_its_end_is_kept(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"run: {}", b"run:\n  steps: 3\n  best_metric: psnr\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"run: {}", slow(b"\0" * 50), slow(b"run:\n  steps: 3\n  best_metric: psnr\n")]
+)
 def test_a_damaged_config_yaml_is_written_again(shard_set, run, content):
     (run / "config.yaml").write_bytes(content)
     assert read_run(run).state == "damaged"

@@ -78,6 +78,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_run_in_one_line(shard_set, small_disk):
     run = small_disk / "run"
     words = settings(shard_set, run, *EVERY_STEP, "run.steps=1000")

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from marks import slow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training import assert_same_weights, losses, read_metrics, settings, tiny_config
@@ -77,6 +78,7 @@ def test_tensorboard_has_r1_and_a_row_of_hyperparameters(shard_set, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_tensorboard_serves_scalars_and_grids_of_a_run(whole_run):
     server = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", str(whole_run),
@@ -120,13 +122,15 @@ def test_the_grid_has_four_rows_of_the_same_fixed_images(whole_run):
     assert first.crop(generated).tobytes() != last.crop(generated).tobytes()
 
 
-@pytest.mark.parametrize("cut", [1, 4, 8, 9])
-def test_a_run_continued_after_any_step_ends_with_the_same_bits(shard_set, whole_run, tmp_path, cut):
+@pytest.mark.parametrize(
+    ("cut", "workers"), [(1, 0), (4, 0), (8, 0), *(slow(cut, 1) for cut in (1, 4, 8, 9))]
+)
+def test_a_run_continued_after_any_step_ends_with_the_same_bits(shard_set, whole_run, tmp_path, cut, workers):
     run = tmp_path / "cut"
     for steps in (cut, 10):
         train(
-            tiny_config(shard_set, run, f"run.steps={steps}", "run.checkpoint_every=3", "data.workers=1",
-                        "loss.warmup_steps=2")
+            tiny_config(shard_set, run, f"run.steps={steps}", "run.checkpoint_every=3",
+                        f"data.workers={workers}")
         )  # fmt: skip
     assert_same_weights(run, whole_run, step=10)
     assert losses(run) == losses(whole_run)
@@ -241,8 +245,11 @@ def test_the_twin_gray_is_used_when_asked_for(shard_set, tmp_path):
     assert losses(tmp_path / "twin") != losses(tmp_path / "derived")
 
 
-@pytest.mark.parametrize("generator", ["unet", "paper_cnn"])
-@pytest.mark.parametrize("head", ["lab", "ycbcr", "rgb"])
+@pytest.mark.parametrize(
+    ("generator", "head"),
+    [("unet", "lab"), ("unet", "ycbcr"), ("paper_cnn", "rgb"),
+     slow("unet", "rgb"), slow("paper_cnn", "lab"), slow("paper_cnn", "ycbcr")],
+)  # fmt: skip
 def test_every_generator_trains_with_every_head(shard_set, tmp_path, generator, head):
     more = ["run.steps=3", f"model.generator={generator}", f"model.head={head}", "model.depth=3"]
     result = train(tiny_config(shard_set, tmp_path / "run", *more, "loss.gan=bce"))

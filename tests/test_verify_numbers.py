@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from marks import slow
 from parquet_fixtures import encode, hub, picture, write_rows
 from test_foreign_loss import color, member, write
 
@@ -150,8 +151,9 @@ def commands(root, out):
 WRONG = [None, "x", "", [], {}, -1, 10**30, 1.5, math.nan, True]
 
 
-@pytest.mark.parametrize("sealed", [False, True])
-@pytest.mark.parametrize("kind", ["shard", "index"])
+@pytest.mark.parametrize(
+    ("kind", "sealed"), [("index", False), slow("index", True), slow("shard", False), slow("shard", True)]
+)
 def test_a_manifest_of_wrong_types_is_one_line_everywhere(originals, tmp_path, kind, sealed):
     root = shutil.copytree(originals / kind, tmp_path / "set")
     whole = json.loads((root / "manifest.json").read_text())
@@ -169,7 +171,7 @@ def test_a_manifest_of_wrong_types_is_one_line_everywhere(originals, tmp_path, k
         assert line or sealed or name in ("verify", "verify --full", "index"), (where, wrong, name)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "train.index", "IDX"])
+@pytest.mark.parametrize("name", ["manifest.json", slow("train.index"), slow("IDX")])
 def test_files_of_an_index_that_are_flipped_or_cut_are_one_line_everywhere(originals, tmp_path, name):
     root = shutil.copytree(originals / "shard", tmp_path / "set")
     path = root / (name if name != "IDX" else idx_name(next(root.glob("train-*.tar")).name))

@@ -22,6 +22,7 @@ def site(source_folder, tmp_path):
         yield served
 
 
+@pytest.mark.slow
 def test_a_set_on_a_website_is_verified_byte_for_byte(site, tmp_path):
     here, there = (verify(root, full=True) for root in (tmp_path / "set", f"{site.url}/set"))
     assert there == here

@@ -6,9 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from _pytest.mark import ParameterSet
-
 from streamgan.core.config import load_config
 from streamgan.core.settings import TrainConfig
 from streamgan.train.checkpoint import load_file
@@ -24,11 +21,6 @@ TINY = [
     "loss.warmup_steps=2", "loss.ramp_steps=2", "optim.ema_half_life_images=50",
     "run.log_every=1", "run.validate_images=8", "run.sample_images=4", "run.threads=1",
 ]  # fmt: skip
-
-
-def slow(*values: object) -> ParameterSet:
-    """A case of a parametrized test that only the slow suite has."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def settings(shards: Path, run: Path, *more: str) -> list[str]:
