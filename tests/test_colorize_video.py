@@ -131,6 +131,7 @@ def chroma_change(pixels: np.ndarray) -> float:
     return float(np.delete(change, FRAMES // 2 - 1).mean())
 
 
+@pytest.mark.slow
 def test_colours_change_less_than_those_of_single_frames(colorizer, tmp_path, monkeypatch):
     write_film(tmp_path / "film.mp4")
     color(colorizer, tmp_path / "film.mp4", tmp_path / "smooth")

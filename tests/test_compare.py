@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from marks import slow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import TINY, last_words, losses
@@ -207,9 +208,9 @@ def test_a_wrong_comparison_is_refused_before_anything_is_written(write_comparis
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["model.generator=unett"], "row last: model.generator: "),
+        slow(["model.generator=unett"], "row last: model.generator: "),
         (["optim.lrg=1"], "did you mean optim.lr_g?"),
-        (["data.size=64"], "differ in data.size (first 48, last 64)"),
+        slow(["data.size=64"], "differ in data.size (first 48, last 64)"),
     ],
 )
 def test_a_mistake_in_the_last_recipe_is_found_before_the_first_one_trains(write_comparison, settings, told):

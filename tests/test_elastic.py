@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from marks import slow
 
 from streamgan.core.seeding import hash64
 from streamgan.data import Batch, build_loader
@@ -58,7 +59,7 @@ def test_every_number_of_ranks_reads_the_same(shard_set, expected, world):
 
 
 @pytest.mark.parametrize("trials", [3, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("reshuffle", ["global", "lane"])
+@pytest.mark.parametrize("reshuffle", ["global", slow("lane")])
 def test_a_cut_and_other_ranks_and_workers_lose_and_repeat_nothing(shard_set, reshuffle, trials):
     """A run is cut at some step, an end of an epoch or not, and goes on with other ranks and workers."""
     options = {"reshuffle": reshuffle, "size": 16, "epochs": None}

@@ -332,6 +332,7 @@ def test_every_generator_of_the_zoo_is_exported_with_any_size(name, tmp_path):
         assert json.loads(result.stdout)["max_difference"] <= 1e-3
 
 
+@pytest.mark.slow
 def test_a_graph_of_torch_export_comes_back_from_its_file(model, tmp_path):
     assert run(model, "--to", "torch", "--out", tmp_path / "model.pt2").exit_code == 0
     graph = torch.export.load(tmp_path / "model.pt2").module()

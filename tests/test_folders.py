@@ -53,7 +53,7 @@ def unusable(kind, folder):
     return folder / ("x" * 300), "choose a shorter name"
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+@pytest.mark.parametrize("name", ["checkpoints", slow("samples")])
 def test_what_is_in_the_way_in_a_run_folder_is_found_before_the_first_step(run, name, shard_set, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("")

@@ -154,6 +154,7 @@ def test_a_data_set_is_pinned_and_the_same_command_continues_the_same_commit(com
         assert "Traceback" not in other.stderr
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_hold_is_one_line(commits, tmp_path):
     with serving(Hub(commits)) as hub:
         done = hub.shard("org/none", "--out", tmp_path / "set", "--workers", "0")

@@ -39,6 +39,7 @@ def vgg16(tmp_path_factory):
     return save_vgg(path, "vgg16"), PerceptualLoss("vgg16", weights=str(path)), path
 
 
+@pytest.mark.slow
 def test_ddcolors_distance_is_between_first_convolutions_before_norm_and_relu(tmp_path):
     features = save_vgg(tmp_path / "vgg16_bn.pth", "vgg16_bn")
     loss = PerceptualLoss("vgg16_bn", weights=str(tmp_path / "vgg16_bn.pth"))

@@ -87,6 +87,7 @@ def test_the_layers_are_those_of_the_paper(expected, name, options, bins_313):
         assert layers(model, 3 if table is DISCRIMINATORS else 1) == expected
 
 
+@pytest.mark.slow
 def test_ddcolor_has_its_queries_layers_and_scales():
     with torch.device("meta"):
         model = GENERATORS["ddcolor"](out_channels=2)
@@ -104,6 +105,7 @@ def test_ddcolor_has_its_queries_layers_and_scales():
     assert seen == [16, 64, 256] * 3  # H/16, H/8, H/4, three times
 
 
+@pytest.mark.slow
 def test_a_classifier_takes_bins_from_a_file_and_keeps_them_with_its_weights(bins_313):
     model = GENERATORS["zhang"](out_channels=2, width=4, variant=bins_313)
     assert model.centres_Q2.shape == (313, 2)

@@ -154,7 +154,7 @@ def test_a_comparison_replaces_damaged_samples_too(damaged, tmp_path, capfd):
     assert (tmp_path / "out" / "grid.png").exists()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, slow(1)])
 def test_nobody_waits_for_the_shard_of_a_substitute(tmp_path, monkeypatch, workers):
     """The plan does not fetch it, and the cache may have no space for it."""
     impatient(monkeypatch)

@@ -183,6 +183,7 @@ def test_a_cached_download_that_would_run_code_is_refused(monkeypatch, tmp_path)
         GENERATORS["resnet18_unet"](out_channels=2, pretrained=True)
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused_by_name(resnet18):
     _, path = resnet18
     with pytest.raises(ConfigError, match=r"conv1\.weight has shape \(64, 3, 7, 7\), not \(8, 3, 7, 7\)"):

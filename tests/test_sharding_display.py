@@ -11,7 +11,6 @@ import threading
 import time
 
 import pytest
-from marks import slow
 from parquet_fixtures import tree, write_rows, write_source
 from test_sharding_rows import _bad_rows
 
@@ -174,12 +173,13 @@ def slow_disk(tmp_path):
 @pytest.mark.parametrize(
     ("number", "as_json", "told"),
     [
-        slow(signal.SIGINT, False, "interrupted"),
-        slow(signal.SIGINT, True, "interrupted"),
+        (signal.SIGINT, False, "interrupted"),
+        (signal.SIGINT, True, "interrupted"),
         (signal.SIGTERM, True, "ended by SIGTERM"),
-        slow(signal.SIGHUP, False, "ended by SIGHUP"),
+        (signal.SIGHUP, False, "ended by SIGHUP"),
     ],
 )
+@pytest.mark.slow
 def test_a_signal_stops_the_command_before_its_end_with_its_code(
     source, wanted, tmp_path, slow_disk, number, as_json, told
 ):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from marks import slow
 from parquet_fixtures import pair, tree, write_rows, write_source
 
 from streamgan.cli.shard import shard as shard_command
@@ -42,7 +43,7 @@ def test_what_is_no_size_is_refused(spec):
         parse_size(spec)
 
 
-@pytest.mark.parametrize(("splits", "largest"), [("train=70,val=20,test=10", "train"), ("val=1", "val")])
+@pytest.mark.parametrize(("splits", "largest"), [("train=70,val=20,test=10", "train"), slow("val=1", "val")])
 def test_shards_of_the_largest_split_have_about_the_size(tmp_path, splits, largest):
     write_rows(tmp_path / "in" / "train-0.parquet", [pair(i) for i in range(400)], group=4)
     options = ShardOptions(splits=splits)
@@ -79,6 +80,7 @@ def test_the_command_takes_either_rows_or_a_size(tmp_path):
     assert "option samples_per_shard is " in str(other.exception)
 
 
+@pytest.mark.slow
 def test_another_sharder_at_work_is_refused_and_not_disturbed(tmp_path):
     source = write_source(tmp_path / "in", files=1)
     arguments = [sys.executable, "-c", SLOW, str(source), str(tmp_path / "set")]

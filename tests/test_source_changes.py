@@ -138,6 +138,7 @@ def test_a_table_that_shrinks_while_a_worker_has_it_mapped_is_one_line(fat_table
         shard([str(fat_table)], tmp_path / "set", num_workers=1)
 
 
+@pytest.mark.slow
 def test_a_worker_maps_its_table_and_gives_the_same_rows(fat_table, tmp_path):
     digests = [
         shard([str(fat_table)], tmp_path / f"set{workers}", num_workers=workers).manifest.digest
@@ -168,6 +169,7 @@ def test_copies_on_the_nodes_of_a_cluster_are_the_same_source(table, photo):
         file.for_any_machine().confirm([0])
 
 
+@pytest.mark.slow
 def test_an_object_that_is_replaced_stops_the_run(table, tmp_path, monkeypatch):
     with s3_server() as store:
         old, new = encode(picture(1)), encode(picture(2))

@@ -38,6 +38,7 @@ def run(three_steps, tmp_path) -> Path:
     return shutil.copytree(three_steps, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_folders_that_are_no_checkpoints_leave_a_new_run_its_class_weights(shard_set, tmp_path):
     words = ["model.generator=zhang", "model.width=4", "model.depth=null", "model.norm=null"]
     words += ["loss.rec=cross_entropy", "run.steps=1", "data.size=64"]

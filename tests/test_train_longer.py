@@ -33,7 +33,7 @@ def forget_lengths(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "forgets"), [("steps", False), ("epochs", True), slow("steps", True), slow("epochs", False)]
+    ("unit", "forgets"), [("steps", False), slow("epochs", True), slow("steps", True), slow("epochs", False)]
 )
 def test_a_longer_run_does_not_enter_its_warm_up_again(shard_set, tmp_path, capsys, unit, forgets):
     short, long = (7, 16) if unit == "steps" else (1, 2)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from marks import slow
 from training import launch, processes, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
@@ -46,7 +45,8 @@ def test_the_scores_of_all_ranks_together_are_those_of_one_process(shard_set, wo
     assert together == pytest.approx({name: whole[name] for name in means}, rel=1e-5)
 
 
-@pytest.mark.parametrize("batch", [3, slow(7), slow(100)])
+@pytest.mark.parametrize("batch", [3, 7, 100])
+@pytest.mark.slow
 def test_an_evaluation_has_the_same_digits_for_every_batch_size(shard_set, batch):
     torch.manual_seed(0)
     generator = GENERATORS["unet"](out_channels=2, width=4, depth=3)
