@@ -1,6 +1,7 @@
 """The files of a shard set: what is refused when they are damaged, and that indexes say the same."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -33,6 +34,11 @@ def test_a_manifest_comes_back_as_it_was_written(shard_set, tmp_path):
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert (tmp_path / "manifest.json").read_bytes() == (shard_set / "manifest.json").read_bytes()
+
+
+def test_a_process_is_sent_the_same_split(shard_set):
+    for split in read_manifest(shard_set).splits.values():
+        assert pickle.loads(pickle.dumps(split)) == split
 
 
 def damage(change):

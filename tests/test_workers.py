@@ -1,11 +1,13 @@
 """Worker processes: forks of a server of our own that know all they need, whatever happens around them."""
 
+import errno
 import json
 import os
 import random
 import shutil
 import signal
 import sys
+from multiprocessing.connection import Connection
 
 import numpy as np
 import psutil
@@ -26,6 +28,7 @@ from streamgan.data import Weighted, build_loader
 from streamgan.data import loader as loader_module
 from streamgan.data.shards.ranged import RangedFiles
 from streamgan.data.shards.reader import ShardReader
+from streamgan.data.workers import processes
 from streamgan.data.workers.processes import SERVER, Workers
 
 OPTIONS = {"batch": 4, "size": 16, "workers": 2, "stop_step": 8}
@@ -91,6 +94,26 @@ def test_a_server_that_was_killed_is_a_data_error_and_the_next_loader_has_a_new_
     assert psutil.wait_procs(workers, timeout=10)[1] == []
     assert ids(build(shard_set, stop_step=40)) == expected
     assert [one.pid for one in fork_servers()] != [server.pid]
+
+
+@pytest.mark.parametrize("how", ["ends", "cannot fork"])
+def test_a_server_that_starts_nothing_is_a_data_error(shard_set, monkeypatch, capfd, how):
+    if how == "ends":
+        SERVER.stop()
+        monkeypatch.setattr(processes, "_SERVE", "raise SystemExit('its own words')")
+        message = r"loader: the process that starts the workers has ended; see what it said above"
+    else:
+
+        def refuse(descriptors: list[int]) -> None:
+            Connection(os.dup(descriptors[1]), readable=False).send(-errno.EAGAIN)
+
+        monkeypatch.setattr(SERVER, "fork", refuse)
+        message = r"loader: no worker process can be started \(Resource temporarily unavailable\); raise"
+    with pytest.raises(DataError, match=message):
+        list(build(shard_set))
+    monkeypatch.undo()
+    assert ("its own words" in capfd.readouterr().err) == (how == "ends")
+    assert len(list(build(shard_set))) == 8
 
 
 def test_a_worker_that_is_killed_at_any_moment_is_a_data_error(shard_set):

@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,6 +83,15 @@ class SplitEntry:
     bytes: int
     index_sha256: str
     shards: tuple[ShardEntry, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By columns: every loader process is sent a copy, and objects one by one take ten times as long."""
+        columns = [[getattr(shard, one.name) for shard in self.shards] for one in fields(ShardEntry)]
+        return _of_columns, (self.samples, self.bytes, self.index_sha256, columns)
+
+
+def _of_columns(samples: int, size: int, index_sha256: str, columns: list[list[Any]]) -> SplitEntry:
+    return SplitEntry(samples, size, index_sha256, tuple(map(ShardEntry, *columns)))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,7 @@ class CachedFiles(RemoteFiles):
     def __init__(self, root: str, split: str, entry: SplitEntry, cache: NodeCache):
         super().__init__(root, split, entry)
         self.cache, self.managed = cache, False
-        self.blobs = [Blob(one.sha256, one.bytes, join(root, one.name)) for one in entry.shards]
-        self._shared = SharedMemory(len(self.blobs) + 1)  # the last byte: nobody downloads any more
+        self._shared = SharedMemory(len(entry.shards) + 1)  # the last byte: nobody downloads any more
         self._open = OpenShards(close_descriptor)
         self._lease: CacheLease | None = None
         self._leased: OrderedDict[int, None] = OrderedDict()  # shards of one who reads alone, oldest first
@@ -52,7 +52,13 @@ class CachedFiles(RemoteFiles):
         self.index_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_lease": None, "_leased": OrderedDict(), "_rows": None}
+        known = {name: value for name, value in vars(self).items() if name != "blobs"}
+        return {**known, "_lease": None, "_leased": OrderedDict(), "_rows": None}
+
+    @cached_property
+    def blobs(self) -> list[Blob]:
+        """The shards, as the cache knows them."""
+        return [Blob(one.sha256, one.bytes, join(self.root, one.name)) for one in self.entry.shards]
 
     @property
     def by_range(self) -> mmap.mmap:

@@ -154,22 +154,30 @@ class _Started(Popen):
         for link in self._passed:
             link.close()
         self.pid = self._begun()
-        self._work.send(_surroundings())
-        self._work.send_bytes(content)
+        try:
+            self._work.send(_surroundings())
+            self._work.send_bytes(content)
+        except OSError as error:
+            raise self._failed("a worker process has ended before it could begin") from error
 
     def _begun(self) -> int:
         """The number of the process that was asked for; DataError if there is none."""
         try:
-            number = self._status.recv() if self._status.poll(START_S) else None
-        except (EOFError, OSError):
-            number = None
-        if number is None:
-            todo = "see what it said above, check memory, then run the same command again"
-            raise DataError("loader", "the process that starts the workers has ended, or hangs", todo)
+            if not self._status.poll(START_S):
+                raise self._failed(f"the process that starts the workers hangs ({START_S:.0f} s)")
+            number = self._status.recv()
+        except (EOFError, OSError) as error:
+            raise self._failed("the process that starts the workers has ended") from error
         if number < 0:
             todo = "raise the limit on processes (`ulimit -u`), or lower the number of workers"
             raise DataError("loader", f"no worker process can be started ({os.strerror(-number)})", todo)
         return number
+
+    @staticmethod
+    def _failed(what: str) -> DataError:
+        return DataError(
+            "loader", what, "see what it said above, check memory, then run the same command again"
+        )
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         with self._lock:
