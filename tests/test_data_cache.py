@@ -27,7 +27,7 @@ from streamgan.data.loader import build_loader
 from streamgan.data.order.canonical import Order
 from streamgan.data.shards import node_cache as cache_module
 from streamgan.data.shards import verified_download as fill_module
-from streamgan.data.shards.node_cache import Blob, NodeCache
+from streamgan.data.shards.node_cache import Blob, Deleted, NodeCache
 from streamgan.data.shards.reader import ShardReader
 from streamgan.sharding.run import ShardOptions, shard
 
@@ -215,6 +215,26 @@ def test_a_child_of_a_fork_holds_no_lock(tmp_path):
     for descriptor in (reading, told, tell):
         os.close(descriptor)
     assert os.waitpid(child, 0)[1] == 0
+    lease.close()
+
+
+def test_a_lease_outlives_a_folder_that_is_deleted_while_it_is_renewed(tmp_path, monkeypatch):
+    cache = NodeCache(tmp_path / "cache", 200)
+    lease = cache.lease()
+    shutil.rmtree(tmp_path / "cache")
+
+    def delete_first(path, flags):
+        if path.suffix == ".lease":
+            shutil.rmtree(tmp_path / "cache")
+        return locks.open_descriptor(path, flags)
+
+    monkeypatch.setattr(cache_module, "open_descriptor", delete_first)
+    with pytest.raises(Deleted):
+        put(cache, lease, blob(1))
+    monkeypatch.undo()
+    assert lease.valid
+    assert put(cache, lease, blob(1)) == "mine"
+    assert cache._leased() == {blob(1).sha256}
     lease.close()
 
 

@@ -245,8 +245,9 @@ class CacheLease:
     def _renew(self) -> None:
         """Be there again if somebody has deleted it."""
         if not self._path.exists():
-            close_descriptor(self._descriptor)
-            self._open()
+            deleted = self._descriptor
+            self._open()  # which fails if the folder is being deleted
+            close_descriptor(deleted)
             self._write()
 
     def _add(self, sha256: str) -> None:
