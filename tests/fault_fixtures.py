@@ -23,7 +23,7 @@ def impatient(monkeypatch) -> None:
     monkeypatch.setattr(download, "CHUNK_BYTES", 4096)
     monkeypatch.setattr(download, "PROGRESS_BYTES", 1024)
     monkeypatch.setattr(download, "STALL_S", 0.4)
-    monkeypatch.setattr(download, "TRICKLE_BYTES", 512)
+    monkeypatch.setattr(download, "PIECE_BYTES", 512)
     monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.01,) * 4)
 
 

@@ -9,12 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import boto3
-import fsspec
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
-
-from streamgan.core.storage import store as clients
 
 BUCKET = "shards"
 Environ = dict[str, Any]
@@ -101,7 +98,6 @@ def s3_server() -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        forget_clients()
         thread.start()
         store = Store(settings["AWS_ENDPOINT_URL"])
         try:
@@ -109,13 +105,6 @@ def s3_server() -> Iterator[Store]:
             yield store
         finally:
             store.client.close()
-            forget_clients()
             server.shutdown()
             thread.join()
             server.server_close()
-
-
-def forget_clients() -> None:
-    """fsspec keeps a filesystem for life, and that its first endpoint."""
-    clients._filesystem.cache_clear()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -38,7 +38,7 @@ READ_ALL = """
 import sys
 from streamgan.core.storage import download
 from streamgan.data.shards.reader import ShardReader
-download.CHUNK_BYTES = 4096
+download.CHUNK_BYTES, download.PIECE_BYTES = 4096, 512
 reader = ShardReader(sys.argv[1], "train", cache=sys.argv[2])
 for sample in range(len(reader)):
     reader.read(sample)

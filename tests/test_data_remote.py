@@ -18,7 +18,7 @@ from training import losses, tiny_config
 from streamgan.cli.main import streamgan
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.seeding import hash64
-from streamgan.core.storage import download, retry, store
+from streamgan.core.storage import download, retry
 from streamgan.core.storage.address import join
 from streamgan.core.storage.download import read_range, read_whole, size_of
 from streamgan.core.storage.locks import close_descriptor
@@ -342,14 +342,6 @@ def test_addresses_are_joined_before_their_query():
     assert join("hf://datasets/a/b@main/set", "x.tar") == "hf://datasets/a/b@main/set/x.tar"
 
 
-def forget_servers() -> None:
-    """The filesystem of a process keeps the server it was made for."""
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()
-    store._filesystem.cache_clear()
-
-
 @pytest.fixture(scope="module")
 def bucket(root):
     """s3://shards/set on a server of its own."""
@@ -368,7 +360,6 @@ def bucket(root):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        forget_servers()
         client = boto3.client("s3")
         client.create_bucket(Bucket="shards")
         for path in root.iterdir():
@@ -376,7 +367,6 @@ def bucket(root):
         yield "s3://shards/set"
         client.close()
     server.stop()
-    forget_servers()
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

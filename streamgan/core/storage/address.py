@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from streamgan.core.errors import ConfigError
 
-BUCKETS = ("s3", "gs")  # object stores, which can be written to
+BUCKETS = ("s3", "gs", "az", "abfs", "abfss")  # object stores, which can be written to
 SCHEMES = (*BUCKETS, "https", "http", "hf")  # what can be read
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _REPO = r"(?P<repo>[\w-][\w.-]*/[\w.-]+?)"
@@ -54,9 +54,18 @@ def is_remote(text: str) -> bool:
     return True
 
 
+def parse_abfs(root: str) -> tuple[str, str]:
+    """`CONTAINER@ACCOUNT.dfs.core.windows.net`, the root of abfs://, as (container, account).
+
+    CONTAINER alone is one of the account that the environment names, as for az://.
+    """
+    container, _, host = root.partition("@")
+    return container, host.partition(".")[0]
+
+
 def redacted(text: str) -> str:
     """An address as it may stand in a message or a manifest: no user, no password, no query."""
-    if not is_address(text) or text.startswith("hf://"):
+    if not is_address(text) or text.startswith(("hf://", "abfs://", "abfss://")):
         return text
     parts = urlsplit(text)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,44 +1,36 @@
 """Bytes of a remote file by range, whatever network and server do on the way.
 
 A request asks for at most `CHUNK_BYTES`. What arrived before a failure is kept and the next request begins
-there (from object stores a request comes whole or not at all). Busy servers, resets, short answers, ranges
-other than asked for, stalls and trickles are tried again after pauses, `Retry-After` included; five failures
-in a row without progress are a DataError that names address, byte and attempts.
-
-https:// and hf:// go through fsspec's HTTP session, the object stores through their fsspec filesystems.
+there. Busy servers, resets, short answers, ranges other than asked for, stalls and trickles are tried again
+after pauses, `Retry-After` of websites included; five failures in a row without progress are a DataError that
+names address, byte and attempts.
 """
 
 import asyncio
-import concurrent.futures
 import io
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from streamgan.core.errors import DataError
 
-from .address import is_address, parse, redacted
-from .hub import web_address
-from .retry import Attempts, BadAnswer, ShortBody, Stopped, status_of, with_retries
-from .store import filesystem
+from .address import BUCKETS, is_address, parse, redacted
+from .client import POLL_S, asked_pause, call, client, wait
+from .retry import Attempts, BadAnswer, Busy, ShortBody, Stopped, status_of, with_retries
+from .store import object_size
 
 CHUNK_BYTES = 8 << 20
-STALL_S = 30.0  # without any byte
-TRICKLE_BYTES = 64 << 10  # fewer in STALL_S seconds is a stall, too
-WHOLE_S = 600.0  # for all of an object in one request
+PIECE_BYTES = 64 << 10  # has to arrive in STALL_S seconds
+STALL_S = 30.0
 PROGRESS_BYTES = 256 << 10  # after so many the count of failures begins anew
-_POLL_S = 0.1
-_HTTP = ("https", "http", "hf")
-_session_lock = threading.Lock()
 
 Sink = Callable[[bytes], None]
 
 
-class _Stall(BadAnswer):
-    """Too few bytes for too long."""
+class _NoRanges(DataError):
+    """All of the file came instead of a part."""
 
 
 class _OtherRange(BadAnswer):
@@ -66,18 +58,44 @@ def read_range(address: str, begin: int, end: int, *, heartbeat: Callable[[], No
 
 def size_of(address: str) -> int:
     """The size of a file in bytes."""
+    if parse(address).scheme not in BUCKETS:
+        return web_info(address)["size"]
+    size = object_size(address)
+    if size is None:
+        raise _absent(address)
+    return size
 
-    def ask() -> int:
-        if parse(address).scheme not in _HTTP:
-            return filesystem(address).info(address)["size"]
-        total: list[int] = []
+
+def _absent(address: str) -> DataError:
+    error = DataError(
+        redacted(address), "cannot be read (HTTP 404)", "check the address and that you may read it"
+    )
+    error.__cause__ = FileNotFoundError(redacted(address))
+    return error
+
+
+def web_info(address: str) -> dict[str, Any]:
+    """`size`, `e_tag` and `last_modified` of a file at a website, from the answer to a request for one byte.
+
+    Signed addresses allow no other kind of request.
+    """
+
+    def ask() -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
         try:
-            _request(address, (0, 1), lambda data: None, None, total=total)
+            _request(address, (0, 1), lambda data: None, None, about=found)
+        except _NoRanges:  # or the file is empty
+            info = call(obstore.head_async, address)
+            if info["size"]:
+                raise
+            return info
         except Exception as error:
             if status_of(error) != 416:  # nothing to satisfy the range: an empty file
                 raise
-            return 0
-        return total[0]
+            return {"size": 0, "e_tag": None, "last_modified": None}
+        return found[0]
+
+    import obstore
 
     return with_retries(address, ask)
 
@@ -118,30 +136,49 @@ def _request(
     sink: Sink,
     stop: threading.Event | None,
     *,
-    total: list[int] | None = None,
+    about: list[dict[str, Any]] | None = None,
 ) -> None:
     """One request for the bytes of `limits` (None: all of the file); bytes may arrive before an error."""
     if stop is not None and stop.is_set():
         raise Stopped
-    if parse(address).scheme in _HTTP:
-        fs = filesystem("https://")
-        with _session_lock:
-            if fs._session is None:
-                _wait_for(fs.loop, fs.set_session(), stop)
-        gate = _Gate(sink)
-        try:
-            _wait_for(fs.loop, _get(fs, address, limits, gate, total), stop)
-        finally:
-            gate.close()
-        return
-    fs = filesystem(address)
-    path = fs._strip_protocol(address)
-    begin, end = limits or (None, None)
-    slowest_s = STALL_S + CHUNK_BYTES / TRICKLE_BYTES if limits else WHOLE_S  # the answer comes in one piece
-    data = _wait_for(fs.loop, asyncio.wait_for(fs._cat_file(path, start=begin, end=end), slowest_s), stop)
-    if limits and len(data) != limits[1] - limits[0]:
-        raise ShortBody(f"{len(data)} of {limits[1] - limits[0]} bytes")
-    sink(data)
+    gate = _Gate(sink)
+    try:
+        wait(_get(address, limits, gate, about), stop)
+    except Exception as error:
+        if "Range request not supported" in str(error):
+            what = "the server does not answer requests for a part of a file (ranges)"
+            todo = "use one that does, or download it and name it here"
+            raise _NoRanges(redacted(address), what, todo) from error
+        if parse(address).scheme not in BUCKETS and (status := status_of(error)) in (429, 503):
+            raise Busy(status, asked_pause(address)) from error
+        raise
+    finally:
+        gate.close()
+
+
+async def _get(
+    address: str, limits: tuple[int, int] | None, sink: Sink, about: list[dict[str, Any]] | None
+) -> None:
+    import obstore
+
+    store, path = client(address)
+    clock = asyncio.get_running_loop().time
+    async with asyncio.timeout(STALL_S) as patience:
+        answer = await obstore.get_async(store, path, options={"range": limits} if limits else None)
+        if limits and answer.range != limits:
+            raise _OtherRange("another range than asked for")
+        if about is not None:
+            about.append(dict(answer.meta))
+        begin, end = answer.range
+        received = 0
+        async for data in answer.stream(PIECE_BYTES):
+            patience.reschedule(clock() + STALL_S)
+            received += len(data)
+            if received > end - begin:
+                raise _OtherRange(f"more than {end - begin} bytes")
+            sink(bytes(data))
+    if received != end - begin:
+        raise ShortBody(f"{received} of {end - begin} bytes")
 
 
 class RangeFile(io.RawIOBase):
@@ -199,7 +236,7 @@ class _Beating(threading.Event):
         end = time.monotonic() + (timeout or 0)
         while (left := end - time.monotonic()) > 0:
             self._beat()
-            time.sleep(min(left, _POLL_S))
+            time.sleep(min(left, POLL_S))
         return False
 
 
@@ -217,63 +254,3 @@ class _Gate:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-
-
-def _wait_for(loop: Any, coroutine: Coroutine[Any, Any, Any], stop: threading.Event | None) -> Any:
-    """The result of a coroutine in fsspec's thread; it is cancelled when `stop` is set."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
-    try:
-        while not concurrent.futures.wait([future], timeout=_POLL_S).done:
-            if stop is not None and stop.is_set():
-                raise Stopped
-        return future.result()
-    finally:
-        future.cancel()
-
-
-async def _get(
-    fs: Any, address: str, limits: tuple[int, int] | None, sink: Sink, total: list[int] | None
-) -> None:
-    import aiohttp
-
-    url, own_headers = web_address(address)
-    options = fs.kwargs.copy()
-    headers = {**options.pop("headers", {}), **own_headers, "Accept-Encoding": "identity"}
-    if limits:
-        headers["Range"] = f"bytes={limits[0]}-{limits[1] - 1}"
-    options["timeout"] = aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)
-    async with fs._session.get(fs.encode_url(url), headers=headers, **options) as response:
-        response.raise_for_status()
-        expected = None
-        if total is not None and response.status == 200 and response.content_length == 0:
-            total.append(0)  # how some servers answer for an empty file
-            return
-        if limits:
-            whole = _check_range(address, response, limits)
-            expected = limits[1] - limits[0]
-            if total is not None:
-                total.append(whole)
-        received, mark, since = 0, 0, time.monotonic()
-        async for data in response.content.iter_any():
-            received += len(data)
-            if expected is not None and received > expected:
-                raise _OtherRange(f"more than {expected} bytes")
-            sink(data)
-            now = time.monotonic()
-            if now - since >= STALL_S:
-                if received - mark < TRICKLE_BYTES:
-                    raise _Stall(f"{received - mark} bytes in {now - since:.0f} s")
-                mark, since = received, now
-        if expected is not None and received != expected:
-            raise ShortBody(f"{received} of {expected} bytes")
-
-
-def _check_range(address: str, response: Any, limits: tuple[int, int]) -> int:
-    """The size of the file, if the answer is the part asked for."""
-    if response.status == 200:
-        what = "the server does not answer requests for a part of a file (ranges)"
-        raise DataError(redacted(address), what, "use one that does, or download it and name it here")
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-    if not found or (int(found[1]), int(found[2]) + 1) != limits:
-        raise _OtherRange("another range than asked for")
-    return int(found[3])

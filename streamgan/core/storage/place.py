@@ -161,10 +161,10 @@ def place(path: Path | str | Place) -> Place:
     address = parse(text)
     if address.scheme not in BUCKETS:
         what = f"cannot hold a shard set ({address.scheme}:// is for reading, if anything)"
-        raise ConfigError(redacted(text), what, "name a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+        raise ConfigError(redacted(text), what, "name a folder, s3://BUCKET/PREFIX, gs:// or az://")
     if not address.rest.strip("/"):
         raise ConfigError(redacted(text), "names no bucket", f"write {address.scheme}://BUCKET/PREFIX")
-    if "@" in address.root:
+    if "@" in address.root and not address.scheme.startswith("abfs"):
         todo = "leave them to the settings of your provider (AWS_PROFILE, gcloud, ...)"
         raise ConfigError(redacted(text), "holds credentials", todo)
     return ObjectPath(text.rstrip("/"))

@@ -19,20 +19,23 @@ RETRY_DELAYS_S = (0.2, 1.0, 4.0, 10.0)
 MAX_PAUSE_S = 120.0  # no server may ask for a longer one
 _BUSY = (408, 425, 429)  # HTTP: timed out, too early, too many requests; and everything from 500
 _BUSY_CODES = ("RequestTimeout", "OperationAborted", "ConditionalRequestConflict")  # of S3, 400 and 409
-_NETWORK_LIBRARIES = (
-    "aiohttp",
-    "botocore",
-    "aiobotocore",
-    "httpx",
-    "httpx2",
-    "httpcore",
-    "urllib3",
-    "requests",
-    "gcsfs",
-    "google",
-)
+_NETWORK_LIBRARIES = ("obstore", "botocore", "httpx", "httpx2", "httpcore", "urllib3", "requests")
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-_LASTING_WORDS = ("Credentials", "ParamValidation")  # of botocore, whose errors have no useful classes
+# of botocore and obstore, which say by the class of an error what lasts
+_LASTING_WORDS = (
+    "Credentials", "ParamValidation", "PermissionDenied", "Unauthenticated", "NotSupported", "InvalidPath",
+    "Precondition", "AlreadyExists", "UnknownConfigurationKey",
+)  # fmt: skip
+_STATUS = re.compile(r"status code: (\d{3})\b")  # where the text of obstore has it
+_CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")  # of S3, in the answer that the text quotes
+# Other failures whose kind the text of obstore tells
+_IN_WORDS = {
+    "incorrectly configured region": "the bucket is in another region than AWS_REGION says",
+    "//169.254.": "no credentials found",  # where machines of a cloud ask for theirs, in vain
+    "//metadata.google.internal": "no credentials found",
+    "TimedOut": "timed out",
+    "error sending request": "no connection",
+}
 _retries = Counters(1, 1)  # loader processes count here, too; two at one instant may count one
 
 _T = TypeVar("_T")
@@ -44,6 +47,14 @@ class Stopped(Exception):
 
 class BadAnswer(OSError):
     """An answer other than asked for; its text is ours and may be shown."""
+
+
+class Busy(BadAnswer):
+    """The server asks to be left alone for `pause_s` seconds, if it says for how long."""
+
+    def __init__(self, status: int, pause_s: float):
+        super().__init__(f"HTTP {status}")
+        self.status, self.pause_s = status, pause_s
 
 
 class ShortBody(BadAnswer):
@@ -111,12 +122,16 @@ def status_of(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = getattr(error, "status", None) or getattr(response, "status_code", None)  # aiohttp; requests
-    if status is None:
-        status = getattr(error, "code", None)  # gcsfs
+    status = getattr(error, "status", None) or getattr(response, "status_code", None)  # ours; requests, httpx
     if isinstance(status, int):
         return status
-    return status_of(error.__cause__) if error.__cause__ and isinstance(error, OSError) else None
+    found = _STATUS.search(str(error)) if _is_of_obstore(error) and not _in_words(error) else None
+    return int(found[1]) if found else None
+
+
+def _is_of_obstore(error: BaseException) -> bool:
+    """It raises one class of Python's own, too."""
+    return type(error).__module__.startswith("obstore") or isinstance(error, FileNotFoundError)
 
 
 def is_absent(error: BaseException | None) -> bool:
@@ -130,7 +145,14 @@ def _code(error: BaseException) -> str:
     if isinstance(response, dict):
         code = str(response.get("Error", {}).get("Code", ""))
         return code if re.fullmatch("[A-Za-z]{1,60}", code) else ""
-    return _code(error.__cause__) if error.__cause__ and isinstance(error, OSError) else ""
+    found = _CODE.search(str(error)) if _is_of_obstore(error) else None
+    return found[1] if found else ""
+
+
+def _in_words(error: BaseException) -> str:
+    """What obstore says where the store itself gave no answer, without the address that its text holds."""
+    text = str(error) if _is_of_obstore(error) else ""
+    return next((words for mark, words in _IN_WORDS.items() if mark in text), "")
 
 
 def is_defect(error: BaseException) -> bool:
@@ -144,38 +166,37 @@ def _from_network(error: BaseException) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Whether another attempt may succeed."""
-    if isinstance(error, FileNotFoundError) and error.__cause__:  # fsspec says so for every failure of http
-        return is_transient(error.__cause__)
     if status := status_of(error):
         return status in _BUSY or (status >= 500 and status != 501) or _code(error) in _BUSY_CODES
     if isinstance(error, _LASTING) or any(word in type(error).__name__ for word in _LASTING_WORDS):
+        return False
+    if _in_words(error) in ("no credentials found", _IN_WORDS["incorrectly configured region"]):
         return False
     return isinstance(error, OSError) or _from_network(error)
 
 
 def error_kind(error: BaseException) -> str:
     """An error without its message, which may hold an address with a signature."""
-    if isinstance(error, FileNotFoundError) and error.__cause__:
-        return error_kind(error.__cause__)
     if isinstance(error, BadAnswer):
         return str(error)
     status, code = status_of(error), _code(error)
     named = f"{code}, " if code else ""
-    return f"{named}HTTP {status}" if status else type(error).__name__
+    return f"{named}HTTP {status}" if status else _in_words(error) or type(error).__name__
 
 
 def _retry_after(error: BaseException) -> float:
     """Seconds that the server asks to wait, or 0."""
-    headers: Any = getattr(error, "headers", None)
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
-        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    if not headers:
-        return _retry_after(error.__cause__) if error.__cause__ else 0.0
-    text = str(headers.get("Retry-After") or headers.get("retry-after") or "")
-    if text.isdigit():
-        return float(text)
+    if isinstance(error, Busy):
+        return error.pause_s
+    headers: Any = getattr(getattr(error, "response", None), "headers", None) or {}
+    return seconds_until(str(headers.get("Retry-After") or ""))
+
+
+def seconds_until(retry_after: str) -> float:
+    """Seconds from now that a header of this name means: a number, or a date (RFC 9110)."""
+    if retry_after.isdigit():
+        return float(retry_after)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0

@@ -1,14 +1,9 @@
-"""What a store has and takes, object by object, through fsspec: look, list, put, create, delete.
+"""What a store has and takes, object by object: look, list, put, create, delete. Reading is `download`'s.
 
-Reading is `download`'s. An object appears whole or not at all; there are no folders.
+An object appears whole or not at all; there are no folders.
 """
 
-import asyncio
-import atexit
-import functools
 import io
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -16,78 +11,58 @@ from typing import Any, BinaryIO
 
 from streamgan.core.errors import ConfigError
 
-from .address import BUCKETS, parse
+from .address import parse
+from .client import call, client, wait
 from .retry import status_of, with_retries
 
 PART_BYTES = 16 << 20  # of an upload; S3 takes 10,000 parts of at least 5 MiB
+NUM_PARTS = 4  # of an upload, at once
 
 
-def filesystem(address: str) -> Any:
-    """The fsspec filesystem of an address; ConfigError if its library is not installed."""
-    return _filesystem(parse(address).scheme, os.getpid())
-
-
-@functools.cache
-def _filesystem(scheme: str, pid: int) -> Any:  # the connections of one process are of no use to its child
-    import fsspec
-
-    atexit.register(_end_requests)
-    # a cached listing hides what other processes have written since
-    options = {"use_listings_cache": False} if scheme in BUCKETS else {}
-    try:
-        return fsspec.filesystem(scheme, **options)
-    except ImportError as error:
-        todo = "install it with: pip install 'streamgan[remote]'"
-        raise ConfigError(f"{scheme}://", f"needs a library ({error.name or error})", todo) from error
-
-
-def _end_requests() -> None:
-    """Cancel what Ctrl-C has left to fsspec's thread: Python would end with a traceback for each."""
-    from fsspec.asyn import get_loop
-
-    async def cancel() -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    with suppress(Exception):  # nothing depends on it
-        asyncio.run_coroutine_threadsafe(cancel(), get_loop()).result(2.0)
-
-
-def _unless_absent(address: str, action: Callable[[], Any]) -> Any:
-    """What `action` returns, with retries; None if there is no such object."""
+def object_info(address: str) -> dict[str, Any] | None:
+    """`size`, `e_tag` and `last_modified` of an object; None if there is none of this name."""
+    import obstore
 
     def ask() -> Any:
         with suppress(FileNotFoundError):
-            return action()
+            return call(obstore.head_async, address)
 
     return with_retries(address, ask)
 
 
 def object_size(address: str) -> int | None:
     """Bytes of an object; None if there is none of this name, perhaps only some below it."""
-    info = _unless_absent(address, lambda: filesystem(address).info(address))
-    return info["size"] if info and info["type"] == "file" else None
+    info = object_info(address)
+    return info["size"] if info else None
 
 
 def object_tree(prefix: str) -> dict[str, dict[str, Any]]:
-    """What the store says of every object below a prefix, by its name relative to the prefix."""
-    start = parse(prefix).rest + "/"
-    found = with_retries(prefix, lambda: filesystem(prefix).find(prefix, detail=True)).items()
-    below = {name.removeprefix(start): info for name, info in found if name.startswith(start)}
-    below.pop("", None)  # how web consoles make an empty folder
-    return below
+    """`object_info` of every object below a prefix, by its name relative to the prefix."""
+    import obstore
+
+    async def ask() -> Any:
+        store, path = client(prefix)
+        return path, await obstore.list(store, path).collect_async()
+
+    path, found = with_retries(prefix, lambda: wait(ask()))
+    start = f"{path}/" if path else ""
+    folders = {info["path"].rpartition("/")[0] for info in found}
+    # Web consoles mark a folder with an empty object, whose name ends with a slash that obstore does not tell
+    marks = {info["path"] for info in found if not info["size"]} & {path, *folders}
+    return {info["path"].removeprefix(start): info for info in found if info["path"] not in marks}
 
 
 def modified(address: str) -> datetime | None:
     """When an object was written, by the clock of the store; None if there is no such object."""
-    return _unless_absent(address, lambda: filesystem(address).modified(address))
+    info = object_info(address)
+    return info["last_modified"] if info else None
 
 
 def put(address: str, data: bytes) -> None:
     """In one request, so for small objects only."""
-    with_retries(address, lambda: filesystem(address).pipe_file(address, data), to="write")
+    import obstore
+
+    with_retries(address, lambda: call(obstore.put_async, address, data, use_multipart=False), to="write")
 
 
 def create(address: str, data: bytes) -> bool:
@@ -95,19 +70,20 @@ def create(address: str, data: bytes) -> bool:
 
     A store without conditional requests (HTTP 501) is looked at first, which two programs may do at once.
     """
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
     def ask() -> bool:
-        fs = filesystem(address)
         try:
-            fs.pipe_file(address, data, mode="create")
-        except Exception as error:
-            if isinstance(error, FileExistsError) or status_of(error) == 412:
-                return False
+            call(obstore.put_async, address, data, mode="create", use_multipart=False)
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        except BaseError as error:
             if status_of(error) != 501:
                 raise
             if object_size(address) is not None:
                 return False
-            fs.pipe_file(address, data)
+            put(address, data)
         return True
 
     return with_retries(address, ask, to="write")
@@ -115,35 +91,25 @@ def create(address: str, data: bytes) -> bool:
 
 def delete(address: str) -> None:
     """Nothing if it is not there."""
+    import obstore
 
     def ask() -> None:
         with suppress(FileNotFoundError):
-            filesystem(address).rm_file(address)
+            call(obstore.delete_async, address)
 
     with_retries(address, ask, to="write")
 
 
 def upload(address: str, file: BinaryIO) -> None:
     """The content of a file of any size, in parts if it is large."""
+    import obstore
+
     size = file.seek(0, io.SEEK_END)
+    how: dict[str, Any] = {"use_multipart": size > PART_BYTES, "chunk_size": PART_BYTES}
 
     def ask() -> None:
-        fs = filesystem(address)
         file.seek(0)
-        if size <= PART_BYTES:
-            fs.pipe_file(address, file.read())
-            return
-        # not a `with` block: that would complete what an error has cut
-        upload = fs.open(address, "wb", block_size=PART_BYTES, autocommit=False)
-        try:
-            shutil.copyfileobj(file, upload, PART_BYTES)
-            upload.close()
-            upload.commit()
-        except BaseException:
-            upload.closed = True
-            with suppress(Exception):  # the first error counts; what is left here is given up at the end
-                upload.discard()
-            raise
+        call(obstore.put_async, address, file, parts=True, max_concurrency=NUM_PARTS, **how)
 
     with_retries(address, ask, to="write")
 
@@ -151,24 +117,33 @@ def upload(address: str, file: BinaryIO) -> None:
 def abort_uploads(prefix: str, wanted: Callable[[str], bool]) -> None:
     """Give up uploads in parts below a prefix that nobody has completed, of names that are `wanted`.
 
-    S3 keeps, and charges for, their parts until then; Google Cloud forgets them by itself.
+    S3 keeps, and charges for, their parts until then; others forget them by themselves. obstore cannot list
+    them, so this is boto3's.
     """
     if parse(prefix).scheme != "s3":
         return
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        todo = "install it with: pip install 'streamgan[remote]'"
+        raise ConfigError("s3://", "writing there needs a library (boto3)", todo) from error
     bucket, _, folder = parse(prefix).rest.partition("/")
-    fs, where = filesystem(prefix), {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+    where = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+    once = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
+
+    def listed() -> list[tuple[str, str]]:
+        pages = s3.get_paginator("list_multipart_uploads").paginate(**where)
+        return [(one["Key"], one["UploadId"]) for page in pages for one in page.get("Uploads", [])]
 
     def abort(key: str, number: str) -> None:
-        with suppress(FileNotFoundError):  # completed or given up meanwhile
-            fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=number)
+        with suppress(s3.exceptions.NoSuchUpload):  # completed or given up meanwhile
+            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=number)
 
-    more: dict[str, Any] = {}
-    while True:
-        answer = with_retries(prefix, lambda more=more: fs.call_s3("list_multipart_uploads", **where, **more))
-        for one in answer.get("Uploads", []):
-            key, number = one["Key"], one["UploadId"]
+    s3 = boto3.client("s3", config=once)
+    try:
+        for key, number in with_retries(prefix, listed):
             if wanted(key.removeprefix(where["Prefix"])):
                 with_retries(prefix, lambda key=key, number=number: abort(key, number), to="write")
-        if not answer.get("IsTruncated"):
-            return
-        more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+    finally:
+        s3.close()

@@ -1,4 +1,4 @@
-"""Where source files lie: on this machine, or anywhere that fsspec can list and read by range.
+"""Where source files lie: on this machine, in a bucket, or, a single one, at a website.
 
 A remote file is read in pieces (`core/storage/download.py`); nothing is downloaded whole but single images.
 What a listing passes over is counted: in a `Counter` by ending, and by reason where the ending is not
@@ -7,22 +7,23 @@ the reason.
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError, file_error
 from streamgan.core.logs import say
-from streamgan.core.storage.address import is_address, is_remote, parse, redacted
-from streamgan.core.storage.retry import with_retries
-from streamgan.core.storage.store import filesystem
+from streamgan.core.storage.address import BUCKETS, is_address, is_remote, parse, redacted
+from streamgan.core.storage.download import web_info
+from streamgan.core.storage.store import object_info, object_tree
 from streamgan.core.storage.walk import Walked, ending, look, walk
 
 HIDDEN, PRIVATE, AGAIN = "hidden", "under a name with _", "the same file again"
-_VERSIONS = ("ETag", "generation", "etag", "Last-Modified", "LastModified")  # of stores and servers
+_MAGIC = re.compile(r"(\*\*/?|\*|\?|\[[^]]+\])")
 _REPAIR = "repair or remove it, so that nothing is lost in silence"
 
 
@@ -51,7 +52,8 @@ def identity_of(path: str | int) -> str:
     Here device, inode, size and time; elsewhere size and the version that the store gives, if it gives one.
     """
     if isinstance(path, str) and is_address(path):
-        return _version(with_retries(path, lambda: filesystem(path).info(path)))
+        info = object_info(path) if parse(path).scheme in BUCKETS else web_info(path)
+        return _version(info) if info else "gone"
     status = os.stat(path)
     return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
@@ -71,7 +73,8 @@ def source_error(error: OSError, path: str, what: str = "cannot be read") -> Str
 
 
 def _version(info: dict[str, Any]) -> str:
-    return f"{next((info[name] for name in _VERSIONS if info.get(name)), '')} {info['size']}"
+    written = info["last_modified"]
+    return f"{info['e_tag'] or (written and written.isoformat()) or ''} {info['size']}"
 
 
 def reason_to_pass(name: str, suffixes: tuple[str, ...]) -> str | None:
@@ -153,39 +156,34 @@ def _refuse_unreadable(pattern: str) -> None:
 
 
 def _find_remote(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -> list[Found]:
-    scheme = parse(source).scheme
-    if scheme in ("http", "https"):  # there is no listing
-        info = with_retries(source, lambda: filesystem(source).info(source))
-        if info["size"] is None:
-            raise DataError(redacted(source), "the server does not say its size", "download it first")
+    if parse(source).scheme not in BUCKETS:  # there is no listing
+        info = web_info(source)
         return [Found(source, redacted(source).rpartition("/")[0], info["size"], _version(info))]
-
-    def listing() -> dict[str, Any]:
-        fs = filesystem(source)
-        fs.invalidate_cache()
-        if any(letter in source for letter in "*?["):
-            listed = fs.glob(source, detail=True)
-            base = source[: min(source.find(letter) for letter in "*?[" if letter in source)]
-            return {"base": base.rpartition("/")[0], "files": listed}
-        listed = fs.find(source, detail=True)
-        names = {fs._strip_protocol(source)}
-        single = set(listed) == names
-        return {"base": source.rstrip("/").rpartition("/")[0] if single else source, "files": listed}
-
-    answer = with_retries(source, listing)
-    base = answer["base"].rstrip("/")
-    root = PurePosixPath(parse(base).rest)
-    files = [info for info in answer["files"].values() if info["type"] == "file"]
+    source = source.rstrip("/")
+    if info := object_info(source) if "/" in parse(source).rest else None:
+        return [Found(source, source.rpartition("/")[0], info["size"], _version(info))]
+    magic = _MAGIC.search(source)
+    base = source[: magic.start()].rpartition("/")[0] if magic else source
+    wanted = _pattern(source[len(base) + 1 :]) if magic else re.compile(".*", re.DOTALL)
+    files = {name: info for name, info in object_tree(base).items() if wanted.fullmatch(name)}
     if not files:
         raise DataError(source, "no such file or folder, or an empty one", "check the address")
     found = []
-    for info in files:
-        name = PurePosixPath(info["name"]).relative_to(root).as_posix()
+    for name, info in sorted(files.items()):
         if len(files) > 1 and (reason := reason_to_pass(name, suffixes)):
             passed[reason] += 1
         else:
-            found.append(Found(f"{scheme}://{info['name']}", base, info["size"], _version(info)))
+            found.append(Found(f"{base}/{name}", base, info["size"], _version(info)))
     return found
+
+
+def _pattern(glob_: str) -> re.Pattern[str]:
+    """A glob as bash has it: `*` and `?` stay in a folder, `**/` goes through any number of them."""
+    meaning = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = _MAGIC.split(glob_)  # every second one is magic
+    literal = [re.escape(part) for part in parts[::2]]
+    magic = [meaning.get(part) or part.replace("[!", "[^") for part in parts[1::2]] + [""]
+    return re.compile("".join(map("".join, zip(literal, magic, strict=True))), re.DOTALL)
 
 
 def without_copies(found: Iterable[Found], passed: Counter[str]) -> list[Found]:

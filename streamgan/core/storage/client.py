@@ -1,0 +1,154 @@
+"""The obstore client of each bucket and website, and the one thread in which all requests run.
+
+Nothing is tried again here but the parts of an upload: `retry` does that, for all stores alike.
+A client belongs to its process. obstore runs threads of its own, which do not survive a fork.
+"""
+
+import asyncio
+import atexit
+import base64
+import concurrent.futures
+import functools
+import http.client
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from .address import parse
+from .hub import web_address
+from .providers import SETTINGS, open_bucket, own_certificates
+from .retry import RETRY_DELAYS_S, Stopped, seconds_until
+
+REQUEST_S = 600.0  # for all of a request, however it gets on
+CONNECT_S = 20.0
+POLL_S = 0.1
+_lock = threading.Lock()
+
+
+def client(address: str, *, parts: bool = False) -> tuple[Any, str]:
+    """The obstore client that an address belongs to, and the path there; ConfigError if there is none.
+
+    `parts`: one that sends the part of an upload again by itself, so that not all of them have to be.
+    """
+    scheme, rest = parse(address)
+    if scheme not in ("http", "https", "hf"):
+        root, _, path = rest.partition("/")
+        settings = tuple(map(os.environ.get, SETTINGS))
+        return _bucket(scheme, root, len(RETRY_DELAYS_S) * parts, settings, os.getpid()), path.strip("/")
+    url, headers = web_address(address)
+    folder, _, name = urlsplit(url).path.rpartition("/")
+    base = urlunsplit(urlsplit(url)._replace(path=f"{folder}/"))
+    return _website(base, tuple(sorted(headers.items())), os.getpid()), unquote(name)
+
+
+def call(
+    function: Callable[..., Any], address: str, *values: Any, parts: bool = False, **options: Any
+) -> Any:
+    """What an `..._async` function of obstore gives for `address`."""
+
+    async def ask() -> Any:
+        return await function(*client(address, parts=parts), *values, **options)
+
+    return wait(ask())
+
+
+def wait(coroutine: Coroutine[Any, Any, Any], stop: threading.Event | None = None) -> Any:
+    """What a coroutine in the thread of requests gives; Stopped, and it is cancelled, when `stop` is."""
+    future = asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+    try:
+        while not concurrent.futures.wait([future], timeout=POLL_S).done:
+            if stop is not None and stop.is_set():
+                raise Stopped
+        return future.result()
+    finally:
+        future.cancel()
+
+
+def _loop(pid: int) -> asyncio.AbstractEventLoop:
+    with _lock:
+        return _new_loop(pid)
+
+
+@functools.cache
+def _new_loop(pid: int) -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="storage", daemon=True).start()
+    atexit.register(_end, loop, pid)
+    return loop
+
+
+def _end(loop: asyncio.AbstractEventLoop, pid: int) -> None:
+    """Cancel what Ctrl-C has left: Python would end with a traceback for each."""
+
+    async def cancel() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    if pid == os.getpid():
+        with suppress(Exception):  # nothing depends on it
+            asyncio.run_coroutine_threadsafe(cancel(), loop).result(2.0)
+
+
+@functools.cache
+def _website(base: str, headers: tuple[tuple[str, str], ...], pid: int) -> Any:
+    from obstore.store import HTTPStore
+
+    parts = urlsplit(base)
+    given = {**dict(headers), "Accept-Encoding": "identity"}
+    if parts.username is not None:
+        given["Authorization"] = basic_authorization(parts.username, parts.password or "")
+        base = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return HTTPStore(base, **_manners(parts.scheme == "http", headers=given))
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """The header that says who asks (RFC 7617), of the percent-encoded parts of an address."""
+    return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+
+
+@functools.cache
+def _bucket(scheme: str, root: str, retries: int, settings: tuple[str | None, ...], pid: int) -> Any:
+    return open_bucket(scheme, root, functools.partial(_manners, retries=retries))
+
+
+def _manners(http: bool, *, headers: Mapping[str, str] | None = None, retries: int = 0) -> dict[str, Any]:
+    """How every client behaves. `http`: it may talk to a server without TLS."""
+    options: dict[str, Any] = {
+        "timeout": f"{REQUEST_S:g}s",
+        "connect_timeout": f"{CONNECT_S:g}s",
+        "allow_http": http,
+    }
+    if headers:
+        options["default_headers"] = dict(headers)
+    if bundle := own_certificates():
+        options["root_certificate"] = bundle
+    first, *_, last = (timedelta(seconds=delay) for delay in RETRY_DELAYS_S)
+    backoff = {"init_backoff": first, "max_backoff": last}
+    return {"client_options": options, "retry_config": {"max_retries": retries, "backoff": backoff}}
+
+
+def asked_pause(address: str) -> float:
+    """Seconds for which a busy website asks to be left alone (Retry-After); 0 if it says nothing.
+
+    obstore shows no headers of an answer, so this asks once more, for the headers alone.
+    """
+    url, headers = web_address(address)
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return 0.0
+    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = connect(parts.hostname, parts.port, timeout=CONNECT_S)
+    try:
+        where = urlunsplit(("", "", parts.path, parts.query, ""))
+        connection.request("GET", where, headers={**headers, "Range": "bytes=0-0"})
+        return seconds_until(connection.getresponse().getheader("Retry-After") or "")
+    except (OSError, http.client.HTTPException):
+        return 0.0
+    finally:
+        connection.close()
