@@ -1,7 +1,7 @@
 """A Google Cloud Storage server on this machine that fails on demand.
 
-Of Google's two protocols obstore speaks the one that is S3's with other names of headers (the XML API), so this
-is the server of the S3 tests behind a translation of those names.
+Of Google's two protocols obstore speaks the one that is S3's with other names of headers (the XML API), so
+this is the server of the S3 tests behind a translation of those names.
 """
 
 from collections.abc import Callable, Iterator
