@@ -28,11 +28,12 @@ _LASTING_WORDS = (
 )  # fmt: skip
 _STATUS = re.compile(r"status code: (\d{3})\b")  # where the text of obstore has it
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")  # of S3, in the answer that the text quotes
+_NO_CREDENTIALS = "no credentials found"
 # Other failures whose kind the text of obstore tells
 _IN_WORDS = {
     "incorrectly configured region": "the bucket is in another region than AWS_REGION says",
-    "//169.254.": "no credentials found",  # where machines of a cloud ask for theirs, in vain
-    "//metadata.google.internal": "no credentials found",
+    "//169.254.": _NO_CREDENTIALS,  # where machines of a cloud ask for theirs, in vain
+    "//metadata.google.internal": _NO_CREDENTIALS,
     "TimedOut": "timed out",
     "error sending request": "no connection",
 }
@@ -80,6 +81,8 @@ class Attempts:
             if is_defect(error):
                 raise error
             todo = f"check the address and that you may {self._to} it"
+            if _in_words(error) == _NO_CREDENTIALS:
+                todo = "log in to your provider, or set its variables (AWS_*, GOOGLE_*, AZURE_STORAGE_*)"
             raise DataError(self._address, f"{what})", todo) from error
         self.failures += 1
         if self.failures > len(RETRY_DELAYS_S):
@@ -170,7 +173,7 @@ def is_transient(error: BaseException) -> bool:
         return status in _BUSY or (status >= 500 and status != 501) or _code(error) in _BUSY_CODES
     if isinstance(error, _LASTING) or any(word in type(error).__name__ for word in _LASTING_WORDS):
         return False
-    if _in_words(error) in ("no credentials found", _IN_WORDS["incorrectly configured region"]):
+    if _in_words(error) in (_NO_CREDENTIALS, _IN_WORDS["incorrectly configured region"]):
         return False
     return isinstance(error, OSError) or _from_network(error)
 

@@ -74,7 +74,10 @@ def source_error(error: OSError, path: str, what: str = "cannot be read") -> Str
 
 def _version(info: dict[str, Any]) -> str:
     written = info["last_modified"]
-    return f"{info['e_tag'] or (written and written.isoformat()) or ''} {info['size']}"
+    version = (info["e_tag"] or "").strip('"') or (
+        written.isoformat() if written else ""
+    )  # Azure lists it bare
+    return f"{version} {info['size']}"
 
 
 def reason_to_pass(name: str, suffixes: tuple[str, ...]) -> str | None:
