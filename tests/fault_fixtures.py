@@ -11,7 +11,7 @@ from pathlib import Path
 from remote_fixtures import Website
 
 from streamgan.core.seeding import hash64
-from streamgan.core.storage import download, retry
+from streamgan.core.storage import client, download, retry
 
 KINDS = ("503", "429", "reset", "short", "cut", "stall", "trickle", "flip", "other_range")
 
@@ -22,7 +22,7 @@ def impatient(monkeypatch) -> None:
     """Limits of the downloads that suit shards of some kilobytes and a server on this machine."""
     monkeypatch.setattr(download, "CHUNK_BYTES", 4096)
     monkeypatch.setattr(download, "PROGRESS_BYTES", 1024)
-    monkeypatch.setattr(download, "STALL_S", 0.4)
+    monkeypatch.setattr(client, "STALL_S", 0.4)
     monkeypatch.setattr(download, "PIECE_BYTES", 512)
     monkeypatch.setattr(retry, "RETRY_DELAYS_S", (0.01,) * 4)
 

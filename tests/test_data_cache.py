@@ -20,7 +20,7 @@ from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import download, locks
+from streamgan.core.storage import client, locks
 from streamgan.core.storage.locks import close_descriptor, is_open, open_descriptor
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
@@ -36,7 +36,7 @@ SIZE = 20_480  # of a shard: five requests
 SETTINGS = {"batch": 4, "size": 16, "lanes": 1, "window": 1, "workers": 0}
 READ_ALL = """
 import sys
-from streamgan.core.storage import download
+from streamgan.core.storage import client, download
 from streamgan.data.shards.reader import ShardReader
 download.CHUNK_BYTES, download.PIECE_BYTES = 4096, 512
 reader = ShardReader(sys.argv[1], "train", cache=sys.argv[2])
@@ -60,7 +60,7 @@ def root(tmp_path_factory):
 @pytest.fixture
 def site(root, monkeypatch):
     impatient(monkeypatch)
-    monkeypatch.setattr(download, "STALL_S", 30.0)
+    monkeypatch.setattr(client, "STALL_S", 30.0)
     with website(root) as server:
         yield server
 

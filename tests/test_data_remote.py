@@ -18,7 +18,7 @@ from training import losses, tiny_config
 from streamgan.cli.main import streamgan
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.seeding import hash64
-from streamgan.core.storage import download, retry
+from streamgan.core.storage import client, download, retry
 from streamgan.core.storage.address import join
 from streamgan.core.storage.download import read_range, read_whole, size_of
 from streamgan.core.storage.locks import close_descriptor
@@ -82,7 +82,7 @@ def members(root) -> dict[str, list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_set_on_the_web_gives_the_batches_of_the_disk(root, site, expected, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(download, "STALL_S", 30.0)
+    monkeypatch.setattr(client, "STALL_S", 30.0)
     assert_same(build_loader(site.url, workers=workers, cache=tmp_path, **SETTINGS), expected)
     shards = read_manifest(root).splits["train"].shards
     assert {path.name for path in (tmp_path / "blobs").iterdir()} == {

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from .address import parse
@@ -23,35 +23,40 @@ from .hub import web_address
 from .providers import SETTINGS, open_bucket, own_certificates
 from .retry import RETRY_DELAYS_S, Stopped, seconds_until
 
+STALL_S = 30.0  # without a byte; a piece of `download.PIECE_BYTES` has to arrive in as long
 REQUEST_S = 600.0  # for all of a request, however it gets on
 CONNECT_S = 20.0
 POLL_S = 0.1
 _lock = threading.Lock()
 
 
-def client(address: str, *, parts: bool = False) -> tuple[Any, str]:
+Use = Literal["stream", "range", "parts"]
+
+
+def client(address: str, use: Use = "stream") -> tuple[Any, str]:
     """The obstore client that an address belongs to, and the path there; ConfigError if there is none.
 
-    `parts`: one that sends the part of an upload again by itself, so that not all of them have to be.
+    `use`: "range" gives up as soon as a short request stalls; "parts" sends the part of an upload again by
+    itself, so that not all of them have to be.
     """
     scheme, rest = parse(address)
     if scheme not in ("http", "https", "hf"):
         root, _, path = rest.partition("/")
         settings = tuple(map(os.environ.get, SETTINGS))
-        return _bucket(scheme, root, len(RETRY_DELAYS_S) * parts, settings, os.getpid()), path.strip("/")
+        return _bucket(scheme, root, use, settings, os.getpid()), path.strip("/")
     url, headers = web_address(address)
     folder, _, name = urlsplit(url).path.rpartition("/")
     base = urlunsplit(urlsplit(url)._replace(path=f"{folder}/"))
-    return _website(base, tuple(sorted(headers.items())), os.getpid()), unquote(name)
+    return _website(base, tuple(sorted(headers.items())), use, os.getpid()), unquote(name)
 
 
 def call(
-    function: Callable[..., Any], address: str, *values: Any, parts: bool = False, **options: Any
+    function: Callable[..., Any], address: str, *values: Any, use: Use = "stream", **options: Any
 ) -> Any:
     """What an `..._async` function of obstore gives for `address`."""
 
     async def ask() -> Any:
-        return await function(*client(address, parts=parts), *values, **options)
+        return await function(*client(address, use), *values, **options)
 
     return wait(ask())
 
@@ -96,7 +101,7 @@ def _end(loop: asyncio.AbstractEventLoop, pid: int) -> None:
 
 
 @functools.cache
-def _website(base: str, headers: tuple[tuple[str, str], ...], pid: int) -> Any:
+def _website(base: str, headers: tuple[tuple[str, str], ...], use: Use, pid: int) -> Any:
     from obstore.store import HTTPStore
 
     parts = urlsplit(base)
@@ -104,7 +109,7 @@ def _website(base: str, headers: tuple[tuple[str, str], ...], pid: int) -> Any:
     if parts.username is not None:
         given["Authorization"] = basic_authorization(parts.username, parts.password or "")
         base = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return HTTPStore(base, **_manners(parts.scheme == "http", headers=given))
+    return HTTPStore(base, **_manners(parts.scheme == "http", use=use, headers=given))
 
 
 def basic_authorization(user: str, password: str) -> str:
@@ -113,15 +118,16 @@ def basic_authorization(user: str, password: str) -> str:
 
 
 @functools.cache
-def _bucket(scheme: str, root: str, retries: int, settings: tuple[str | None, ...], pid: int) -> Any:
-    return open_bucket(scheme, root, functools.partial(_manners, retries=retries))
+def _bucket(scheme: str, root: str, use: Use, settings: tuple[str | None, ...], pid: int) -> Any:
+    return open_bucket(scheme, root, functools.partial(_manners, use=use))
 
 
-def _manners(http: bool, *, headers: Mapping[str, str] | None = None, retries: int = 0) -> dict[str, Any]:
+def _manners(http: bool, *, use: Use, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """How every client behaves. `http`: it may talk to a server without TLS."""
     options: dict[str, Any] = {
-        "timeout": f"{REQUEST_S:g}s",
-        "connect_timeout": f"{CONNECT_S:g}s",
+        "timeout": timedelta(seconds=2 * STALL_S if use == "range" else REQUEST_S),
+        "read_timeout": timedelta(seconds=STALL_S if use == "range" else REQUEST_S),
+        "connect_timeout": timedelta(seconds=CONNECT_S),
         "allow_http": http,
     }
     if headers:
@@ -130,7 +136,10 @@ def _manners(http: bool, *, headers: Mapping[str, str] | None = None, retries: i
         options["root_certificate"] = bundle
     first, *_, last = (timedelta(seconds=delay) for delay in RETRY_DELAYS_S)
     backoff = {"init_backoff": first, "max_backoff": last}
-    return {"client_options": options, "retry_config": {"max_retries": retries, "backoff": backoff}}
+    return {
+        "client_options": options,
+        "retry_config": {"max_retries": len(RETRY_DELAYS_S) if use == "parts" else 0, "backoff": backoff},
+    }
 
 
 def asked_pause(address: str) -> float:

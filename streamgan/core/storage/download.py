@@ -10,20 +10,20 @@ import asyncio
 import io
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from streamgan.core.errors import DataError
 
+from . import client as clients
 from .address import BUCKETS, is_address, parse, redacted
-from .client import POLL_S, asked_pause, call, client, wait
+from .client import asked_pause, call, client, wait
 from .retry import Attempts, BadAnswer, Busy, ShortBody, Stopped, status_of, with_retries
 from .store import object_size
 
 CHUNK_BYTES = 8 << 20
-PIECE_BYTES = 64 << 10  # has to arrive in STALL_S seconds
-STALL_S = 30.0
+PIECE_BYTES = 64 << 10  # has to arrive in `client.STALL_S` seconds
+RANGE_BYTES = 1 << 20  # in one piece
 PROGRESS_BYTES = 256 << 10  # after so many the count of failures begins anew
 
 Sink = Callable[[bytes], None]
@@ -48,12 +48,26 @@ def read_whole(address: str) -> bytes:
     return with_retries(address, ask)
 
 
-def read_range(address: str, begin: int, end: int, *, heartbeat: Callable[[], None] | None = None) -> bytes:
-    """Bytes [begin, end) of a file; `heartbeat` is called ten times per second meanwhile."""
-    data = bytearray()
-    stop = _Beating(heartbeat) if heartbeat else None
-    download(address, begin, end, lambda at, piece: data.extend(piece), stop=stop)
-    return bytes(data)
+def read_range(address: str, begin: int, end: int) -> bytes:
+    """Bytes [begin, end) of a file: up to RANGE_BYTES in one request, of which a failure leaves nothing.
+
+    A thread of requests would cost more than such a request: this one waits in the caller's.
+    """
+    import obstore
+
+    if end - begin > RANGE_BYTES:
+        data = bytearray()
+        download(address, begin, end, lambda at, piece: data.extend(piece))
+        return bytes(data)
+    attempts = Attempts(address)
+    while True:
+        try:
+            whole = bytes(obstore.get_range(*client(address, "range"), start=begin, end=end))
+            if len(whole) == end - begin:
+                return whole
+            raise ShortBody(f"{len(whole)} of {end - begin} bytes")
+        except Exception as error:
+            attempts.pause(_explained(error, address), at=begin)
 
 
 def size_of(address: str) -> int:
@@ -145,15 +159,19 @@ def _request(
     try:
         wait(_get(address, limits, gate, about), stop)
     except Exception as error:
-        if "Range request not supported" in str(error):
-            what = "the server does not answer requests for a part of a file (ranges)"
-            todo = "use one that does, or download it and name it here"
-            raise _NoRanges(redacted(address), what, todo) from error
-        if parse(address).scheme not in BUCKETS and (status := status_of(error)) in (429, 503):
-            raise Busy(status, asked_pause(address)) from error
-        raise
+        raise _explained(error, address) from error
     finally:
         gate.close()
+
+
+def _explained(error: Exception, address: str) -> Exception:
+    """`error`, or one that says more of it."""
+    if "Range request not supported" in str(error):
+        what = "the server does not answer requests for a part of a file (ranges)"
+        return _NoRanges(redacted(address), what, "use one that does, or download it and name it here")
+    if parse(address).scheme not in BUCKETS and (status := status_of(error)) in (429, 503):
+        return Busy(status, asked_pause(address))
+    return error
 
 
 async def _get(
@@ -163,7 +181,7 @@ async def _get(
 
     store, path = client(address)
     clock = asyncio.get_running_loop().time
-    async with asyncio.timeout(STALL_S) as patience:
+    async with asyncio.timeout(clients.STALL_S) as patience:
         answer = await obstore.get_async(store, path, options={"range": limits} if limits else None)
         if limits and answer.range != limits:
             raise _OtherRange("another range than asked for")
@@ -172,7 +190,7 @@ async def _get(
         begin, end = answer.range
         received = 0
         async for data in answer.stream(PIECE_BYTES):
-            patience.reschedule(clock() + STALL_S)
+            patience.reschedule(clock() + clients.STALL_S)
             received += len(data)
             if received > end - begin:
                 raise _OtherRange(f"more than {end - begin} bytes")
@@ -219,25 +237,6 @@ def open_file(path: str, size: int | None = None) -> io.RawIOBase | io.BufferedR
     if not is_address(path):
         return open(path, "rb")
     return RangeFile(path, size or size_of(path))
-
-
-class _Beating(threading.Event):
-    """Is never set, but tells somebody whenever it is looked at."""
-
-    def __init__(self, heartbeat: Callable[[], None]):
-        super().__init__()
-        self._beat = heartbeat
-
-    def is_set(self) -> bool:
-        self._beat()
-        return False
-
-    def wait(self, timeout: float | None = None) -> bool:
-        end = time.monotonic() + (timeout or 0)
-        while (left := end - time.monotonic()) > 0:
-            self._beat()
-            time.sleep(min(left, POLL_S))
-        return False
 
 
 class _Gate:

@@ -109,7 +109,7 @@ def upload(address: str, file: BinaryIO) -> None:
 
     def ask() -> None:
         file.seek(0)
-        call(obstore.put_async, address, file, parts=True, max_concurrency=NUM_PARTS, **how)
+        call(obstore.put_async, address, file, use="parts", max_concurrency=NUM_PARTS, **how)
 
     with_retries(address, ask, to="write")
 

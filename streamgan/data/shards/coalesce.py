@@ -5,12 +5,13 @@ if that asks for no more than `MAX_GAP` bytes between two of them that nobody wa
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 NUM_REQUESTS = 16  # at once, in one process
 MAX_GAP = 8 << 10  # a tar header and its padding have 1.5 KB at most
 MAX_BYTES = 1 << 20  # of a request for more than one piece
+BEAT_S = 0.1
 
 
 class ByteRange(NamedTuple):
@@ -54,11 +55,16 @@ class Coming:
             future = self._pool.submit(read, first.shard, end - first.offset, first.offset)
             self._pending.update({piece: (first.offset, future) for piece in (first, *others)})
 
-    def take(self, piece: ByteRange) -> bytes | None:
-        """The bytes of a piece, once; None if they were not asked for. Raises what its request has raised."""
+    def take(self, piece: ByteRange, heartbeat: Callable[[], None]) -> bytes | None:
+        """The bytes of a piece, once; None if they were not asked for. Raises what its request has raised.
+
+        `heartbeat` is called ten times per second meanwhile.
+        """
         if piece not in self._pending:
             return None
         begin, future = self._pending.pop(piece)
+        while not future.done() and not wait([future], timeout=BEAT_S).done:
+            heartbeat()
         return future.result()[piece.offset - begin : piece.end - begin]
 
     def close(self) -> None:

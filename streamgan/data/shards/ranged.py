@@ -45,11 +45,11 @@ class RangedFiles(RemoteFiles):
     def expect(self, pieces: Sequence[ByteRange]) -> None:
         """These are read next, until `release`: ask for all of them at once."""
         self.release()
-        self._coming = Coming(pieces, self.read_by_range)
+        self._coming = Coming(pieces, self.fetch)
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
         self.num_missed += 1  # whether asked for before or not, it was not here
-        data = self._coming and self._coming.take(ByteRange(shard, offset, size))
+        data = self._coming and self._coming.take(ByteRange(shard, offset, size), self.heartbeat)
         return self.read_by_range(shard, size, offset) if data is None else data
 
     def retry(self, shard: int, attempt: int) -> bool:

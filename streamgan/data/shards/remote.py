@@ -7,6 +7,8 @@ from streamgan.core.storage.address import join, redacted
 from streamgan.core.storage.download import read_range, read_whole
 from streamgan.data.format import Sample, SplitEntry, idx_name, parse_idx
 
+from .coalesce import ByteRange, Coming
+
 
 class NotArrived(StreamganError):
     """Bytes that could not be had (exit code 3). The sample may be good, so no other may stand in for it."""
@@ -40,7 +42,19 @@ class RemoteFiles:
         return parse_idx(redacted(address), read_whole(address))
 
     def read_by_range(self, shard: int, size: int, offset: int) -> bytes:
+        """Bytes of a shard that nobody has asked for yet."""
+        piece = ByteRange(shard, offset, size)
+        coming = Coming([piece], self.fetch)
         try:
-            return read_range(self.address(shard), offset, offset + size, heartbeat=self.heartbeat)
+            data = coming.take(piece, self.heartbeat)
+        finally:
+            coming.close()
+        assert data is not None
+        return data
+
+    def fetch(self, shard: int, size: int, offset: int) -> bytes:
+        """As `read_by_range`, without a heartbeat: for a thread that nobody watches."""
+        try:
+            return read_range(self.address(shard), offset, offset + size)
         except DataError as error:
             raise NotArrived(error.where, error.what, error.todo) from error
