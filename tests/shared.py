@@ -35,8 +35,8 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 GRACE_S = 5.0  # for what has been told to end and is ending
 # Threads and processes that a library keeps for the life of the interpreter.
 LASTING_THREADS = {"TMonitor"}  # tqdm's
-# fsspec's loop and its helpers; those of a test's own server, which last as long as a client's connection
-LASTING_NAMES = ("fsspecIO", "asyncio_", "gcsfs-deferred-close", "(process_request_thread)")
+# That of requests; those of a test's own server, which last as long as a client's connection
+LASTING_NAMES = ("storage", "(process_request_thread)")
 LASTING_PROCESSES = {"multiprocessing.resource_tracker"}  # of the `spawn` start method
 SHARED_MEMORY = Path("/dev/shm")
 

@@ -55,7 +55,7 @@ class Coming:
             future = self._pool.submit(read, first.shard, end - first.offset, first.offset)
             self._pending.update({piece: (first.offset, future) for piece in (first, *others)})
 
-    def take(self, piece: ByteRange, heartbeat: Callable[[], None]) -> bytes | None:
+    def take(self, piece: ByteRange, heartbeat: Callable[[], None] = lambda: None) -> bytes | None:
         """The bytes of a piece, once; None if they were not asked for. Raises what its request has raised.
 
         `heartbeat` is called ten times per second meanwhile.

@@ -23,10 +23,7 @@ from . import processes
 # Pools of threads, which a fork would not have; a worker decodes in one thread.
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
-_CLIENTS = (
-    "obstore",
-    "fsspec.implementations.http",
-)  # where they are installed; no thread of theirs runs yet
+_CLIENTS = ("obstore",)  # no thread of theirs runs yet
 
 
 def serve(descriptor: int) -> NoReturn:
