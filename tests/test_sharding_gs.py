@@ -50,7 +50,7 @@ def store(server):
 
 @pytest.fixture
 def prefix():
-    return f"sets/{next(_numbers)}"
+    return f"gs-sets/{next(_numbers)}"  # moto keeps what other tests have put into the bucket
 
 
 def make(source, prefix, **options):
