@@ -103,6 +103,19 @@ def test_a_run_stays_with_the_commit_that_it_began_with(shard_set, hub, tmp_path
         build_loader("hf://datasets/org/photos/set", cache=tmp_path / "cache", **SETTINGS)
 
 
+def test_a_warm_cache_goes_on_with_its_commit_while_the_hub_is_down(shard_set, hub, tmp_path, capfd):
+    warm = {"cache": tmp_path / "cache", **SETTINGS}
+    expected = list(build_loader("hf://datasets/org/photos/set", **warm))
+
+    def down(handler, attempt) -> bool:
+        handler.send_error(503)
+        return True
+
+    hub.hub.fault = hub.cdn.fault = down
+    assert_equal(list(build_loader("hf://datasets/org/photos/set", **warm)), expected)
+    assert "hf://datasets/org/photos/set: cannot be reached (HTTP 503); the cache" in capfd.readouterr().err
+
+
 def test_addresses_are_pinned_once(hub):
     assert pinned("hf://datasets/org/photos") == f"hf://datasets/org/photos@{OLD}"
     assert pinned("hf://datasets/org/photos@main/a/b/") == f"hf://datasets/org/photos@{OLD}/a/b"

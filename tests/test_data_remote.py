@@ -305,6 +305,43 @@ def test_a_web_page_in_the_place_of_the_manifest_is_called_one(tmp_path, monkeyp
         read_manifest(tmp_path)
 
 
+def test_a_warm_cache_serves_while_the_server_is_down(root, expected, tmp_path, monkeypatch, capfd):
+    impatient(monkeypatch)
+    cache = tmp_path / "cache"
+    with website(root) as site:
+        warm = {"cache": cache, **SETTINGS}
+        assert_same(build_loader(site.url, workers=0, **warm), expected)
+    for workers in (0, 1):
+        assert_same(build_loader(site.url, workers=workers, **warm), expected)
+    said = re.findall(r"^http.*cannot be reached.*$", capfd.readouterr().err, re.MULTILINE)
+    digest = read_manifest(root).digest[:12]
+    assert said == [f"{site.url}: cannot be reached (no connection); the cache goes on with set {digest}"]
+
+
+@pytest.mark.parametrize("damage", ["none", "flipped", "not a manifest"])
+def test_a_cache_without_a_whole_manifest_serves_no_set_that_is_down(root, tmp_path, monkeypatch, damage):
+    impatient(monkeypatch)
+    with website(root) as site:
+        ShardReader(site.url, "train", cache=tmp_path).close()
+    (copy,) = (tmp_path / "sets").iterdir()
+    if damage == "none":
+        copy.unlink()
+    else:
+        text = copy.read_text()
+        copy.write_text(text.replace('"samples": 4', '"samples": 5', 1) if damage == "flipped" else "[]")
+    with pytest.raises(DataError, match=rf"^{site.url}/manifest.json: cannot be read \(no connection, 5"):
+        ShardReader(site.url, "train", cache=tmp_path)
+
+
+def test_a_set_that_is_gone_is_not_served_from_the_cache(root, tmp_path, monkeypatch):
+    """An answer that there is nothing is no failure of the network."""
+    with website(root) as site:
+        ShardReader(site.url, "train", cache=tmp_path).close()
+        site.root = tmp_path
+        with pytest.raises(DataError, match="HTTP 404"):
+            ShardReader(site.url, "train", cache=tmp_path)
+
+
 def test_what_is_no_set_is_one_error(site, tmp_path):
     with pytest.raises(DataError, match=r"/none/manifest.json: cannot be read \(HTTP 404\)"):
         build_loader(f"{site.url}/none", cache=tmp_path)

@@ -135,7 +135,7 @@ def read_manifest(root: Path | Place | str) -> Manifest:
         for last in (False, False, True):
             data = read_whole(address)
             try:
-                return _manifest(redacted(address), parse_json(redacted(address), data, todo=todo))
+                return checked_manifest(redacted(address), parse_json(redacted(address), data, todo=todo))
             except DataError:  # perhaps it was damaged on the way
                 if last:
                     raise
@@ -143,10 +143,11 @@ def read_manifest(root: Path | Place | str) -> Manifest:
     if isinstance(folder, Path) and not folder.is_dir():
         raise DataError(root, "no such folder of shards", "make one with `streamgan shard SOURCE --out DIR`")
     path = folder / MANIFEST
-    return _manifest(path, read_json(path, todo=todo))
+    return checked_manifest(path, read_json(path, todo=todo))
 
 
-def _manifest(path: Place | str, raw: Any) -> Manifest:
+def checked_manifest(path: Path | Place | str, raw: Any) -> Manifest:
+    """The manifest that the JSON value `raw` of `path` is; DataError if it is none, or damaged."""
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise DataError(path, "not a streamgan manifest", "point at a folder written by `streamgan shard`")
     if repr(raw.get("version")) != repr(VERSION):  # true and 1.0 are equal to 1

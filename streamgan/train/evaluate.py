@@ -173,7 +173,7 @@ def evaluate_weights(
         generator, head, loader, reconstruction=RECONSTRUCTION["l1"], cf=cf, in_full=True, **extra
     )
     median_2, not_measured = None, {}
-    if not split_size(reading.source.shards, "train"):
+    if not split_size(reading.source, "train"):
         where = reading.source.shards
         not_measured["median_ab"] = f"{where}: no split 'train' to take median_ab from; its row is left out"
     elif baselines is None or networks is not None:

@@ -25,9 +25,9 @@ class Validation:
         self._config, self._accelerator, self._networks = config, accelerator, networks
         self._head = build_head(config)
         self._reading = build_reading(config, pin_memory=accelerator.device.type == "cuda")
-        shards = self._reading.source.shards
-        self.split = "val" if split_size(shards, "val") else "train"
-        self._num_samples = min(config.run.sample_images, split_size(shards, self.split))
+        source = self._reading.source
+        self.split = "val" if split_size(source, "val") else "train"
+        self._num_samples = min(config.run.sample_images, split_size(source, self.split))
         if self.split == "train":
             say("data.shards: no validation split; validating on training images")
         self._baselines: dict[str, float] | None = None

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from streamgan.core.storage.files import canonical_sha256
-from streamgan.data.format import read_manifest
 from streamgan.data.order.mixture import cycle_counts
-from streamgan.data.reading import Shards, Source, as_sets
+from streamgan.data.reading import Source, as_sets
 
+from .known_set import read_set
 from .reader import Encoded, Files, ShardReader
 
 
@@ -86,8 +86,8 @@ def open_reader(source: Source, split: str) -> Reader:
     )
 
 
-def split_size(shards: Shards, split: str) -> int:
+def split_size(source: Source, split: str) -> int:
     """Samples in a split of all sets together; 0 if one of them has none."""
-    manifests = [read_manifest(one.path) for one in as_sets(shards)]
+    manifests = [read_set(str(one.path), source.cache)[1] for one in as_sets(source.shards)]
     sizes = [manifest.splits[split].samples if split in manifest.splits else 0 for manifest in manifests]
     return sum(sizes) if all(sizes) else 0

@@ -4,6 +4,7 @@
 FOLDER/lock                     flock: taken for every change of what is kept, for milliseconds
 FOLDER/blobs/SHA256             a whole file, named by its content
 FOLDER/blobs/SHA256.SIZE.part   a download; counts with its full SIZE; flock: somebody works on it
+FOLDER/sets/                    manifests: see `known_set`
 FOLDER/users/NAME.lease         hashes that a process needs, one per line; flock: it is alive
 ```
 

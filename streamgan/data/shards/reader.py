@@ -15,12 +15,12 @@ from isal import isal_zlib
 
 from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.address import is_remote, redacted
-from streamgan.core.storage.hub import pinned
-from streamgan.data.format import Member, SplitEntry, read_manifest
+from streamgan.data.format import Member, SplitEntry
 from streamgan.data.reading import DEFAULT_CACHE, DEFAULT_CACHE_GB
 
 from .cached import CachedFiles
 from .coalesce import ByteRange
+from .known_set import read_set
 from .local import LocalFiles
 from .node_cache import NodeCache
 from .ranged import RangedFiles
@@ -63,8 +63,7 @@ class ShardReader:
         cache: str | Path | None = DEFAULT_CACHE,
         cache_gb: float = DEFAULT_CACHE_GB,
     ):
-        root = pinned(str(root))
-        self.manifest = read_manifest(root)
+        root, self.manifest = read_set(str(root), cache)
         self.root = redacted(root)
         self.split = split
         self.entry = self.manifest.split(split, self.root)

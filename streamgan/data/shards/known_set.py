@@ -1,0 +1,70 @@
+"""The manifest of a set, of which a node cache keeps a copy: a warm cache serves while the server is down.
+
+```
+FOLDER/sets/SHA256.json   of an address: its manifest, and the commit that an address of the Hub stands for
+```
+
+These few kilobytes per set do not count towards the cap.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from streamgan.core.errors import DataError
+from streamgan.core.logs import say
+from streamgan.core.storage.address import is_remote, redacted
+from streamgan.core.storage.files import atomic_write, json_bytes
+from streamgan.core.storage.hub import pinned
+from streamgan.core.storage.retry import error_kind, is_transient
+from streamgan.data.format import Manifest, checked_manifest, read_manifest
+
+_unreachable: set[str] = set()  # addresses that this process has given up; it asks no more, and says so once
+
+
+def read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
+    """(where its files lie, its manifest) of the set at `root`, a folder or an address.
+
+    If the address cannot be reached, the copy in `cache` stands in, its digest checked, and a line says so.
+    """
+    if not is_remote(root) or cache is None or str(cache) == "none":
+        where = pinned(root)
+        return where, read_manifest(where)
+    copy = Path(cache).expanduser() / "sets" / f"{hashlib.sha256(redacted(root).encode()).hexdigest()}.json"
+    if root in _unreachable and (kept := _kept(copy, root)):
+        return kept
+    try:
+        where = pinned(root)
+        manifest = read_manifest(where)
+    except DataError as error:
+        cause = error.__cause__
+        kept = _kept(copy, root) if cause and is_transient(cause) else None
+        if not kept or not cause:
+            raise
+        _unreachable.add(root)
+        digest = kept[1].digest[:12]
+        say(f"{redacted(root)}: cannot be reached ({error_kind(cause)}); the cache goes on with set {digest}")
+        return kept
+    with suppress(OSError):  # whoever uses the cache will say what is wrong with it
+        _keep(copy, manifest, commit=where if where != root else None)
+    return where, manifest
+
+
+def _keep(copy: Path, manifest: Manifest, *, commit: str | None) -> None:
+    text = json_bytes({"root": commit, "manifest": {"digest": manifest.digest, **manifest.body()}})
+    if copy.exists() and copy.read_bytes() == text:
+        return
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(copy, token=f"{os.getpid():x}") as file:  # all ranks of a machine at once
+        file.write(text)
+
+
+def _kept(copy: Path, root: str) -> tuple[str, Manifest] | None:
+    """What `_keep` has written for `root`; None if there is nothing, or nothing whole."""
+    with suppress(OSError, ValueError, KeyError, TypeError, DataError):
+        kept: dict[str, Any] = json.loads(copy.read_bytes())
+        return kept["root"] or root, checked_manifest(copy, kept["manifest"])
+    return None
