@@ -2,12 +2,12 @@
 
 import click
 
-from .options import Command, Number
+from .options import Command, FolderOrAddress, Number
 from .output import emit
 
 
 @click.command(cls=Command)
-@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.argument("folder", metavar="DIR", type=FolderOrAddress())
 @click.option(
     "--out",
     type=click.Path(file_okay=False),
@@ -44,7 +44,8 @@ def index(folder, out, color, gray, split, max_bad, as_json):
     """Index the WebDataset tars in DIR, made by other programs, so that they are read like a shard set.
 
     Every tar is read once and none is changed. A damaged, compressed or nested tar is an error that names it.
-    What is not used is counted. Run it again after tars were added or removed.
+    What is not used is counted. Run it again after tars were added or removed. DIR may be a bucket,
+    s3://BUCKET/PREFIX, gs:// or az://; each tar then passes through a temporary file (TMPDIR).
 
     \b
     Example:
@@ -60,7 +61,7 @@ def index(folder, out, color, gray, split, max_bad, as_json):
             "--out", f"is an address (got {redacted(out)})", "name a folder, then copy it there"
         )
     result = make_index(folder, out=out, color=color, gray=gray, split=split, max_bad=max_bad)
-    manifest, where = result.manifest, str(out or folder)
+    manifest, where = result.manifest, redacted(str(out or folder))
     splits = {
         name: {"samples": one.samples, "shards": len(one.shards)} for name, one in manifest.splits.items()
     }

@@ -63,6 +63,16 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FolderOrAddress(click.Path):
+    """A folder of this machine that is there, or an address."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_address(str(value)) else super().convert(value, param, ctx)
+
+
 def with_home(word: str) -> str:
     """An argument with ~ as the home folder, also after `--option=` and NAME=, where shells leave it."""
     parts = re.fullmatch(r"([^=~]*=)?(~[^/]*/.*)", word, re.DOTALL)

@@ -25,6 +25,7 @@ from streamgan.core.logs import progress
 from streamgan.core.machine import usable_cores
 from streamgan.core.storage.files import atomic_write, json_bytes, read_json
 from streamgan.core.storage.local import TEMPORARY_SUFFIX, LocalPath
+from streamgan.core.storage.place import ObjectPath, Place, place
 from streamgan.data.format import (
     FORMAT,
     INDEX_DTYPE,
@@ -74,18 +75,20 @@ def index(
     split: Literal["train", "val", "test"] | None = None,
     max_bad: float = 0.01,
 ) -> IndexResult:
-    """Make a set of the tars in `folder`, indexed beside them or in `out`.
+    """Make a set of the tars in `folder`, indexed beside them or, those of a disk, in the folder `out`.
 
     `color` and `gray` are endings of member names, tried in their order. Splits stand in the names of the
     tars; where none has one, all are `split`, or train. DataError naming the tar that is damaged, compressed
     or in a sub-folder.
     """
     allowed(max_bad)
-    folder = LocalPath(folder)
-    root = LocalPath(out) if out else folder
-    tars, hidden = find_tars(folder)
+    where = place(folder)
+    root = where if out is None else LocalPath(out)
+    if isinstance(where, ObjectPath) and out is not None:
+        raise ConfigError("--out", "links into a bucket cannot be made", "leave it out: indexes lie beside")
+    tars, hidden = find_tars(where)
     if not tars:
-        raise DataError(folder, "holds no .tar file", "name the folder of the tars")
+        raise DataError(where, "holds no .tar file", "name the folder of the tars")
     was = _previous(root)
     splits = _splits([tar.name for tar in tars], split)
     names = {"color": tuple(color) or COLOR, "gray": tuple(gray) or GRAY}
@@ -98,9 +101,9 @@ def index(
             scans[tar.name] = scan
             bar.update()
     _require_twins(scans, wanted=bool(gray))
-    _refuse_bad(folder, scans, names, max_bad)
+    _refuse_bad(where, scans, names, max_bad)
     with disk_errors(root):
-        manifest, known = _publish(root, folder, scans, splits, names, was)
+        manifest, known = _publish(root, where, scans, splits, names, was)
     passed_over = sum((scan.passed_over for scan in scans.values()), Counter({"hidden tar": hidden}))
     keys = Counter(sample.key for scan in scans.values() for sample in scan.samples)
     return IndexResult(
@@ -112,7 +115,7 @@ def index(
     )
 
 
-def _previous(root: LocalPath) -> dict[str, Any]:
+def _previous(root: Place) -> dict[str, Any]:
     """The manifest that an earlier run has left in `root`, or {}; ConfigError for any other."""
     if WORK in root.names():
         raise ConfigError(root, "holds a set that `streamgan shard` has not finished", "use --out")
@@ -152,7 +155,7 @@ def _require_twins(scans: dict[str, Scan], *, wanted: bool) -> None:
 
 
 def _refuse_bad(
-    folder: Path, scans: dict[str, Scan], names: dict[str, tuple[str, ...]], max_bad: float
+    folder: Place, scans: dict[str, Scan], names: dict[str, tuple[str, ...]], max_bad: float
 ) -> None:
     reasons = Counter(row["reason"] for scan in scans.values() for row in scan.rejected)
     good = sum(len(scan.samples) for scan in scans.values())
@@ -169,22 +172,24 @@ def _refuse_bad(
 
 
 def _publish(
-    root: LocalPath,
-    folder: Path,
+    root: Place,
+    folder: Place,
     scans: dict[str, Scan],
     splits: dict[str, str],
     names: dict[str, tuple[str, ...]],
     was: dict[str, Any],
 ) -> tuple[Manifest, bool]:
     """Write the indexes, the manifest last, and remove those of tars that are gone; unless all is there."""
-    beside = root.resolve() == folder.resolve()
-    links = {} if beside else {name: str((folder / name).resolve()) for name in scans}
+    links: dict[str, str] = {}
+    if isinstance(root, LocalPath) and isinstance(folder, LocalPath) and root.resolve() != folder.resolve():
+        links = {name: str((folder / name).resolve()) for name in scans}
     manifest, files = _contents(scans, splits, names)
     stale = _stale(root, files, links, was)
     sealed = json_bytes({"digest": manifest.digest, **manifest.body()})
     if not stale and _are_there(root, {**files, MANIFEST: sealed}, links):
         return manifest, True
-    root.mkdir(parents=True, exist_ok=True)
+    if isinstance(root, LocalPath):
+        root.mkdir(parents=True, exist_ok=True)
     for name in files:
         path = root / name
         if path.exists() and not _is_ours(path):
@@ -195,7 +200,7 @@ def _publish(
     for path in stale:
         path.unlink(missing_ok=True)
     for name, target in links.items():
-        _link(root / name, target)
+        _link(Path(str(root / name)), target)
     for name, data in files.items():
         with atomic_write(root / name) as file:
             file.write(data)
@@ -230,38 +235,36 @@ def _contents(
     return Manifest(source, {}, tables, quarantine), files
 
 
-def _are_there(root: LocalPath, files: dict[str, bytes], links: dict[str, str]) -> bool:
+def _are_there(root: Place, files: dict[str, bytes], links: dict[str, str]) -> bool:
     with suppress(OSError):
-        linked = all(os.readlink(root / name) == target for name, target in links.items())
+        linked = all(os.readlink(str(root / name)) == target for name, target in links.items())
         return linked and all((root / name).read_bytes() == data for name, data in files.items())
     return False
 
 
-def _is_ours(path: Path) -> bool:
+def _is_ours(path: Place) -> bool:
     """Whether a run of `index` may replace or remove this file."""
-    begin = _OURS.get(path.suffix, b"")
-    with open(path, "rb") as file:
+    begin = _OURS.get(os.path.splitext(path.name)[1], b"")
+    with path.open_binary() as file:
         return file.read(len(begin)) == begin
 
 
-def _stale(
-    root: LocalPath, files: dict[str, bytes], links: dict[str, str], was: dict[str, Any]
-) -> list[Path]:
+def _stale(root: Place, files: dict[str, bytes], links: dict[str, str], was: dict[str, Any]) -> list[Place]:
     """What earlier runs have left in `root` of tars and splits that are not there any more."""
     indexes = {f"{name}.index" for name in SPLITS}
     tars, stale = set(), []
     with suppress(KeyError, TypeError):
         tars = {file["name"] for file in was["source"]["files"]}
     for name in set(root.names()) - set(files) - set(links):
-        path = root / name
+        path, ending = root / name, os.path.splitext(name)[1]
         if name.endswith(TEMPORARY_SUFFIX):
             made = name.removesuffix(TEMPORARY_SUFFIX)
             if made in {MANIFEST, QUARANTINE} | indexes or made.endswith(".idx"):
                 stale.append(path)
-        elif (name in indexes or path.suffix == ".idx") and path.is_file() and _is_ours(path):
+        elif (name in indexes or ending == ".idx") and path.is_file() and _is_ours(path):
             stale.append(path)
-        elif links and path.is_symlink() and path.suffix.lower() == ".tar":
-            if name not in tars and Path(os.readlink(path)).parent != Path(next(iter(links.values()))).parent:
+        elif links and ending.lower() == ".tar" and os.path.islink(link := str(path)):
+            if name not in tars and Path(os.readlink(link)).parent != Path(next(iter(links.values()))).parent:
                 raise ConfigError(path, "is none of these tars", "choose an empty folder for --out")
             stale.append(path)
     return stale

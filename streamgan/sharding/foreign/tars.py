@@ -4,12 +4,16 @@ A sample is a run of members whose names agree up to the first dot of the file n
 is no sample's image is counted, by its ending or by a word.
 """
 
+import hashlib
+import os
 import posixpath
 import re
-import stat
+import shutil
 import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +21,8 @@ from typing import Any, NamedTuple
 from isal import isal_zlib
 
 from streamgan.core.errors import DataError, file_error
-from streamgan.core.storage.files import sha256_file
+from streamgan.core.storage.download import CHUNK_BYTES
+from streamgan.core.storage.place import Place
 from streamgan.data.format import Member, Sample
 from streamgan.sharding.sample.check import PIXEL_LIMIT, BadRow, check_image
 from streamgan.sharding.source.rows import Cell
@@ -56,15 +61,19 @@ class _Part(NamedTuple):
     detail: str = ""
 
 
-def scan_tar(path: Path, names: dict[str, tuple[str, ...]]) -> Scan:
-    """The usable samples of a tar; `names` are endings by role. DataError if it is damaged."""
+def scan_tar(path: Place, names: dict[str, tuple[str, ...]]) -> Scan:
+    """The usable samples of a tar; `names` are endings by role. DataError if it is damaged.
+
+    One in a bucket is fetched once, into a temporary file without a name.
+    """
     todo = "restore it, or move it elsewhere"
     scan, runs = Scan(), dict[str, list[tuple[str, ...]]]()
     try:
-        if not stat.S_ISREG((about := path.stat()).st_mode):
+        if isinstance(path, Path) and not path.is_file():
             raise DataError(path, "is not a file", "move it elsewhere")
-        scan.bytes = about.st_size
-        with open(path, "rb") as file:
+        with _opened(path) as file:
+            scan.bytes = file.seek(0, os.SEEK_END)
+            file.seek(0)
             try:
                 with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
                     for number, (key, parts) in enumerate(_samples(tar, scan.passed_over)):
@@ -76,11 +85,24 @@ def scan_tar(path: Path, names: dict[str, tuple[str, ...]]) -> Scan:
             file.seek(end)
             if what := _bad_end(file, end):
                 raise DataError(path, what, todo)
-        scan.sha256 = sha256_file(path)
+            file.seek(0)
+            scan.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise file_error(error, path, what="cannot be read") from error
     _reject_scattered(scan, path.name, {key: found for key, found in runs.items() if len(found) > 1})
     return scan
+
+
+@contextmanager
+def _opened(path: Place) -> Iterator[Any]:
+    if isinstance(path, Path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile(prefix="streamgan-") as file, path.open_binary() as there:
+        shutil.copyfileobj(there, file, CHUNK_BYTES)
+        file.seek(0)
+        yield file
 
 
 def _bad_end(file: Any, end: int) -> str | None:
