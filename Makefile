@@ -7,10 +7,10 @@ FOUND := $(call version,$(BIN)/python)
 PYTHON ?= $(if $(FOUND),$(BIN)/python,python3)
 # A file of tests at a time, so that its tests share what it sets up; rewritten test files are kept for the next time,
 # also where Python is told not to keep what it compiles, as in many containers.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile $(SKIPS)
 STALE := $(if $(filter $(FOUND),$(call version,$(PYTHON))),,--clear)
 
-.PHONY: help install test test-all lint format types docs demo clean
+.PHONY: help install install-ci test test-slow test-all lint format types docs demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,16 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed  ## Create .venv with streamgan and everything for development
 
-test: install  ## Unit suite with two-process runs, about two minutes on two cores
+install-ci: install  ## The extras that further tests need too: Ray, Gradio with a browser's client, weights
+	$(BIN)/pip install --editable '.[ci]'
+
+test: install  ## The fast suite: every subject, with two-process runs, about two minutes on two cores
 	$(PYTEST) -m 'not slow and not gpu'
 
-test-all: install  ## Every test, the slow ones too (GPU tests where there is a GPU)
+test-slow: install  ## The slow suite: the other tests that need no GPU
+	$(PYTEST) -m 'slow and not gpu'
+
+test-all: install  ## Every test, those of a GPU too where there is one
 	$(PYTEST)
 
 lint: install  ## Style and formatting
