@@ -8,26 +8,26 @@ PYTHON ?= $(if $(FOUND),$(BIN)/python,python3)
 # A file of tests at a time, so that its tests share what it sets up; rewritten test files are kept for the next time,
 # also where Python is told not to keep what it compiles, as in many containers.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile $(SKIPS)
+# What is installed; with EXTRA=ci also Ray, Gradio, a browser's client and weights, which some slow tests need.
+EXTRA ?= dev
+INSTALLED := $(VENV)/.installed$(if $(filter dev,$(EXTRA)),,-$(EXTRA))
 STALE := $(if $(filter $(FOUND),$(call version,$(PYTHON))),,--clear)
 
-.PHONY: help install install-ci test test-slow test-all lint format types docs demo clean
+.PHONY: help install test test-slow test-all lint format types docs demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ifneq ($(STALE),)
-.PHONY: $(VENV)/.installed
+.PHONY: $(INSTALLED)
 endif
-$(VENV)/.installed: pyproject.toml
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamgan needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(STALE) $(VENV)
-	$(BIN)/pip install --editable '.[dev]'
+	$(BIN)/pip install --editable '.[$(EXTRA)]'
 	touch $@
 
-install: $(VENV)/.installed  ## Create .venv with streamgan and everything for development
-
-install-ci: install  ## The extras that further tests need too: Ray, Gradio with a browser's client, weights
-	$(BIN)/pip install --editable '.[ci]'
+install: $(INSTALLED)  ## Create .venv with streamgan and everything for development
 
 test: install  ## The fast suite: every subject, with two-process runs, about two minutes on two cores
 	$(PYTEST) -m 'not slow and not gpu'

@@ -55,6 +55,12 @@ def test_the_environment_that_is_there_stays_where_nobody_asks(checkout):
     assert "Nothing to be done" in checkout("3.99")
 
 
+def test_what_is_installed_for_more_tests_is_installed_where_it_is_not(checkout):
+    lines = checkout(HERE, "EXTRA=ci")
+    assert ".venv/bin/pip install --editable '.[ci]'" in lines
+    assert "--clear" not in lines
+
+
 def test_an_environment_whose_python_is_gone_is_made_anew(checkout, tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "gone")
