@@ -139,12 +139,14 @@ def stress(root: Path, cache: Path, *, seconds: float, kill_every_s: float, seed
     address = f"http://127.0.0.1:{server.server_port}"
     largest = max(path.stat().st_size for path in root.glob("*.tar"))
     outcome = Outcome(cap_bytes=working_set(address, cache) + largest)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a client of a store does not survive a fork
     counts = [context.Value("q", 0), context.Value("q", 0), context.Value("d", 0.0)]
     run = partial(read, address, str(root), cache, outcome.cap_bytes)
     processes = [context.Process(target=run, args=(role, counts)) for role in ROLES]
     for process in processes:
         process.start()
+    while not counts[0].value and all(process.is_alive() for process in processes):
+        time.sleep(0.01)
     draw, end, next_kill = random.Random(seed), time.monotonic() + seconds, time.monotonic() + kill_every_s
     try:
         while time.monotonic() < end:

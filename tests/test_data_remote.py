@@ -1,6 +1,7 @@
 """Shard sets at an address: whatever the network does, the batches are those of the local set."""
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -363,6 +364,24 @@ def test_a_damaged_image_is_named_by_address_and_key(root, site, tmp_path):
     with pytest.raises(DataError) as failure:
         reader.read(0)
     assert failure.value.where == f"{site.url}/{name}, key {sample.key}"
+
+
+def test_a_fork_of_a_process_that_has_read_says_so_instead_of_waiting_for_ever(site):
+    address = f"{site.url}/train.index"
+    assert read_range(address, 0, 10)
+    receive, send = os.pipe()
+    if not (child := os.fork()):
+        try:
+            read_range(address, 0, 10)
+        except ConfigError as error:
+            os.write(send, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(send)
+    os.waitpid(child, 0)
+    with open(receive) as file:
+        said = file.read()
+    assert said.startswith(f"process {child}: is a fork of one that has read from an address"), said
 
 
 def test_pieces_of_files_arrive_as_they_are(root, site):

@@ -444,9 +444,9 @@ def write_noise(path: Path, rows: int) -> Path:
     return path
 
 
-def start(source, prefix, workers: int, *options: str) -> subprocess.Popen:
+def start(source, prefix, workers: int, *options: str, bucket: str = BUCKET) -> subprocess.Popen:
     """The command itself, with units of 16 MB."""
-    out = ["--out", f"s3://{BUCKET}/{prefix}", "--splits", "train=1", "--samples-per-shard", "9"]
+    out = ["--out", f"s3://{bucket}/{prefix}", "--splits", "train=1", "--samples-per-shard", "9"]
     command = [sys.executable, "-m", "streamgan.cli", "shard", str(source), *out, "--workers", str(workers)]
     return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -526,7 +526,7 @@ def test_ctrl_c_gives_the_upload_up_and_lets_others_in(large, store, prefix, hel
 
 @pytest.mark.slow
 def test_a_missing_bucket_is_one_line_of_the_command(large, store):
-    process = start(large[0], "../../none", 0, "--out", "s3://none/x", "--json")
+    process = start(large[0], "x", 0, "--json", bucket="none")
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 3
     assert errors.startswith("error: s3://none/x: cannot be read (NoSuchBucket, HTTP 404); check the address")

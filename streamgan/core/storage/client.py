@@ -1,7 +1,7 @@
 """The obstore client of each bucket and website, and the one thread in which all requests run.
 
 Nothing is tried again here but the parts of an upload: `retry` does that, for all stores alike.
-A client belongs to its process. obstore runs threads of its own, which do not survive a fork.
+A client belongs to its process: obstore runs threads of its own, which do not survive a fork.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from datetime import timedelta
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from streamgan.core.errors import ConfigError
+
 from .address import parse
 from .hub import web_address
 from .providers import SETTINGS, open_bucket, own_certificates
@@ -28,6 +30,7 @@ REQUEST_S = 600.0  # for all of a request, however it gets on
 CONNECT_S = 20.0
 POLL_S = 0.1
 _lock = threading.Lock()
+_first_user: int | None = None  # the process that has made a client
 
 
 Use = Literal["stream", "range", "parts"]
@@ -39,6 +42,7 @@ def client(address: str, use: Use = "stream") -> tuple[Any, str]:
     `use`: "range" gives up as soon as a short request stalls; "parts" sends the part of an upload again by
     itself, so that not all of them have to be.
     """
+    _refuse_fork()
     scheme, rest = parse(address)
     if scheme not in ("http", "https", "hf"):
         root, _, path = rest.partition("/")
@@ -48,6 +52,16 @@ def client(address: str, use: Use = "stream") -> tuple[Any, str]:
     folder, _, name = urlsplit(url).path.rpartition("/")
     base = urlunsplit(urlsplit(url)._replace(path=f"{folder}/"))
     return _website(base, tuple(sorted(headers.items())), use, os.getpid()), unquote(name)
+
+
+def _refuse_fork() -> None:
+    """ConfigError in a fork of a process that has used a store: requests would wait for ever there."""
+    global _first_user
+    _first_user = _first_user or os.getpid()
+    if _first_user != os.getpid():
+        what = "is a fork of one that has read from an address, and cannot read from one itself"
+        todo = 'start it with multiprocessing.get_context("spawn") or ("forkserver")'
+        raise ConfigError(f"process {os.getpid()}", what, todo)
 
 
 def call(
