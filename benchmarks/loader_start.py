@@ -2,10 +2,10 @@
 
     python benchmarks/loader_start.py DIR --other CHECKOUT --out benchmarks/results/loader_start.md
 
-DIR is a shard set with few small photos. Every round starts the loader of this tree and that of CHECKOUT (an
-earlier commit, say) in turn, each six times in a new process that has torch loaded: the first start is apart
-from the later ones. Memory is measured with an index of a million samples, on disk and from a server, after
-some batches, as that which a process shares with no other.
+DIR is a shard set of small photos, a thousand of them in its first shard. Every round starts the loader of
+this tree and that of CHECKOUT (an earlier commit, say) in turn, each six times in a new process that has
+torch loaded: the first start is apart from the later ones. Memory is measured with an index of a million
+samples, on disk and from a server, after some batches, as that which a process shares with no other.
 """
 
 import argparse
@@ -66,16 +66,17 @@ def million(folder: Path, root: Path) -> None:
 def start_rows(folder: Path, trees: dict[str, Path], rounds: int) -> list[list[str]]:
     rows = []
     for workers in WORKERS:
-        found: dict[str, list[list[float]]] = {name: [] for name in trees}
+        arms: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
         for _ in range(rounds):
             for name, tree in trees.items():
-                found[name].append(run_arm(tree, str(folder), workers)["times"])
-        later = {name: [statistics.median(times[1:]) for times in found[name]] for name in trees}
-        last = list(later)[-1]
-        for name in trees:
-            ratios = [one / other for one, other in zip(later[name], later[last], strict=True)]
-            first = [times[0] for times in found[name]]
-            rows.append([f"{workers} workers, {name}", spread(first), spread(later[name]), spread(ratios)])
+                arms[name].append(run_arm(tree, str(folder), workers))
+        for name, found in arms.items():
+            columns = [[one["times"][0] for one in found]]
+            for what in ("times", "costs"):
+                later = [statistics.median(one[what][1:]) for one in found]
+                others = [statistics.median(one[what][1:]) for one in arms[list(trees)[-1]]]
+                columns += [later, [one / other for one, other in zip(later, others, strict=True)]]
+            rows.append([f"{workers} workers, {name}", *map(spread, columns)])
     return rows
 
 
@@ -118,24 +119,17 @@ def main() -> None:
     with scratch(None) as folder:
         million(args.folder, folder / "million")
         memory = memory_rows(folder / "million", trees)
-    command = [
-        "python",
-        "benchmarks/loader_start.py",
-        "DIR",
-        "--other",
-        "CHECKOUT",
-        "--name",
-        args.name,
-        "--rounds",
-        str(args.rounds),
-    ]
+    one = f"{args.name} = 1"
+    head = ["", "first start, s", "later starts, s", one, "later starts, CPU s", one]
+    words = ["DIR", "--other", "CHECKOUT", "--name", args.name, "--rounds", str(args.rounds)]
+    command = shlex.join(["python", "benchmarks/loader_start.py", *words])
     text = (
         f"# Starting loader processes\n\nMachine: {machine()}. Load average {before} before, {between} after "
-        f"the starts.\nData: {args.data}.\nCommand: `{shlex.join(command)}`. n = {args.rounds} rounds in "
+        f"the starts.\nData: {args.data}.\nCommand: `{command}`. n = {args.rounds} rounds in "
         f"turn, each {STARTS} starts in a process that has torch loaded; seconds from `iter(loader)` to the "
         "first batch of 48 photos of 64 pixels, median (min-max) over rounds; the later starts of a round by "
-        "their median.\n\n"
-        f"{markdown(['', 'first start, s', 'later starts, s', f'later, {args.name} = 1'], starts)}\n\n"
+        "their median, CPU of all processes together.\n\n"
+        f"{markdown(head, starts)}\n\n"
         f"Memory of a process with an index of {SAMPLES:,} samples (32 MB), MB:\n\n"
         f"{markdown(['', 'of a worker alone', 'resident, server of workers'], memory)}"
     )

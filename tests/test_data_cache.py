@@ -462,6 +462,13 @@ def test_a_cache_that_is_deleted_in_mid_run_is_made_again(
     )
 
 
+def test_a_cache_that_is_deleted_before_workers_start_is_made_again(root, site, tmp_path, need_gb):
+    settings = {**SETTINGS, "workers": 1, "epochs": 1}
+    loader = build_loader(site.url, cache=tmp_path / "cache", cache_gb=need_gb, **settings)
+    shutil.rmtree(tmp_path / "cache")
+    assert ids(loader) == ids(build_loader(root, **settings))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_cache_that_can_be_made_no_more_is_one_error(site, tmp_path, capfd, need_gb, workers):
     folder = tmp_path / "cache"
