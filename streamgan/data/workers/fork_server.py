@@ -23,8 +23,6 @@ from . import processes
 # Pools of threads, which a fork would not have; a worker decodes in one thread.
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 
-_CLIENTS = ("obstore",)  # no thread of theirs runs yet
-
 
 def serve(descriptor: int) -> NoReturn:
     """Start a process for each message on the socket `descriptor`."""
@@ -69,11 +67,8 @@ def _preload() -> None:
     from PIL import Image
     from tqdm import tqdm
 
-    for name in ("torch.utils.data.graph_settings", f"{__package__}.samples"):
+    for name in ("torch.utils.data.graph_settings", "obstore.store", f"{__package__}.samples"):
         import_module(name)
-    for name in _CLIENTS:
-        with suppress(ImportError):
-            import_module(name)
     Image.preinit()
     tqdm.set_lock(threading.RLock())  # the lock that it would make has a name, in some versions of Python
     gc.collect()
