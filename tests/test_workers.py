@@ -7,17 +7,21 @@ import random
 import shutil
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from worker_fixtures import (
+    BlockAfter,
     Change,
     Tell,
     answer_half,
     fork_servers,
     is_fork_server,
+    let_workers_decode,
     loader_workers,
 )
 
@@ -127,6 +131,28 @@ def test_a_worker_that_is_killed_at_any_moment_is_a_data_error(shard_set):
             DataError, match=r"loader: DataLoader worker \d \(pid \d+\) is gone \(exit code -9\)"
         ):
             list(batches)
+
+
+def test_a_worker_that_is_killed_is_a_data_error_where_a_thread_pins_memory(shard_set, monkeypatch):
+    """What PyTorch asks before it starts that thread, and what the thread does, in place of a card."""
+    device = torch.device("cpu")
+    for name, answer in {
+        "is_available": True,
+        "current_accelerator": device,
+        "current_device_index": 0,
+        "set_device_index": None,
+    }.items():
+        monkeypatch.setattr(torch.accelerator, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(torch.utils.data._utils.pin_memory, "pin_memory", lambda data, device=None: data)
+    let_workers_decode(monkeypatch, BlockAfter(4))
+    batches = iter(build(shard_set, workers=1, stall_s=60, pin_memory=True))
+    next(batches)
+    assert any("pin_memory" in str(thread) for thread in threading.enumerate())
+    loader_workers()[0].kill()
+    with pytest.raises(
+        DataError, match=r"DataLoader worker 0 \(pid \d+\) is gone \(exit code -9\), at work on"
+    ):
+        next(batches)
 
 
 def test_a_worker_killed_in_the_middle_of_an_answer_is_a_data_error(shard_set, monkeypatch):
