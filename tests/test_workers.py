@@ -8,7 +8,10 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -61,7 +64,20 @@ def test_the_server_has_one_thread_and_its_workers_import_nothing_more(shard_set
     assert not {"pytest", "test_workers"} & set(begun["modules"])
 
 
-def test_a_worker_finds_itself_where_the_training_process_is(shard_set, tmp_path, monkeypatch, capfd):
+@contextmanager
+def stderr_to(path: Path) -> Iterator[None]:
+    """Descriptor 2 is a file meanwhile."""
+    kept = os.dup(2)
+    try:
+        with path.open("w") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def test_a_worker_finds_itself_where_the_training_process_is(shard_set, tmp_path, monkeypatch):
     """Variables change from one cell of a notebook to the next, while the server runs on."""
     list(build(shard_set))
     for number in range(2):
@@ -74,14 +90,14 @@ def test_a_worker_finds_itself_where_the_training_process_is(shard_set, tmp_path
         told = tmp_path / f"told-{number}"
         names = ("AWS_SECRET_ACCESS_KEY", "HOME", "OMP_NUM_THREADS")
         monkeypatch.setattr(loader_module, "begin", Tell(told, names))
-        list(build(shard_set, workers=1))
+        with stderr_to(tmp_path / f"stderr-{number}"):
+            list(build(shard_set, workers=1))
         found = json.loads(told.read_text())
         assert found["environment"] == {name: os.environ.get(name) for name in names}
         assert found["folder"] == str(where)
         assert found["path"] == sys.path
         assert found["package"] == streamgan.__file__
-        out, err = capfd.readouterr()
-        assert (out, err) == ("", "said by a worker\n")
+        assert (tmp_path / f"stderr-{number}").read_text() == "said by a worker\n"
 
 
 def test_a_server_that_was_killed_is_a_data_error_and_the_next_loader_has_a_new_one(shard_set):
