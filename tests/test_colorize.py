@@ -329,7 +329,7 @@ def test_two_photos_of_one_name_are_refused_before_any_work(photos, model, tmp_p
     other = shutil.copytree(photos, tmp_path / "other")
     result = run(photos / "a.jpg", other / "a.jpg", "--model", model, "--out", tmp_path / "out")
     assert isinstance(result.exception, ConfigError)
-    assert "a second photo called a.jpg" in str(result.exception)
+    assert "another photo would also become a.jpg" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 

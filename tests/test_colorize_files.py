@@ -176,7 +176,7 @@ def test_patterns_keep_the_tree_below_their_fixed_part(gentle, tmp_path):
     assert every.count() == 20
     flat = Inputs([str(tmp_path / "in")], tmp_path / "out")
     assert flat.count() == sum(len(place.parts) == 1 for place in written)
-    with pytest.raises(ConfigError, match="no photos of this pattern"):
+    with pytest.raises(ConfigError, match="no photo matches this pattern"):
         Inputs([f"{tmp_path}/in/*.bmp"], tmp_path / "out")
 
 
@@ -191,7 +191,7 @@ def test_results_inside_the_folder_are_not_coloured_again(gentle, model, tmp_pat
 def test_two_folders_may_not_share_a_name(gentle, tmp_path):
     for name in "ab":
         write_mixed(tmp_path / name, gentle, 2)
-    with pytest.raises(ConfigError, match="a second photo called 0"):
+    with pytest.raises(ConfigError, match="another photo would also become 0"):
         Inputs([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out").count()
 
 

@@ -373,7 +373,7 @@ def test_frames_that_change_their_size_are_fitted_and_counted(colorizer, tmp_pat
 def test_a_pipe_that_is_called_like_a_film_is_refused_at_once(colorizer, tmp_path):
     os.mkfifo(tmp_path / "film.mp4")
     outcome = color(colorizer, tmp_path / "film.mp4", tmp_path / "out")
-    assert (outcome.kind, outcome.text) == ("failed", "is no regular file")
+    assert (outcome.kind, outcome.text) == ("failed", "is not a regular file")
 
 
 def test_a_film_may_have_a_name_as_long_as_names_get(colorizer, tmp_path):

@@ -179,14 +179,14 @@ def test_several_processes_are_refused(finished, monkeypatch):
         ({"rows": []}, ConfigError, "rows: "),
         ({"rows": [{"name": "truth", "recipe": "recipe.yaml"}]}, ConfigError, "truth is not a model's name"),
         *(
-            ({"rows": [{"name": name, "recipe": "recipe.yaml"}]}, ConfigError, f"first (got {name!r})")
+            ({"rows": [{"name": name, "recipe": "recipe.yaml"}]}, ConfigError, f"or digit (got {name!r})")
             for name in ("../x", "..", "", "a/b", "A", "a\n", ".lock", "größe")
         ),
         *(
             ({"rows": [{"name": name, "recipe": "recipe.yaml"}]}, ConfigError, f"{name} is a file of")
             for name in ("comparison.md", "comparison.json", "grid.png", "comparison.json.tmp")
         ),
-        ({"rows": [{"name": "a", "recipe": "recipe.yaml"}] * 2}, ConfigError, "two are called a"),
+        ({"rows": [{"name": "a", "recipe": "recipe.yaml"}] * 2}, ConfigError, "two have the name a"),
         ({"rows": [{"name": "a", "recipe": "no.yaml"}]}, ConfigError, "/no.yaml: no such file"),
         ({"budget": {"minutes": 0}}, ConfigError, "budget.minutes: out of range, above 0, at most 10000000"),
         ({"budget": {"steps": 10**400}}, ConfigError, "budget.steps: out of range, at least 1"),

@@ -78,6 +78,6 @@ def test_a_run_goes_on_with_the_rates_that_it_has(shard_set, tmp_path):
     assert train(load_config(None, [*apart, "run.steps=2"]))["steps"] == 2
     assert train(load_config(None, [*apart, "run.steps=4"]))["steps"] == 4
     with pytest.raises(
-        CheckpointError, match=r"has 2 learning rates, this run's has 1; give optim\.lr_encoder"
+        CheckpointError, match=r"has 2 learning rates, that of this run has 1; set optim\.lr_encoder"
     ):
         train(load_config(None, [*words, "run.steps=6"]), allow_changed=True)

@@ -40,7 +40,7 @@ def test_photos_are_coloured_by_it_unless_another_is_given(tmp_path):
     make_photo(1, (128, 96)).convert("L").save(tmp_path / "old.png")
     result = CliRunner().invoke(colorize, [str(tmp_path / "old.png"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "colouring with the model that comes along" in result.stderr
+    assert "colouring with the packaged model" in result.stderr
     assert "--model" in result.stderr
     colored = np.asarray(Image.open(tmp_path / "out" / "old.png"))
     assert colored.shape == (96, 128, 3)

@@ -184,7 +184,7 @@ def test_the_command_fails_with_the_error_of_the_limit(tmp_path):
 
 def test_a_source_without_one_good_row_is_an_error(tmp_path):
     write_rows(tmp_path / "a.parquet", _bad_rows())
-    with pytest.raises(DataError, match=r"not one row is usable; read quarantine\.jsonl"):
+    with pytest.raises(DataError, match=r"no row is usable; read quarantine\.jsonl"):
         shard([str(tmp_path / "a.parquet")], tmp_path / "set", num_workers=0, max_bad=1)
     assert len((tmp_path / "set" / "quarantine.jsonl").read_text().splitlines()) == 6
     assert not (tmp_path / "set" / "manifest.json").exists()

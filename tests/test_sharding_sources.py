@@ -163,7 +163,7 @@ def test_images_that_were_added_are_another_source(tmp_path):
 
 def test_images_and_parquet_do_not_mix(tmp_path, table):
     write_images(tmp_path / "in", NAMES)
-    with pytest.raises(ConfigError, match="shard them apart"):
+    with pytest.raises(ConfigError, match="shard them separately"):
         shard([str(tmp_path / "in"), str(table)], tmp_path / "set", num_workers=0)
 
 

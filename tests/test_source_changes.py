@@ -84,7 +84,7 @@ def test_a_source_that_changes_within_a_unit_stops_the_run(table, photo, tmp_pat
             change(path)
 
     monkeypatch.setattr(writer, "read_rows", rows_then_change)
-    with pytest.raises(DataError, match=rf"{CHANGED}|is gone since"):
+    with pytest.raises(DataError, match=rf"{CHANGED}|has disappeared since"):
         shard([str(path.parent)], tmp_path / "set", num_workers=0)
     assert not list((tmp_path / "set").glob("*.tar"))
     assert not (tmp_path / "set" / "manifest.json").exists()

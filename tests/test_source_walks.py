@@ -184,7 +184,7 @@ def test_a_pattern_for_everything_takes_what_is_meant(tmp_path):
 def test_an_image_that_vanishes_before_its_turn_stops_the_run(photos, tmp_path):
     [folder] = read_source([str(photos)])
     os.remove(photos / "a" / "2.jpg")
-    with pytest.raises(DataError, match=r"a/2\.jpg: is gone since the source was listed"):
+    with pytest.raises(DataError, match=r"a/2\.jpg: has disappeared since the source was listed"):
         list(folder.read(row_group=1, start=0, stop=1))
 
 

@@ -58,7 +58,7 @@ def _without_network(create, name, *, pretrained=False, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("nosuch", "no backbone with feature maps"), ("test_vit", "strides")]
+    ("name", "reason"), [("nosuch", "no such backbone, with feature maps"), ("test_vit", "strides")]
 )
 def test_a_backbone_without_a_pyramid_of_maps_is_refused(name, reason):
     with pytest.raises(ConfigError, match=reason):

@@ -125,7 +125,7 @@ def test_a_run_out_of_patience_ends_early_and_stays_ended(shard_set, tmp_path, c
     assert done["stopped"]
     assert 4 <= done["steps"] < 30
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"ended early at step {done['steps']} of 30, no better val/loss for 3 validations" in said
+    assert f"ended early at step {done['steps']} of 30, val/loss has not improved for 3 validations" in said
     again = train(tiny_config(shard_set, tmp_path, *words))
     assert again["steps"] == done["steps"]
     assert "ended early" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def ready_model() -> str:
     from streamgan.core.storage.hub import READY
 
     say(
-        "colouring with the model that comes along, a small one that learned from 64-pixel photos; "
+        "colouring with the packaged model, a small one trained on 64-pixel photos; "
         "train one on photos like yours (streamgan train --help) and give it with --model"
     )
     return READY

@@ -63,7 +63,7 @@ def serve(
         if not separator or Path(word).exists():
             name, model = Path(word).resolve().name, word
         if name in colorizers:
-            raise ConfigError("--model", f"two models are called {name!r}", "write --model NAME=MODEL")
+            raise ConfigError("--model", f"two models have the name {name!r}", "write --model NAME=MODEL")
         colorizers[name] = Colorizer.load(model, device=device, size=size)
 
     from streamgan.inference.page import build_page, theme

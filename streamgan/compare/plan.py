@@ -61,11 +61,13 @@ class Terms:
 
 
 def refuse_changes(row: Row, terms: Terms) -> None:
-    """ConfigError if the row was begun with another recipe, budget, precision or shard set."""
+    """ConfigError if the row was started with another recipe, budget, precision or shard set."""
     path = _plan_path(row)
     if path.exists() and (changes := _changes(_read(path), terms.with_row(row))):
-        todo = f"restore it, choose another --out, or delete {path.parent} to train this row again"
-        raise ConfigError(path, f"the row was begun with {', '.join(changes)}", todo)
+        todo = (
+            f"restore these settings, choose another --out, or delete {path.parent} to train this row again"
+        )
+        raise ConfigError(path, f"the row was started with {', '.join(changes)}", todo)
 
 
 def plan_row(row: Row, terms: Terms) -> Plan:
@@ -191,7 +193,7 @@ def _read(path: Path) -> dict[str, Any]:
     plan = read_json(path, todo=f"delete {path.parent} to train this row again")
     kind = (plan.get("format"), plan.get("version")) if isinstance(plan, dict) else None
     if kind != (FORMAT, VERSION):
-        raise StreamganError(path, "is no plan of this release", f"delete {path.parent}")
+        raise StreamganError(path, "is not a plan that this release can read", f"delete {path.parent}")
     return plan
 
 

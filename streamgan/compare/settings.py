@@ -29,7 +29,7 @@ SHARED = ("size", "cache", "cache_gb", "stall_s")  # of `data`: all rows are sco
 
 def _row_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise ValueError("must have a-z, 0-9, _, . and - alone, with a letter or digit first")
+        raise ValueError("must hold only a-z, 0-9, _, . and -, and begin with a letter or digit")
     return name
 
 
@@ -80,7 +80,7 @@ class CompareConfig(Section):
     def _names(self) -> "CompareConfig":
         names = [row.name for row in self.rows]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"rows: two are called {twice[0]}")
+            raise ValueError(f"rows: two have the name {twice[0]}")
         if taken := sorted(RESERVED & set(names)):
             raise ValueError(f"rows: {taken[0]} is not a model's name")
         if taken := sorted(name for name in names if name.removesuffix(TEMPORARY_SUFFIX) in WRITTEN):

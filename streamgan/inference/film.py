@@ -42,7 +42,7 @@ def open_film(path: Path) -> Iterator[tuple[Any, str]]:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         if not status.st_size:
             raise ValueError("is empty")
         file = open(path, "rb")  # noqa: SIM115 (below)
@@ -96,7 +96,7 @@ def picture_stream(film: Any) -> Any:
     best = film.streams.best("video")
     stream = best if best in moving else moving[0]
     if stream.codec_context is None:
-        raise ValueError("its pictures are in a format that nobody here can decode")
+        raise ValueError("its video is in a format that cannot be decoded here")
     if stream.width * stream.height > MAX_PIXELS:
         raise ValueError(f"{stream.width} x {stream.height} pixels, over the cap of {MAX_PIXELS}")
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -112,7 +112,7 @@ def first_frame(path: Path) -> Any:
         for packet in reading.packets([stream]):
             for frame in reading.frames(packet):
                 return frame
-        raise ValueError("not one of its frames can be decoded")
+        raise ValueError("none of its frames can be decoded")
 
 
 class Reading:

@@ -121,7 +121,9 @@ class Inputs:
                 self._not_met[_reason(one)] += 1
         if not found:
             raise ConfigError(
-                pattern, "no photos of this pattern", f"it should meet files of {', '.join(SUFFIXES)}"
+                pattern,
+                "no photo matches this pattern",
+                f"it should match files that end in {', '.join(SUFFIXES)}",
             )
         for path in found:
             self._add(path, path.relative_to(base))
@@ -143,7 +145,9 @@ class Inputs:
             raise ConfigError(source, "would be overwritten", "choose another --out")
 
     def _refuse_second(self, source: Path, place: Path) -> None:
-        raise ConfigError(source, f"a second photo called {place}", "colour them into separate folders")
+        raise ConfigError(
+            source, f"another photo would also become {place}", "colour them into different folders"
+        )
 
 
 def _reason(found: Walked) -> str:

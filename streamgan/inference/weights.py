@@ -78,7 +78,9 @@ def load_weights(path: Path) -> Weights:
         head, size, saturation = HEADS[spec["head"]], int(spec["size"]), float(spec.get("saturation", 1))
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         reason = error.what if isinstance(error, ConfigError) else repr(error)
-        raise CheckpointError(path, f"describes no generator of this release: {reason}", todo) from error
+        raise CheckpointError(
+            path, f"does not describe a generator of this release: {reason}", todo
+        ) from error
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:

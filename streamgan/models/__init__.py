@@ -92,7 +92,7 @@ def _build(
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
         advice = f"did you mean {near[0]!r}? " if near else ""
         todo = f"{advice}choose from {', '.join(sorted(table))}"
-        raise ConfigError(where, f"no entry of this name (got {name!r})", todo)
+        raise ConfigError(where, f"unknown name (got {name!r})", todo)
     known, chosen = inspect.signature(table[name]).parameters, {}
     for option, value in options.items():
         if option in known and value is not None:

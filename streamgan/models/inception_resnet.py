@@ -48,7 +48,7 @@ class InceptionResNetScores(nn.Module):
         except (OSError, RuntimeError) as error:  # no network, another network's weights
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                "model.pretrained", f"no weights of timm's {NAME} ({reason})", "name a file of them"
+                "model.pretrained", f"no weights of timm's {NAME} ({reason})", "give a file that holds them"
             ) from error
 
     def train(self, mode: bool = True) -> "InceptionResNetScores":

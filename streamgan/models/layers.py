@@ -45,9 +45,7 @@ def normalization(norm: Norm, num_channels: int) -> nn.Module:
         case "none":
             return nn.Identity()
         case _:
-            raise ConfigError(
-                "model.norm", f"no norm of this name (got {norm!r})", f"choose from {', '.join(NORMS)}"
-            )
+            raise ConfigError("model.norm", f"unknown norm (got {norm!r})", f"choose from {', '.join(NORMS)}")
 
 
 def judging(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -9,7 +9,7 @@ def is_published(model: str, variant: str | None, *others: str) -> bool:
     """Whether `variant` is "published"; ConfigError if it is neither that nor one of `others` nor None."""
     known = ("published", *others)
     if variant is not None and variant not in known:
-        what = f"{model} has no variant of this name (got {variant!r})"
+        what = f"{model} has no such variant (got {variant!r})"
         raise ConfigError("model.variant", what, f"choose {' or '.join(known)}, or leave it out")
     return variant == "published"
 

@@ -68,6 +68,6 @@ class PatchDiscriminator(nn.Module):
             raise ConfigError(
                 "patchgan",
                 f"images are too small for its patches (got {height} x {width})",
-                f"use images of at least {self.smallest} pixels a side or a smaller depth",
+                f"use images of at least {self.smallest} pixels per side, or a smaller depth",
             )
         return self.layers(image_BKHW)

@@ -67,7 +67,7 @@ class TimmFeatures(nn.Module):
             self.network = timm.create_model(name, pretrained=False, features_only=True)
             self.network.to(memory_format=torch.channels_last)  # depthwise on CPUs: half the time
         except (RuntimeError, AttributeError, TypeError) as error:  # no such name, or none that gives maps
-            what = f"timm has no backbone with feature maps of this name (got {name!r})"
+            what = f"timm has no such backbone, with feature maps (got {name!r})"
             todo = f"choose one of timm.list_models(), such as {DEFAULT}"
             raise ConfigError("model.variant", what, todo) from error
         for module in self.network.modules():
@@ -79,7 +79,8 @@ class TimmFeatures(nn.Module):
         pyramid = tuple(FINEST << level for level in range(max(2, len(self.strides))))
         if self.strides != pyramid:
             strides = tuple(maps.reduction())
-            what = f"{name} gives maps of strides {strides}, and a U-Net needs {FINEST}, {2 * FINEST}, ..."
+            needed = f"{FINEST}, {2 * FINEST}, ..."
+            what = f"{name} gives feature maps with strides {strides}, but a U-Net needs {needed}"
             raise ConfigError("model.variant", what, f"choose a pyramid, such as {DEFAULT}")
         expected = timm.get_pretrained_cfg(name)
         mean, std = (expected.mean, expected.std) if expected else ((0.5,) * 3, (0.5,) * 3)

@@ -127,7 +127,9 @@ class _Counted:
             about = told.get(sample.key, {})
             number = int(sample.key.partition("-")[0])
             if number >= len(files):
-                yield Finding(entry.name, sample.key, f"is of source file {number}, of {len(files)}")
+                yield Finding(
+                    entry.name, sample.key, f"names source file {number}, but the manifest lists {len(files)}"
+                )
                 continue
             self.rows[files[number]["name"]] += 1
             self.changed.update(about.get("changed", ()))

@@ -41,7 +41,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError(
             "launcher",
             f"{world} processes were started but this one trains alone",
-            "on CPUs set ACCELERATE_USE_CPU=1; launch/README.md has the command of every machine",
+            "on CPUs set ACCELERATE_USE_CPU=1; launch/README.md has the command for every machine",
         )
     if accelerator.device.type == "cpu":
         if accelerator.mixed_precision == "fp16":  # would train in fp32, silently

@@ -119,9 +119,9 @@ def load_checkpoint(
     state = torch.load(checkpoint.path / "trainer.pt", map_location="cpu", weights_only=True)
     rates, own = len(state["optimizer_g"]["param_groups"]), len(networks.optimizer_g.param_groups)
     if rates != own:  # optim.lr_encoder
-        what = f"its generator has {rates} learning rates, this run's has {own}"
+        what = f"its generator has {rates} learning rates, that of this run has {own}"
         raise CheckpointError(
-            checkpoint.path, what, "give optim.lr_encoder as it was, or leave it out as it was"
+            checkpoint.path, what, "set optim.lr_encoder as it was then, or leave it out if it was not set"
         )
     networks.optimizer_g.load_state_dict(state["optimizer_g"])
     if networks.optimizer_d is not None and state["optimizer_d"] is not None:
@@ -202,7 +202,7 @@ def diverged(run: Path, step: int, bad_steps: int) -> StreamganError:
     if before:
         todo = f"delete {', '.join(since)} to go back to step {before[-1]}; then {todo}, with --allow-changed"
     else:
-        todo = f"there is no checkpoint of before; {todo}, and start again in another run.dir"
+        todo = f"there is no earlier checkpoint; {todo}, and start again in another run.dir"
     return StreamganError(run, f"gradients were not finite for {bad_steps} steps, all skipped", todo)
 
 

@@ -43,6 +43,6 @@ def cut_history(run: Path, step: int) -> None:
         with open(aside, "ab") as file:
             file.write(bad)
         count = bad.count(b"\n")
-        say(f"{path}: {count} lines cannot be read, the first is line {first}; moved to {aside.name}")
+        say(f"{path}: {count} lines cannot be read (the first is line {first}); moved to {aside.name}")
     with atomic_write(path) as file:
         file.write(kept)

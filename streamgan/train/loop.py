@@ -69,7 +69,7 @@ def _train(
         say(f"{run}: {why}; raise run.steps, run.epochs or run.patience to go on")
         return step, total, validation
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
-    images = f"({probe.steps_per_epoch} an epoch) on {probe.num_samples} images"
+    images = f"({probe.steps_per_epoch} per epoch) on {probe.num_samples} images"
     say(f"{run}: steps {step} to {total} {images}, {where}, mixed precision {accelerator.mixed_precision}")
     validate = Validation(config, accelerator, networks)
     loader = build.build_train_loader(config, accelerator, start_step=step, stop_step=total)
@@ -135,7 +135,7 @@ def _train(
 
 def _say_end(run: Path, step: int, total: int, progress: Progress, validation: dict[str, float]) -> None:
     if progress.out_of_patience:
-        what = f"no better val/{progress.metric} for {progress.stale} validations"
+        what = f"val/{progress.metric} has not improved for {progress.stale} validations"
         say(f"{run}: ended early at step {step} of {total}, {what}; {format_values(validation)}")
     elif step < total:
         say(f"{run}: stopped at step {step} of {total}, checkpoint written; the same command continues")

@@ -88,8 +88,10 @@ def join_processes(*, timeout_s: float) -> None:
     """
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     if alone and not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} & set(os.environ):
-        what = "several processes were asked for but `accelerate launch` starts one on the CPU"
-        raise ConfigError("launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its head says")
+        what = "several processes were asked for, but `accelerate launch` starts only one on the CPU"
+        raise ConfigError(
+            "launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its first lines say"
+        )
     on_cpu, timeout = parse_flag_from_env("ACCELERATE_USE_CPU"), timedelta(seconds=timeout_s)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if restarts and os.environ.get("GROUP_WORLD_SIZE") == "1":
@@ -116,7 +118,7 @@ def naming_lost_processes(run: str) -> Iterator[None]:
             raise
         late = any(word in str(error).lower() for word in ("timed out", "timeout"))
         reason = "it did not answer in time" if late else "its connection broke"
-        todo = "the error of the process that ended first says why; the same command continues"
+        todo = "the error of the process that ended first says why; run the same command to continue"
         raise StreamganError(run, f"another process is lost ({reason})", todo) from error
 
 
@@ -129,7 +131,7 @@ def naming_file_errors(run: Path) -> Iterator[None]:
         if not is_of_file_system(error):
             raise
         if not run.is_dir():
-            todo = "start the run again, and leave its folder to it"
+            todo = "start the run again, and do not remove its folder while it runs"
             raise CheckpointError(run, "was removed while the run wrote to it", todo) from error
         where, then = error.filename or run, "run the same command again"
         raise file_error(error, where, then=then, kind=CheckpointError) from error

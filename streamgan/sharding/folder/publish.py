@@ -85,7 +85,7 @@ def publish(root: Place, identity: dict[str, Any], records: Records) -> Manifest
     units = [records.units[number] for number in sorted(records.units)]
     write_quarantine(root, identity, records)
     if not any(unit["shards"] for unit in units):
-        raise DataError(root, "not one row is usable", f"read {QUARANTINE} and repair the source")
+        raise DataError(root, "no row is usable", f"read {QUARANTINE} and repair the source")
     splits = {name: _write_split(root, name, units) for name in split_names(identity)}
     quarantine = {
         "rows": records.rejected.total(),

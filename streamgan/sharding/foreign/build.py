@@ -85,7 +85,9 @@ def index(
     where = place(folder)
     root = where if out is None else LocalPath(out)
     if isinstance(where, ObjectPath) and out is not None:
-        raise ConfigError("--out", "links into a bucket cannot be made", "leave it out: indexes lie beside")
+        raise ConfigError(
+            "--out", "links into a bucket cannot be made", "leave it out: the index then lies beside the tars"
+        )
     tars, hidden = find_tars(where)
     if not tars:
         raise DataError(where, "holds no .tar file", "name the folder of the tars")

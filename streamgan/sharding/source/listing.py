@@ -68,7 +68,7 @@ def refuse_changed(path: str, planned: str | None, now: str | None) -> None:
 def source_error(error: OSError, path: str, what: str = "cannot be read") -> StreamganError:
     """`error` while a file of the source is read, in one line."""
     if isinstance(error, FileNotFoundError) and not is_address(path):
-        return DataError(path, "is gone since the source was listed", "restore it, or start again")
+        return DataError(path, "has disappeared since the source was listed", "restore it, or start again")
     return file_error(error, redacted(path), what=what)
 
 
@@ -210,7 +210,7 @@ def relative_names(folders_and_paths: Iterable[tuple[str, str]]) -> dict[str, st
         raise ConfigError(
             ", ".join(sorted(map(redacted, parts))[:2]),
             "lie in different kinds of storage",
-            "shard them apart",
+            "shard them separately",
         )
     levels = zip(*(folder for folder, _ in parts.values()), strict=False)
     common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))

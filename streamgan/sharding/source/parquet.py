@@ -132,7 +132,7 @@ def read_footers(found: Sequence[Found], wanted: Wanted) -> list[ParquetFile]:
         raise ConfigError(
             redacted(without.path),
             f"no gray column, but {with_twin[0].name} has one",
-            "shard them apart, or drop the twins with --gray derive",
+            "shard them separately, or drop the twins with --gray derive",
         )
     return files
 

@@ -51,7 +51,7 @@ def read_source(
         (tables if others else photos).extend(others or pictures)
     if tables and photos:
         named = f"{redacted(photos[0].path)} is an image, {redacted(tables[0].path)} is parquet"
-        raise ConfigError("SOURCE", named, "shard them apart")
+        raise ConfigError("SOURCE", named, "shard them separately")
     if tables:
         return parquet.read_footers(without_copies(tables, passed), wanted)
     named = any((wanted.image, wanted.gray, wanted.text))
