@@ -14,11 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from fault_fixtures import impatient
 from marks import slow
 from parquet_fixtures import encode, hub, picture, write_rows
 from remote_fixtures import website
+from worker_fixtures import loader_workers
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage import client, locks
@@ -467,6 +469,20 @@ def test_a_cache_that_is_deleted_before_workers_start_is_made_again(root, site, 
     loader = build_loader(site.url, cache=tmp_path / "cache", cache_gb=need_gb, **settings)
     shutil.rmtree(tmp_path / "cache")
     assert ids(loader) == ids(build_loader(root, **settings))
+
+
+def test_a_loader_that_fails_before_its_first_batch_leaves_nothing(
+    root, site, tmp_path, need_gb, monkeypatch
+):
+    loader = build_loader(site.url, cache=tmp_path, cache_gb=need_gb, **{**SETTINGS, "workers": 1})
+
+    def fail(cache: NodeCache) -> int:
+        raise DataError("cache", "cannot be used", "choose another")
+
+    monkeypatch.setattr(NodeCache, "usage", fail)
+    with pytest.raises(DataError, match="cache: cannot be used"):
+        next(iter(loader))
+    assert psutil.wait_procs(loader_workers(), timeout=5)[1] == []
 
 
 @pytest.mark.parametrize("workers", [0, 1])

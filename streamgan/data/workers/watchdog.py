@@ -66,6 +66,7 @@ def close_at_exit(batches: Generator[_T, None, None]) -> Generator[_T, None, Non
 def _read(
     iterator: Iterator[Any], processes: Workers, watchdog: "_Watchdog", where: Callable[[int], str]
 ) -> Generator[Any, None, None]:
+    watchdog.start()
     try:
         while True:
             if processes.any_gone():
@@ -108,7 +109,7 @@ class _Watchdog:
         self.verdict: tuple[int | None, str] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="loader watchdog", daemon=True)
-        self._thread.start()
+        self.start = self._thread.start
 
     def end(self) -> None:
         self._ended.set()
