@@ -300,9 +300,9 @@ def test_a_stuck_worker_ends_the_run_naming_what_it_is_at(shard_set, monkeypatch
     let_workers_decode(monkeypatch, wait_for_ever)
     monkeypatch.setattr(workers_module, "TICK_S", 0.02)
     named = re.escape(ShardReader(shard_set, "train").where(int(first)))
-    message = rf"loader: DataLoader worker 0 \(pid \d+\) has not moved for 0\.5 s, at work on {named}; check"
+    message = rf"loader: DataLoader worker 0 \(pid \d+\) has not moved for 2 s, at work on {named}; check"
     with pytest.raises(DataError, match=message):
-        next(iter(build(shard_set, workers=1, stall_s=0.5)))
+        next(iter(build(shard_set, workers=1, stall_s=2)))
 
 
 def test_a_stopped_worker_is_not_waited_for(shard_set, monkeypatch):
