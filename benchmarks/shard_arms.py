@@ -58,23 +58,23 @@ def idiom(source: Path, out: Path) -> Arm:
             writer.write({"__key__": f"{number:09d}", **images})
 
 
-def mosaicml(source: Path, out: Path, *, hashes: tuple[str, ...]) -> Arm:
+def mosaicml(source: Path, out: Path, *, hashes: tuple[str, ...], chunk_bytes: int = CHUNK_BYTES) -> Arm:
     from streaming import MDSWriter  # pyright: ignore[reportMissingImports]
 
     yield
     columns = {"color": "bytes", "gray": "bytes"}
-    with MDSWriter(out=str(out), columns=columns, hashes=list(hashes), size_limit=CHUNK_BYTES) as writer:
+    with MDSWriter(out=str(out), columns=columns, hashes=list(hashes), size_limit=chunk_bytes) as writer:
         for path in _files(source):
             for row in _rows(path):
                 writer.write(row)
 
 
-def litdata(source: Path, out: Path) -> Arm:
+def litdata(source: Path, out: Path, *, chunk_bytes: int = CHUNK_BYTES) -> Arm:
     os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = str(out) + ".cache"
     from litdata import optimize  # pyright: ignore[reportMissingImports]
 
     yield
-    optimize(fn=_rows, inputs=_files(source), output_dir=str(out), chunk_bytes=CHUNK_BYTES, num_workers=1)
+    optimize(fn=_rows, inputs=_files(source), output_dir=str(out), chunk_bytes=chunk_bytes, num_workers=1)
 
 
 def copy(source: Path, out: Path) -> Arm:
