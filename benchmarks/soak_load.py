@@ -2,15 +2,17 @@
 
     python benchmarks/soak_load.py PHOTOS --minutes 30 --out benchmarks/results/soak_load.md
 
-A process reads batches at a steady pace through a node cache that has space for its working set alone, and
-writes down a sha256 over the ids and pixels of each. About once per minute something breaks: the server is
-busy, breaks off, stalls or flips a byte; a loader process or the whole process is killed and started anew
-with another number of workers; a cached shard is damaged or deleted. In the end the list is compared with a
-local read that nothing disturbed.
+Processes read batches at a steady pace through one node cache that has space for the working set of one of
+them and a shard, and write down a sha256 over the ids and pixels of each. About once per minute something
+breaks: the server is busy, breaks off, stalls or flips a byte; a loader process or a whole process is killed
+and started anew with another number of workers; a cached shard is damaged or deleted. In the end the lists
+are compared with local reads that nothing disturbed. `--s3` puts the set into an S3 server (moto) behind the
+server that breaks. What the process that lives longest holds in memory, descriptors and threads is told.
 """
 
 import argparse
 import hashlib
+import os
 import random
 import shlex
 import signal
@@ -19,60 +21,21 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from cache_stress import Served, _Handler
 from common import load, machine, markdown, read_pairs, scratch, varied, write_parquet, write_report
+from soak_server import Faulty, bucket
 
 from streamgan.data.loader import build_loader
 from streamgan.sharding.run import ShardOptions, shard
 
-SETTINGS: dict[str, Any] = {"batch": 12, "size": 64, "lanes": 6, "window": 2, "gray": None, "seed": 5}
+SETTINGS: dict[str, Any] = {"batch": 12, "size": 64, "lanes": 6, "window": 2, "gray": None}
+LOOK_S = 30.0  # between two looks at what a process holds
 NETWORK = ("busy", "reset", "short", "flip", "stall")
 FAULTS = (*NETWORK, "worker killed", "process killed", "shard damaged", "shard deleted")
-
-
-class Faulty(Served):
-    """Serves a folder; the next range of a tar goes wrong in the way that `fault` says, once."""
-
-    fault: str | None = None
-
-    def __init__(self, root: Path):
-        super().__init__(root)
-        self.RequestHandlerClass = _FaultyHandler
-
-
-class _FaultyHandler(_Handler):
-    def do_GET(self) -> None:
-        server = self.server
-        assert isinstance(server, Faulty)
-        fault = server.fault
-        if fault is None or "Range" not in self.headers or not self.path.endswith(".tar"):
-            return super().do_GET()
-        server.fault = None
-        if fault == "busy":
-            self.send_response(503)
-            self.send_header("Retry-After", "1")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return None
-        begin, end = (int(one) for one in self.headers["Range"].removeprefix("bytes=").split("-"))
-        data = bytearray((server.root / self.path.lstrip("/")).read_bytes())
-        size, body = len(data), data[begin : end + 1]
-        if fault == "flip":
-            body[len(body) // 2] ^= 4
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {begin}-{end}/{size}")
-        self.send_header("Content-Length", str(len(body) // 2 if fault == "short" else len(body)))
-        self.end_headers()
-        self.wfile.write(body if fault == "flip" else body[: len(body) // 2])
-        if fault == "stall":
-            time.sleep(40)  # longer than anybody waits for a byte
-        if fault in ("stall", "reset"):
-            self.close_connection = True
-        return None
 
 
 def digest(batch: Any) -> str:
@@ -81,87 +44,161 @@ def digest(batch: Any) -> str:
     return found.hexdigest()
 
 
-def child(address: str, cache: str, cache_gb: str, log: str, workers: str, pause: str, steps: str) -> None:
+def child(
+    address: str, cache: str, cache_gb: str, log: str, seed: str, workers: str, pause: str, steps: str
+) -> None:
     """Read from where the log ends; one line per batch."""
     lines = Path(log).read_text().splitlines(keepends=True) if Path(log).exists() else []
     done = [line for line in lines if line.endswith("\n")]
     Path(log).write_text("".join(done))  # a half-written line does not count
-    options = {**SETTINGS, "workers": int(workers), "start_step": len(done), "stop_step": int(steps)}
+    options: dict[str, Any] = {
+        "workers": int(workers),
+        "start_step": len(done),
+        "stop_step": int(steps),
+        "seed": int(seed),
+    }
     with open(log, "a", buffering=1) as out:
-        for batch in build_loader(address, cache=cache, cache_gb=float(cache_gb), **options):
+        for batch in build_loader(address, cache=cache, cache_gb=float(cache_gb), **SETTINGS, **options):
             out.write(digest(batch) + "\n")
             time.sleep(float(pause))
 
 
-class Soak:
-    """The server, the reading process, and what is done to them."""
+class Reader:
+    """A process that reads, and what it has held over time."""
 
-    def __init__(self, root: Path, folder: Path, *, steps: int, pause_s: float, every_s: float):
-        self.server, self.folder, self.steps, self.pause_s = Faulty(root), folder, steps, pause_s
-        self.every_s, self.draw = every_s, random.Random(0)
-        self.log, self.cache = folder / "batches.log", folder / "cache"
+    def __init__(self, arguments: list[str], log: Path, seed: int):
+        self.arguments, self.log, self.seed = arguments, log, seed
+        self.expected = self.done = False
+        self.longest: list[
+            tuple[float, int, int, int]
+        ] = []  # minutes, bytes of its own, descriptors, threads
+
+    def start(self, workers: int, pause_s: float, steps: int) -> None:
+        more = [str(self.log), self.seed, workers, pause_s, steps]
+        command = [sys.executable, __file__, "--child", *self.arguments, *map(str, more)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.expected, self.began, self.seen = False, time.monotonic(), []
+
+    def look(self) -> None:
+        """Note what the process holds, once it has settled."""
+        minutes = (time.monotonic() - self.began) / 60
+        if minutes < 1:
+            return
+        with suppress(psutil.Error):
+            process = psutil.Process(self.process.pid)
+            held = process.memory_full_info().uss, process.num_fds(), process.num_threads()
+            self.seen.append((minutes, *held))
+            self.longest = max(self.longest, self.seen, key=lambda seen: seen[-1][0] if seen else 0.0)
+
+
+class Soak:
+    """The server, the reading processes, and what is done to them."""
+
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        *,
+        steps: int,
+        pause_s: float,
+        every_s: float,
+        processes: int = 1,
+        port: int = 0,
+    ):
+        self.server, self.steps, self.pause_s = Faulty(root, port), steps, pause_s
+        self.every_s, self.draw, self.cache = every_s, random.Random(0), folder / "cache"
         self.faults: Counter[str] = Counter()
         self.failures: list[str] = []
         address = f"http://127.0.0.1:{self.server.server_port}"
+        if port:
+            os.environ["AWS_ENDPOINT_URL"], address = address, "s3://soak/set"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         probe = build_loader(address, cache=self.cache, cache_gb=1000, workers=0, **SETTINGS)
         assert probe._supply is not None
-        self.arguments = [address, str(self.cache), str(probe._supply.need_bytes / 1e9), str(self.log)]
+        largest = max(path.stat().st_size for path in root.glob("*.tar"))
+        cap = probe._supply.need_bytes + largest * (processes > 1)
+        arguments = [address, str(self.cache), str(cap / 1e9)]
+        self.readers = [Reader(arguments, folder / f"{n}.log", seed=n) for n in range(processes)]
 
-    def start(self) -> "subprocess.Popen[str]":
-        more = [self.draw.randrange(3), self.pause_s, self.steps]
-        command = [sys.executable, __file__, "--child", *self.arguments, *map(str, more)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def start(self, reader: Reader) -> None:
+        reader.start(self.draw.randrange(3), self.pause_s, self.steps)
 
     def run(self) -> None:
-        process, next_fault, expected = self.start(), time.monotonic() + self.every_s, False
-        while True:
-            try:
-                process.wait(0.2)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() > next_fault:
-                    next_fault = time.monotonic() + self.every_s * self.draw.uniform(0.5, 1.5)
-                    expected = self.disturb(process) or expected
-                continue
-            assert process.stderr
-            words = process.stderr.read().strip().splitlines()[-1:]
-            if process.returncode == 0:
-                break
-            if not expected:
-                self.failures.append(f"ended with {process.returncode}: {words}")
-            process, expected = self.start(), False
+        for reader in self.readers:
+            self.start(reader)
+        next_fault = next_look = time.monotonic() + self.every_s
+        while not all(reader.done for reader in self.readers):
+            time.sleep(0.2)
+            alive = [reader for reader in self.readers if not reader.done]
+            if time.monotonic() > next_look:
+                next_look = time.monotonic() + LOOK_S
+                for reader in alive:
+                    reader.look()
+            if time.monotonic() > next_fault:
+                next_fault = time.monotonic() + self.every_s * self.draw.uniform(0.5, 1.5)
+                self.disturb(self.draw.choice(alive))
+            for reader in alive:
+                if reader.process.poll() is not None:
+                    self.ended(reader)
         self.server.shutdown()
 
-    def disturb(self, process: "subprocess.Popen[str]") -> bool:
-        """Do something; whether the process may end of it."""
+    def ended(self, reader: Reader) -> None:
+        """A process that has read all is done; any other is followed by one that goes on."""
+        assert reader.process.stderr
+        words = reader.process.stderr.read().strip().splitlines()[-1:]
+        reader.done = reader.process.returncode == 0
+        if not reader.done and not reader.expected:
+            self.failures.append(f"ended with {reader.process.returncode}: {words}")
+        if not reader.done:
+            self.start(reader)
+
+    def disturb(self, reader: Reader) -> None:
         fault = self.draw.choice(FAULTS)
         blobs = sorted(path for path in (self.cache / "blobs").glob("*") if "." not in path.name)
-        workers = [one for server in psutil.Process(process.pid).children() for one in server.children()]
+        workers: list[psutil.Process] = []
+        with suppress(psutil.Error):
+            servers = psutil.Process(reader.process.pid).children()
+            workers = [one for server in servers for one in server.children()]
         if fault == "worker killed" and not workers:
             fault = "process killed"
         self.faults[fault] += 1
+        reader.expected = reader.expected or fault in ("worker killed", "process killed")
         if fault in NETWORK:
             self.server.fault = fault
         elif fault == "worker killed":
             self.draw.choice(workers).send_signal(signal.SIGKILL)
         elif fault == "process killed":
-            process.kill()
+            reader.process.kill()
         elif blobs and fault == "shard damaged":
             path = self.draw.choice(blobs)
-            with open(path, "r+b") as file:
+            with suppress(FileNotFoundError), open(path, "r+b") as file:
                 file.seek(path.stat().st_size // 2)
                 file.write(b"damage")
         elif blobs:
             self.draw.choice(blobs).unlink(missing_ok=True)
-        return fault in ("worker killed", "process killed")
 
 
-def wrong_batches(log: Path, root: Path, steps: int) -> int:
+def wrong_batches(reader: Reader, root: Path, steps: int) -> int:
     """How many lines differ from a local read, missing and surplus ones included."""
-    found = log.read_text().splitlines()
-    clean = build_loader(root, workers=1, stop_step=steps, **SETTINGS)
+    found = reader.log.read_text().splitlines()
+    clean = build_loader(root, workers=1, stop_step=steps, seed=reader.seed, **SETTINGS)
     wanted = [digest(batch) for batch in clean]
     return sum(a != b for a, b in zip(found, wanted, strict=False)) + abs(len(found) - len(wanted))
+
+
+def held(readers: list[Reader]) -> list[list[str]]:
+    """Rows about the process that has lived longest: what it held first and last."""
+    seen = max((reader.longest for reader in readers), key=lambda seen: seen[-1][0] if seen else 0.0)
+    if not seen:
+        return []
+    (first, *then), (last, *now) = seen[0], seen[-1]
+    names = ["memory of its own, MB", "descriptors", "threads"]
+    scale = [1e6, 1, 1]
+    most = [max(one[column] for one in seen) for column in (1, 2, 3)]
+    return [[f"longest life, minutes {first:.0f} to {last:.0f}", "first, most, last"]] + [
+        [name, ", ".join(f"{value / by:.0f}" for value in values)]
+        for name, by, *values in zip(names, scale, then, most, now, strict=True)
+    ]
 
 
 def make_set(folder: Path, photos: Path, samples: int) -> Path:
@@ -182,22 +219,26 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--scratch", type=Path, help="folder for temporary files")
     parser.add_argument("--out", type=Path, help="keep the report in this file")
+    parser.add_argument("--processes", type=int, default=1, help="that read, each in an order of its own")
+    parser.add_argument("--s3", action="store_true", help="the set lies in a bucket, else at a website")
     args = parser.parse_args()
     steps = round(args.minutes * 60 / args.pause * 0.9)  # a batch takes a little longer than the pause
     with scratch(args.scratch) as folder:
         root = make_set(folder, args.photos, args.samples)
-        soak = Soak(root, folder, steps=steps, pause_s=args.pause, every_s=args.every)
-        began = time.monotonic()
-        soak.run()
-        minutes = (time.monotonic() - began) / 60
-        wrong = wrong_batches(soak.log, root, steps)
-    rows = [["batches, of them wrong", f"{steps}, {wrong}"], ["minutes", f"{minutes:.1f}"]]
+        with bucket(root) if args.s3 else nullcontext(0) as port:
+            pace: dict[str, float] = {"pause_s": args.pause, "every_s": args.every}
+            soak = Soak(root, folder, steps=steps, processes=args.processes, port=port, **pace)
+            began = time.monotonic()
+            soak.run()
+            minutes = (time.monotonic() - began) / 60
+        wrong = sum(wrong_batches(reader, root, steps) for reader in soak.readers)
+    rows = [["batches, of them wrong", f"{steps * args.processes}, {wrong}"], ["minutes", f"{minutes:.1f}"]]
     rows += [[f"fault: {name}", str(soak.faults[name])] for name in FAULTS]
-    rows += [["ends that were not asked for", "; ".join(soak.failures) or "none"]]
+    rows += [["ends that were not asked for", "; ".join(soak.failures) or "none"], *held(soak.readers)]
     command = f"python benchmarks/soak_load.py {shlex.join(['PHOTOS', *sys.argv[2:]])}"
     text = (
         f"# {minutes:.0f} minutes of reading with faults\n\nMachine: {machine()}. Load average {load()}.\n"
-        f"Data: {args.data}; {args.samples} samples, 20 a shard; the cache holds the working set alone.\n"
+        f"Data: {args.data}; {args.samples} samples, 20 a shard; {args.processes} processes on one cache.\n"
         f"Command: `{command}`.\n\n{markdown(['what', 'seen'], rows)}"
     )
     write_report(args.out, text)

@@ -19,7 +19,8 @@ def test_faults_of_all_kinds_change_no_batch(source_folder, tmp_path, monkeypatc
     soak.run()
     assert sum(soak.faults.values()) >= 3
     assert soak.failures == []
-    assert soak_load.wrong_batches(soak.log, root, 300) == 0
-    lines = soak.log.read_text().splitlines()
-    soak.log.write_text("\n".join([*lines[:100], *lines[101:]]) + "\n")
-    assert soak_load.wrong_batches(soak.log, root, 300) > 150  # one lost batch is seen
+    assert soak_load.wrong_batches(soak.readers[0], root, 300) == 0
+    log = soak.readers[0].log
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:100], *lines[101:]]) + "\n")
+    assert soak_load.wrong_batches(soak.readers[0], root, 300) > 150  # one lost batch is seen
