@@ -139,7 +139,7 @@ def one_round(
 REPORT = """# Reading over the network, side by side
 
 Machine: {machine}. Load average {before} before, {after} after, with the processes of this measurement.{note}
-Data: {data}; {images} of them with their gray twins, no two files alike, {mb:.0f} MB in {shards} shards.
+Data: {data}; with other bytes in each, {images} photos and their gray twins, {mb:.0f} MB in {shards} shards.
 Versions: {versions}.
 Command: `{command}`.
 n = {rounds} rounds, every arm once a round for each server and latency, in turn, each in a new process with

@@ -80,6 +80,8 @@ def mosaicml(place: Place) -> Batches:
     streaming.base.util.clean_stale_shared_memory()
     yield
     photos = Photos(remote=f"{place.address}/mosaicml", local=place.folder, batch_size=BATCH, shuffle=True)
+    for stream in photos.streams:  # forks with one connection to the server would get each other's bytes
+        stream._downloader.clean_up()
     yield from DataLoader(photos, BATCH, num_workers=WORKERS)
 
 
