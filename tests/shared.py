@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from hypothesis import settings
 from parquet_fixtures import encode, hub, write_rows
 from PIL import Image, ImageDraw
+from warm import Template
 
 from streamgan.cli.main import streamgan
 from streamgan.cli.output import run_command
@@ -221,3 +223,11 @@ def whole_run(shard_set, tmp_path_factory) -> Path:
     assert result["steps"] == 10
     assert not result["stopped"]
     return run
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    """What starts training processes at once."""
+    template = Template()
+    yield template
+    template.close()

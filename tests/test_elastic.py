@@ -58,7 +58,7 @@ def test_every_number_of_ranks_reads_the_same(shard_set, expected, world):
     assert digests(shard_set, world) == expected
 
 
-@pytest.mark.parametrize("trials", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [3, slow(60)])
 @pytest.mark.parametrize("reshuffle", ["global", slow("lane")])
 def test_a_cut_and_other_ranks_and_workers_lose_and_repeat_nothing(shard_set, reshuffle, trials):
     """A run is cut at some step, an end of an epoch or not, and goes on with other ranks and workers."""

@@ -14,7 +14,6 @@ from torch.utils.data import TensorDataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
-from training import launch, processes
 
 from streamgan.core.errors import ConfigError
 from streamgan.metrics.networks import build_inception, build_lpips
@@ -78,9 +77,8 @@ def test_fid_and_kid_are_those_of_torch_fidelity(sets):
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_processes_score_like_one(tmp_path):
-    done = launch(processes(2), "tests/dist/scores.py", str(tmp_path / "two.json"))
-    assert done.returncode == 0, done.stderr
+def test_two_processes_score_like_one(template, tmp_path):
+    template.run_ranks([str(tmp_path / "two.json")], script="tests/dist/scores.py")
     main(str(tmp_path / "one.json"))
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert (one.pop("world"), two.pop("world")) == (1, 2)

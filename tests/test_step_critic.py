@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from test_train_step import images, make
-from training import launch, losses, processes, read_metrics, settings, tiny_config
+from training import losses, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
@@ -82,12 +82,11 @@ def test_mixtures_do_not_depend_on_ranks_and_micro_batches(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_two_processes_train_a_critic_like_one(shard_set, tmp_path):
+def test_two_processes_train_a_critic_like_one(template, shard_set, tmp_path):
     more = ["run.steps=12", "loss.warmup_steps=0", *CRITIC]
     train(tiny_config(shard_set, tmp_path / "one", *more))
     words = settings(shard_set, tmp_path / "two", *more)
-    done = launch(processes(2), "tests/dist/watched_train.py", str(tmp_path), "none", *words)
-    assert done.returncode == 0, done.stderr
+    template.run_ranks([str(tmp_path), "none", *words], script="tests/dist/watched_train.py")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert list(one) == list(two) == [3, 6, 9, 12]
     for step, row in one.items():

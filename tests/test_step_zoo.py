@@ -109,7 +109,8 @@ EVERY_LOSS = [
 ]  # fmt: skip
 
 
-PAIRS = [(name, rec) for name in GENERATORS for rec in RECONSTRUCTION] + [("zhang", "cross_entropy")]
+PAIRS = [(name, "l1") for name in GENERATORS] + [("zhang", "cross_entropy")]
+PAIRS += [("unet", rec) for rec in RECONSTRUCTION if rec != "l1"]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,8 @@ def test_a_run_of_two_processes_continues_on_one(shard_set, two_processes, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_see_the_global_batches_of_one(shard_set, tmp_path, count):
-    done = launch(processes(count), "tests/dist/batch_ids.py", str(shard_set), str(tmp_path))
-    assert done.returncode == 0, done.stderr
+def test_processes_see_the_global_batches_of_one(template, shard_set, tmp_path, count):
+    template.run_ranks([str(shard_set), str(tmp_path)], count, "tests/dist/batch_ids.py")
     config = tiny_config(shard_set, tmp_path, "run.steps=20")
     alone = build_train_loader(config, Accelerator(cpu=True), start_step=0, stop_step=20)
     whole = [sample_hashes(batch) for batch in alone]

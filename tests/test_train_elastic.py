@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from training import launch, losses, processes, read_metrics, settings, tiny_config
+from training import losses, read_metrics, settings, tiny_config
 
 from streamgan.train.loop import train
 
@@ -38,12 +38,11 @@ def alone(shard_set, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_fifty_steps_on_any_number_of_processes_have_the_same_curve_and_weights(
-    shard_set, alone, tmp_path, count
+    template, shard_set, alone, tmp_path, count
 ):
-    words = settings(shard_set, tmp_path / "run", *FIFTY)
-    done = launch(processes(count), "tests/dist/watched_train.py", str(tmp_path), "none", *words)
-    assert done.returncode == 0, done.stderr
-    assert f"{count} x cpu, mixed precision no" in done.stderr
+    words = [str(tmp_path), "none", *settings(shard_set, tmp_path / "run", *FIFTY)]
+    said = template.run_ranks(words, count, "tests/dist/watched_train.py")
+    assert f"{count} x cpu, mixed precision no" in said
     assert_same_curve(tmp_path / "run", alone)
     first, *others = ranks_of(tmp_path, count)
     assert len(first) == STEPS + 1
@@ -58,11 +57,10 @@ def test_fifty_steps_with_accumulation_have_the_same_curve(shard_set, alone, tmp
     assert_same_curve(tmp_path, alone)
 
 
-def test_a_nan_on_one_rank_skips_the_same_step_on_all_and_training_goes_on(shard_set, tmp_path):
-    words = settings(shard_set, tmp_path / "run", "run.steps=14")
+def test_a_nan_on_one_rank_skips_the_same_step_on_all_and_training_goes_on(template, shard_set, tmp_path):
     poison = "1:5:generator,1:8:discriminator,1:11:generator,1:11:discriminator"
-    done = launch(processes(2), "tests/dist/watched_train.py", str(tmp_path), poison, *words)
-    assert done.returncode == 0, done.stderr
+    words = [str(tmp_path), poison, *settings(shard_set, tmp_path / "run", "run.steps=14")]
+    template.run_ranks(words, 2, "tests/dist/watched_train.py")
     first, second = ranks_of(tmp_path, 2)
     assert first == second
     skipped = {5: ["generator"], 8: ["discriminator"], 11: ["discriminator", "generator"]}

@@ -6,28 +6,20 @@ A run that is asked saves, and exits with 0: signals, and a console that goes aw
 import os
 import pty
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 
 import pytest
 from marks import slow
-from training import ON_CPU, assert_same_weights, losses, read_metrics, settings, tiny_config
-from warm import Run, Template
+from training import assert_same_weights, losses, read_metrics, settings, tiny_config
+from warm import Run
 
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.loop import train
 
 Start = Callable[..., tuple[Run, BufferedReader]]
 ENDLESS = ["run.steps=100000", "data.workers=2"]
-
-
-@pytest.fixture(scope="module")
-def template() -> Iterator[Template]:
-    template = Template()
-    yield template
-    template.close()
 
 
 @pytest.fixture
@@ -124,17 +116,9 @@ def test_a_killed_run_continues_to_the_same_bits(start, shard_set, tmp_path):
 
 
 @pytest.mark.dist
-def test_two_processes_train_like_one_and_continue_on_one(start, shard_set, tmp_path):
+def test_two_processes_train_like_one_and_continue_on_one(template, shard_set, tmp_path):
     more = ("run.steps=8", "run.validate_images=13")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    ranks = [
-        start(*more, environment={**ON_CPU, **place, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
-    ]
-    console = [stderr.read() for _, stderr in ranks]
-    assert [process.wait() for process, _ in ranks] == [0, 0], console
-    assert b"2 x cpu" in console[0]
+    assert "2 x cpu" in template.run_ranks(settings(shard_set, tmp_path / "run", *more))
     train(tiny_config(shard_set, tmp_path / "one", *more))
     scores = [read_metrics(tmp_path / run)[-1] for run in ("one", "run")]
     assert {"val/psnr", "val/ssim", "val/loss", "val/gray_psnr", "val/median_ab_ssim"} <= scores[0].keys()

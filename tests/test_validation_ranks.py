@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from training import launch, processes, read_metrics, settings, tiny_config
+from training import read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.data.loader import build_eval_loader
@@ -81,8 +81,6 @@ def test_a_validation_has_the_same_digits_for_every_batch(shard_set, unpadded, t
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_a_validation_has_the_same_digits_on_two_processes(shard_set, unpadded, tmp_path):
-    words = settings(shard_set, tmp_path, *ONE_STEP)
-    done = launch(processes(2), "launch/train.py", *words)
-    assert done.returncode == 0, done.stderr
+def test_a_validation_has_the_same_digits_on_two_processes(template, shard_set, unpadded, tmp_path):
+    template.run_ranks(settings(shard_set, tmp_path, *ONE_STEP))
     assert validation_figures(tmp_path) == unpadded

@@ -14,9 +14,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "launch" / "train.py"
+ROOT = Path(__file__).parents[1]
+TRAIN = "launch/train.py"
 STANDARD = (0, 1, 2)
 MESSAGE = 1 << 16  # bytes; more than any request has
 
@@ -33,7 +35,7 @@ class Run:
         """To the run and all that it has started."""
         os.killpg(self.pid, number)
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """The exit code, negative for a signal."""
         if self._code is None:
             self._code = self._template.ask({"wait": self.pid}, timeout=timeout)
@@ -55,7 +57,7 @@ class Template:
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
 
-    def ask(self, request: dict, files: Sequence[int] = (), *, timeout: float = 60) -> int:
+    def ask(self, request: dict, files: Sequence[int] = (), *, timeout: float = 300) -> int:
         self._ours.settimeout(timeout)
         socket.send_fds(self._ours, [json.dumps(request).encode()], files)
         return json.loads(self._ours.recv(MESSAGE))
@@ -65,19 +67,50 @@ class Template:
         words: list[str],
         *,
         files: Sequence[int],
+        script: str = TRAIN,
         environment: Mapping[str, str] = {},
         ignored: Sequence[int] = (),
     ) -> Run:
-        """`launch/train.py WORDS` with these standard files, more environment, and signals to ignore."""
-        request = {"words": words, "environment": dict(environment), "ignored": list(ignored)}
+        """A script of this project with these standard files, more environment, and signals to ignore."""
+        request = {
+            "script": script,
+            "words": words,
+            "environment": dict(environment),
+            "ignored": list(ignored),
+        }
         return Run(self, self.ask(request, files))
+
+    def run_ranks(self, words: list[str], count: int = 2, script: str = TRAIN) -> str:
+        """The same command as so many ranks on the CPU, to a good end; what the first one said."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        ranks: list[tuple[Run, BufferedReader]] = []
+        try:
+            for rank in map(str, range(count)):
+                environment = {"ACCELERATE_USE_CPU": "1", **place, "RANK": rank, "LOCAL_RANK": rank}
+                reader, writer = os.pipe()
+                with open(os.devnull, "r+b") as nowhere, os.fdopen(writer, "wb") as stderr:
+                    files = (nowhere.fileno(), nowhere.fileno(), stderr.fileno())
+                    run = self.start(words, files=files, script=script, environment=environment)
+                    ranks.append((run, os.fdopen(reader, "rb")))
+            said = [stderr.read().decode() for _, stderr in ranks]
+            assert [run.wait() for run, _ in ranks] == [0] * count, said
+        finally:
+            for run, stderr in ranks:
+                run.end()
+                stderr.close()
+        return said[0]
 
     def close(self) -> None:
         self._ours.close()
         self.process.wait(timeout=60)
 
 
-def become(words: list[str], environment: dict[str, str], ignored: list[int], files: list[int]) -> None:
+def become(
+    script: str, words: list[str], environment: dict[str, str], ignored: list[int], files: list[int]
+) -> None:
     """In the fork: what the launcher would have started."""
     os.setsid()
     for ours, theirs in zip(STANDARD, files, strict=True):
@@ -86,8 +119,8 @@ def become(words: list[str], environment: dict[str, str], ignored: list[int], fi
     os.environ.update(environment)
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-    sys.argv = [str(SCRIPT), *words]
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    sys.argv = [str(ROOT / script), *words]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def serve(channel: socket.socket) -> None:
