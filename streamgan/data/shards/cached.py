@@ -23,9 +23,8 @@ from isal import isal_zlib
 from streamgan.core.errors import ConfigError
 from streamgan.core.shared_memory import SharedMemory
 from streamgan.core.storage.address import join, redacted
-from streamgan.core.storage.download import size_of
 from streamgan.core.storage.locks import close_descriptor, open_descriptor
-from streamgan.data.format import SplitEntry, load_index
+from streamgan.data.format import SplitEntry, index_size, load_index
 
 from .node_cache import Blob, CacheLease, Deleted, NodeCache
 from .open_files import FileId, OpenShards
@@ -72,7 +71,7 @@ class CachedFiles(RemoteFiles):
         if self._index and self._index == FileId.of(path):  # checked and leased by whoever sent this here
             return load_index(redacted(self.index_address), path, self.entry)
         while True:
-            size = path.stat().st_size if path.exists() else size_of(self.index_address)
+            size = index_size(self.entry.samples)
             blob = Blob(sha256, size, self.index_address)
             if not self._obtain(blob, damaged=lambda descriptor: []):
                 cap, need = gigabytes(self.cache.cap_bytes), gigabytes(size)
