@@ -121,9 +121,10 @@ def test_a_second_sharder_is_refused_and_a_killed_one_followed(source, wanted, s
         make(source, prefix)
     with subprocess.Popen([sys.executable, "-c", "pass"]) as dead:
         dead.wait()
-    monkeypatch.setattr(bucket_lease.os, "getpid", lambda: dead.pid)
-    assert bucket_lease.BucketLease(work, bucket_lease.WHOLE, 1).take()  # and nobody lives to renew it
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket_lease.os, "getpid", lambda: dead.pid)
+        lease = bucket_lease.BucketLease(work, bucket_lease.WHOLE, 1)
+    assert lease.take()  # and nobody lives to renew it
     make(source, prefix)
     assert store.tree(prefix) == wanted
 

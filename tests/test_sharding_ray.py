@@ -215,9 +215,9 @@ def test_a_connection_of_the_caller_stays_and_the_tasks_end(nodes, tmp_path):
 @pytest.mark.slow
 def test_a_folder_that_a_node_does_not_see_is_one_line(source, nodes, tmp_path, monkeypatch):
     made, _ = nodes
-    monkeypatch.setattr(
-        LocalFolder, "workers_lock", lambda *_: tmp_path / "elsewhere" / ".work" / "workers.lock"
-    )
+    elsewhere = tmp_path / "elsewhere" / ".work" / "workers.lock"
+    monkeypatch.setattr(LocalFolder, "wait_for_orphans", lambda *_: None)
+    monkeypatch.setattr(LocalFolder, "workers_lock", lambda *_: elsewhere)
     with pytest.raises(DataError, match=r"elsewhere: cannot be seen by node \S+ of the cluster"):
         shard(
             [str(source)],
