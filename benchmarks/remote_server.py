@@ -1,6 +1,7 @@
 """The servers that `remote.py` reads from, each a process of its own that ends when its stdin does.
 
     remote_server.py moto FOLDER                  every folder in FOLDER is a bucket
+    remote_server.py nginx PROGRAM FOLDER WORK    a website of FOLDER; WORK is made for files of nginx's own
     remote_server.py proxy PORT LATENCY_MS        in front of a server: lets requests wait, and counts
 
 Each says its port first. nginx answers the GET and HEAD of S3 too, with a folder for a bucket: all that
@@ -190,16 +191,23 @@ def nginx(folder: Path, work: Path) -> Iterator[int]:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if not program:
         raise FileNotFoundError("nginx is not installed")
+    with _running("nginx", program, folder, work) as (_, port):
+        yield port
+
+
+def _nginx(program: str, folder: Path, work: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     work.mkdir()
     (work / "nginx.conf").write_text(_NGINX.format(folder=work, root=folder, port=port))
-    with subprocess.Popen([program, "-p", work, "-c", work / "nginx.conf"]) as process:
-        try:
-            _await(port)
-            yield port
-        finally:
-            process.terminate()
+    process = subprocess.Popen([program, "-p", work, "-c", work / "nginx.conf"])
+    try:
+        _await(port)
+        print(port, flush=True)
+        sys.stdin.read()
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _await(port: int) -> None:
@@ -217,6 +225,8 @@ def _await(port: int) -> None:
 def main(kind: str, *words: str) -> None:
     if kind == "moto":
         _moto(Path(words[0]))
+    elif kind == "nginx":
+        _nginx(words[0], *map(Path, words[1:]))
     else:
         print(json.dumps(asyncio.run(_proxy(int(words[0]), float(words[1]) / 1e3))))
     sys.stdout.flush()
