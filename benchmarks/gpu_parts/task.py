@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from streamgan.core.config import load_config
 from streamgan.core.settings import TrainConfig
+from streamgan.data.reading import Source
 from streamgan.data.shards.joint import split_size
 
 ROOT = Path(__file__).parents[2]
@@ -157,4 +158,4 @@ def steady(lines: list[dict[str, Any]], key: str) -> float:
 
 
 def samples(root: Path, split: str) -> int:
-    return split_size(str(root), split)
+    return split_size(Source(str(root)), split)
