@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
 import numpy as np
+from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from .colorizer import Chroma, Colorizer
@@ -124,6 +125,6 @@ def build_page(colorizers: Mapping[str, Colorizer], folder: Path) -> gr.Blocks:
     return blocks
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Fonts of the reader's own system: the page loads nothing from other hosts."""
-    return gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
