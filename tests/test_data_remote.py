@@ -1,5 +1,6 @@
 """Shard sets at an address: whatever the network does, the batches are those of the local set."""
 
+import base64
 import json
 import os
 import re
@@ -382,6 +383,27 @@ def test_a_fork_of_a_process_that_has_read_says_so_instead_of_waiting_for_ever(s
     with open(receive) as file:
         said = file.read()
     assert said.startswith(f"process {child}: is a fork of one that has read from an address"), said
+
+
+def test_a_name_and_a_password_in_an_address_go_along_and_are_not_shown(root, site, monkeypatch):
+    impatient(monkeypatch)
+    seen = []
+
+    def note(handler, attempt) -> bool:
+        seen.append(handler.headers.get("Authorization"))
+        if busy:
+            handler.send_error(503)
+        return busy
+
+    site.fault, busy = note, False
+    address = f"{site.url}/train.index".replace("http://", "http://me:a%3Ab@")
+    data = (root / "train.index").read_bytes()
+    assert (read_whole(address), read_range(address, 5, 9), size_of(address)) == (data, data[5:9], len(data))
+    busy = True
+    with pytest.raises(DataError, match=rf"^{site.url}/train.index: cannot be read ") as failure:
+        read_whole(address)
+    assert "a%3Ab" not in str(failure.value)
+    assert set(seen) == {"Basic " + base64.b64encode(b"me:a:b").decode()}  # asking for Retry-After included
 
 
 def test_pieces_of_files_arrive_as_they_are(root, site):

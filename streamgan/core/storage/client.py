@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from streamgan.core.errors import ConfigError
 
@@ -47,11 +47,11 @@ def client(address: str, use: Use = "stream") -> tuple[Any, str]:
     if scheme not in ("http", "https", "hf"):
         root, _, path = rest.partition("/")
         settings = tuple(map(os.environ.get, SETTINGS))
-        return _bucket(scheme, root, use, settings, os.getpid()), path.strip("/")
-    url, headers = web_address(address)
-    folder, _, name = urlsplit(url).path.rpartition("/")
-    base = urlunsplit(urlsplit(url)._replace(path=f"{folder}/"))
-    return _website(base, tuple(sorted(headers.items())), use, os.getpid()), unquote(name)
+        return _bucket(scheme, root, use, settings), path.strip("/")
+    parts, headers = _web_request(address)
+    folder, _, name = parts.path.rpartition("/")
+    base = urlunsplit(parts._replace(path=f"{folder}/"))
+    return _website(base, tuple(sorted(headers.items())), use), unquote(name)
 
 
 def _refuse_fork() -> None:
@@ -77,7 +77,14 @@ def call(
 
 def wait(coroutine: Coroutine[Any, Any, Any], stop: threading.Event | None = None) -> Any:
     """What a coroutine in the thread of requests gives; Stopped, and it is cancelled, when `stop` is."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, _loop(os.getpid()))
+    try:
+        _refuse_fork()  # in which that thread does not run
+        with _lock:
+            loop = _loop()
+    except BaseException:
+        coroutine.close()
+        raise
+    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
         while not concurrent.futures.wait([future], timeout=POLL_S).done:
             if stop is not None and stop.is_set():
@@ -87,20 +94,15 @@ def wait(coroutine: Coroutine[Any, Any, Any], stop: threading.Event | None = Non
         future.cancel()
 
 
-def _loop(pid: int) -> asyncio.AbstractEventLoop:
-    with _lock:
-        return _new_loop(pid)
-
-
 @functools.cache
-def _new_loop(pid: int) -> asyncio.AbstractEventLoop:
+def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="storage", daemon=True).start()
-    atexit.register(_end, loop, pid)
+    atexit.register(_end, loop)
     return loop
 
 
-def _end(loop: asyncio.AbstractEventLoop, pid: int) -> None:
+def _end(loop: asyncio.AbstractEventLoop) -> None:
     """Cancel what Ctrl-C has left: Python would end with a traceback for each."""
 
     async def cancel() -> None:
@@ -109,30 +111,30 @@ def _end(loop: asyncio.AbstractEventLoop, pid: int) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    if pid == os.getpid():
+    if _first_user == os.getpid():
         with suppress(Exception):  # nothing depends on it
             asyncio.run_coroutine_threadsafe(cancel(), loop).result(2.0)
 
 
+def _web_request(address: str) -> tuple[SplitResult, dict[str, str]]:
+    """Where a request to a website goes, and its headers; name and password become one (RFC 7617)."""
+    url, headers = web_address(address)
+    parts, headers = urlsplit(url), {**headers, "Accept-Encoding": "identity"}
+    if parts.username is not None:
+        who = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(who.encode()).decode()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]), headers
+
+
 @functools.cache
-def _website(base: str, headers: tuple[tuple[str, str], ...], use: Use, pid: int) -> Any:
+def _website(base: str, headers: tuple[tuple[str, str], ...], use: Use) -> Any:
     from obstore.store import HTTPStore
 
-    parts = urlsplit(base)
-    given = {**dict(headers), "Accept-Encoding": "identity"}
-    if parts.username is not None:
-        given["Authorization"] = basic_authorization(parts.username, parts.password or "")
-        base = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return HTTPStore(base, **_manners(parts.scheme == "http", use=use, headers=given))
-
-
-def basic_authorization(user: str, password: str) -> str:
-    """The header that says who asks (RFC 7617), of the percent-encoded parts of an address."""
-    return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+    return HTTPStore(base, **_manners(base.startswith("http://"), use=use, headers=dict(headers)))
 
 
 @functools.cache
-def _bucket(scheme: str, root: str, use: Use, settings: tuple[str | None, ...], pid: int) -> Any:
+def _bucket(scheme: str, root: str, use: Use, settings: tuple[str | None, ...]) -> Any:
     return open_bucket(scheme, root, functools.partial(_manners, use=use))
 
 
@@ -161,8 +163,7 @@ def asked_pause(address: str) -> float:
 
     obstore shows no headers of an answer, so this asks once more, for the headers alone.
     """
-    url, headers = web_address(address)
-    parts = urlsplit(url)
+    parts, headers = _web_request(address)
     if not parts.hostname:
         return 0.0
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

@@ -19,7 +19,7 @@ from . import client as clients
 from .address import BUCKETS, is_address, parse, redacted
 from .client import asked_pause, call, client, wait
 from .retry import Attempts, BadAnswer, Busy, ShortBody, Stopped, status_of, with_retries
-from .store import object_size
+from .store import object_info
 
 CHUNK_BYTES = 8 << 20
 PIECE_BYTES = 64 << 10  # has to arrive in `client.STALL_S` seconds
@@ -72,12 +72,15 @@ def read_range(address: str, begin: int, end: int) -> bytes:
 
 def size_of(address: str) -> int:
     """The size of a file in bytes."""
-    if parse(address).scheme not in BUCKETS:
-        return web_info(address)["size"]
-    size = object_size(address)
-    if size is None:
+    info = file_info(address)
+    if info is None:
         raise _absent(address)
-    return size
+    return info["size"]
+
+
+def file_info(address: str) -> dict[str, Any] | None:
+    """`size`, `e_tag` and `last_modified` of a file; None if a bucket has none of this name."""
+    return object_info(address) if parse(address).scheme in BUCKETS else _web_info(address)
 
 
 def _absent(address: str) -> DataError:
@@ -88,11 +91,13 @@ def _absent(address: str) -> DataError:
     return error
 
 
-def web_info(address: str) -> dict[str, Any]:
-    """`size`, `e_tag` and `last_modified` of a file at a website, from the answer to a request for one byte.
+def _web_info(address: str) -> dict[str, Any]:
+    """As `file_info`, of a website: from the answer to a request for one byte.
 
     Signed addresses allow no other kind of request.
     """
+
+    import obstore
 
     def ask() -> dict[str, Any]:
         found: list[dict[str, Any]] = []
@@ -108,8 +113,6 @@ def web_info(address: str) -> dict[str, Any]:
                 raise
             return {"size": 0, "e_tag": None, "last_modified": None}
         return found[0]
-
-    import obstore
 
     return with_retries(address, ask)
 

@@ -18,8 +18,8 @@ from typing import Any
 from streamgan.core.errors import ConfigError, DataError, StreamganError, file_error
 from streamgan.core.logs import say
 from streamgan.core.storage.address import BUCKETS, is_address, is_remote, parse, redacted
-from streamgan.core.storage.download import web_info
-from streamgan.core.storage.store import object_info, object_tree
+from streamgan.core.storage.download import file_info
+from streamgan.core.storage.store import object_tree
 from streamgan.core.storage.walk import Walked, ending, look, walk
 
 HIDDEN, PRIVATE, AGAIN = "hidden", "under a name with _", "the same file again"
@@ -52,7 +52,7 @@ def identity_of(path: str | int) -> str:
     Here device, inode, size and time; elsewhere size and the version that the store gives, if it gives one.
     """
     if isinstance(path, str) and is_address(path):
-        info = object_info(path) if parse(path).scheme in BUCKETS else web_info(path)
+        info = file_info(path)
         return _version(info) if info else "gone"
     status = os.stat(path)
     return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
@@ -159,12 +159,10 @@ def _refuse_unreadable(pattern: str) -> None:
 
 
 def _find_remote(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -> list[Found]:
-    if parse(source).scheme not in BUCKETS:  # there is no listing
-        info = web_info(source)
+    listed = parse(source).scheme in BUCKETS  # elsewhere the one file is there, or it is an error
+    source = source.rstrip("/") if listed else source
+    if info := file_info(source) if not listed or "/" in parse(source).rest else None:
         return [Found(source, redacted(source).rpartition("/")[0], info["size"], _version(info))]
-    source = source.rstrip("/")
-    if info := object_info(source) if "/" in parse(source).rest else None:
-        return [Found(source, source.rpartition("/")[0], info["size"], _version(info))]
     magic = _MAGIC.search(source)
     base = source[: magic.start()].rpartition("/")[0] if magic else source
     wanted = _pattern(source[len(base) + 1 :]) if magic else re.compile(".*", re.DOTALL)
