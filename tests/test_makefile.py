@@ -24,9 +24,9 @@ def checkout(tmp_path):
             python.write_text(f"#!/bin/sh\necho {version}\n")
             python.chmod(0o755)
             (tmp_path / ".venv" / ".installed").touch()
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS")}
         command = ["make", "--dry-run", "install", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True)
+        alone = {"PATH": os.environ["PATH"]}  # make takes every other variable as one of its own
+        done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, check=True)
         return done.stdout
 
     return plan
