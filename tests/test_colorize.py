@@ -167,7 +167,7 @@ def test_the_work_size_changes_the_chroma_and_not_the_luminance(model, gentle):
 
 
 def test_more_pixels_than_the_cap_are_refused(colorizer, monkeypatch):
-    monkeypatch.setattr("streamgan.inference.photo.MAX_PIXELS", 99)
+    monkeypatch.setattr("streamgan.inference.colorizer.MAX_PIXELS", 99)
     with pytest.raises(ValueError, match="10 x 10 pixels, over the cap of 99"):
         colorizer(Image.new("L", (10, 10)))
 

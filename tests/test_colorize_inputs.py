@@ -44,16 +44,16 @@ def made_in(out: Path) -> list[str]:
 
 
 def test_what_is_passed_over_is_counted_by_its_ending(photos, run, tmp_path):
-    for name in ("c.heic", "d.HEIC", "notes.txt", "LICENSE", ".e.png", "sub/f.heic"):
+    for name in ("c.cr2", "d.CR2", "notes.txt", "LICENSE", ".e.png", "sub/f.cr2"):
         (photos / name).touch()
     result = run(photos, "--recursive")
     assert result.exit_code == 0, result.output
-    passed = {".heic": 3, ".txt": 1, "no ending": 1, "hidden": 1}
+    passed = {".cr2": 3, ".txt": 1, "no ending": 1, "hidden": 1}
     assert json.loads(result.stdout)["passed_over"] == passed
-    assert "passed over: 3 .heic, 1 .txt, 1 hidden, 1 no ending\n" in result.stderr
+    assert "passed over: 3 .cr2, 1 .txt, 1 hidden, 1 no ending\n" in result.stderr
     assert made_in(tmp_path / "out") == ["a.png", "sub/b.png"]
     flat = run(photos)
-    assert json.loads(flat.stdout)["passed_over"] == {**passed, ".heic": 2, "folders": 1}
+    assert json.loads(flat.stdout)["passed_over"] == {**passed, ".cr2": 2, "folders": 1}
     pattern = run(photos / "**" / "*")
     assert json.loads(pattern.stdout)["passed_over"] == passed
 
@@ -84,11 +84,11 @@ def test_a_photo_of_which_a_part_is_missing_is_not_coloured(photos, run, end):
 
 def test_a_folder_without_photos_says_what_it_holds_instead(tmp_path, run):
     (tmp_path / "in").mkdir()
-    for name in ("a.heic", "b.heic", "c.txt"):
+    for name in ("a.cr2", "b.cr2", "c.txt"):
         (tmp_path / "in" / name).touch()
     error = run(tmp_path / "in").exception
     assert isinstance(error, ConfigError)
-    assert "no photos here (got 2 .heic, 1 .txt)" in str(error)
+    assert "no photos here (got 2 .cr2, 1 .txt)" in str(error)
 
 
 def test_folders_that_cannot_be_listed_are_failures_by_name(photos, run, tmp_path, monkeypatch):

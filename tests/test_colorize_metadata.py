@@ -27,7 +27,8 @@ from test_colorize import lightness, save_generator
 
 from streamgan.inference.colorizer import Colorizer
 from streamgan.inference.inputs import Target
-from streamgan.inference.photo import load_photo, read_photo, save_photo
+from streamgan.inference.photo import load_photo, read_photo
+from streamgan.inference.saving import save_photo
 
 IPTC = b"\x1c\x02\x78\x00\x05attic"  # record 2, caption
 RESOURCES = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(IPTC)) + IPTC

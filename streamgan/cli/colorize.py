@@ -1,15 +1,17 @@
 """`streamgan colorize`: photos in, coloured photos out."""
 
+import os
 from pathlib import Path
 
 import click
 
-from streamgan.core.errors import CheckFailed
+from streamgan.core.logs import progress
 
+from .color_report import ColorReport
 from .options import Command, Count, Number, device_option, ready_model
-from .output import emit
 
-_NAMED_FAILURES = 1000  # in the JSON report
+MAX_PIXELS = 170_000_000  # that of inference.photo, which is not to be imported for the help
+_STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 
 
 @click.command(
@@ -32,11 +34,37 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @click.option("--recursive", is_flag=True, help="Include all subfolders.")
 @click.option("--skip-existing", is_flag=True, help="Skip what --out already has.")
 @click.option(
-    "--saturation",
-    type=Number(min=0, max=10),
-    default=1.0,
+    "--dry-run", is_flag=True, help="List what would become what, as far as headers tell; write nothing."
+)
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for a line of JSON per file, added as the work goes.",
+)
+@click.option(
+    "--format",
+    "wanted",
+    type=click.Choice(["jpeg", "png", "tiff", "webp", "avif"]),
+    help="Format of all photos.  [that of each, where it holds colour]",
+)
+@click.option(
+    "--quality", type=click.IntRange(1, 100), help="Of JPEG, lossy WebP, AVIF and HEIC.  [default: 95]"
+)
+@click.option("--suffix", default="", help="What the names of results have before their ending.")
+@click.option(
+    "--max-pixels",
+    type=Count(),
+    default=MAX_PIXELS,
     show_default=True,
-    help="Factor on the chroma; 0 is gray.",
+    help="Most pixels of a photo: what has more may be an attack.",
+)
+@click.option(
+    "--strength",
+    type=click.Choice(list(_STRENGTHS)),
+    help=f"Saturation in words: {', '.join(f'{word} {factor}' for word, factor in _STRENGTHS.items())}.",
+)
+@click.option(
+    "--saturation", type=Number(min=0, max=10), help="Factor on the chroma; 0 is gray.  [default: 1]"
 )
 @click.option(
     "--checkpoint", default="best", show_default=True, help="best, last, or a step number (of a run)."
@@ -53,12 +81,15 @@ _NAMED_FAILURES = 1000  # in the JSON report
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def colorize(
     inputs: tuple[str, ...], model: str | None, out: Path, recursive: bool, skip_existing: bool,
-    saturation: float, checkpoint: str, size: int | None, batch: int, device: str, as_json: bool,
+    dry_run: bool, report: Path | None, wanted: str | None, quality: int | None, suffix: str, max_pixels: int,
+    strength: str | None, saturation: float | None, checkpoint: str, size: int | None, batch: int,
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
-    Folders keep their tree. JPEG, PNG, TIFF and WebP stay what they are, with transparency, metadata and
-    colour profile, upright; 16-bit gray becomes 16-bit colour in PNG and TIFF. Films (.mp4, .mov, .mkv; extra
+    Folders keep their tree. Photos stay what they are (JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, BMP, TGA, PCX;
+    HEIC with the extra `heic`), with transparency, metadata and colour profile, upright; GIF becomes PNG, PGM
+    and PBM become PPM; 16-bit gray becomes 16-bit colour in PNG, TIFF and PPM. Films (.mp4, .mov, .mkv; extra
     `video`) keep frames, times, sound, subtitles and chapters; a damaged one is coloured as far as it goes. A
     file that cannot be read whole is reported, the others are done, and the exit code is 1. stdout has the
     names of the results.
@@ -66,61 +97,56 @@ def colorize(
     \b
     streamgan colorize old/*.jpg --out colored
     streamgan colorize old/*.jpg --model runs/default --out colored
-    streamgan colorize archive --recursive --skip-existing --model runs/default --out colored
+    streamgan colorize archive --recursive --dry-run --out colored
+    streamgan colorize archive --recursive --skip-existing --report colored.jsonl --out colored
     """
+    if strength is not None and saturation is not None:
+        raise click.UsageError("--strength and --saturation say the same; give one of them")
+    if dry_run and report is not None:
+        raise click.UsageError("--dry-run writes nothing, and no --report either; leave out one of them")
+    if quality is not None and wanted in ("png", "tiff"):
+        raise click.UsageError(f"--quality has no effect with --format {wanted}, which is lossless")
+    if os.sep in suffix:
+        raise click.UsageError(f"--suffix is a part of a name, without {os.sep}")
     import warnings
-    from collections import Counter
 
-    from streamgan.core.logs import progress, say
-    from streamgan.core.storage.walk import counted
+    from PIL import Image
+
     from streamgan.inference.colorizer import Colorizer
-    from streamgan.inference.inputs import Inputs
-    from streamgan.inference.pipeline import color_files
+    from streamgan.inference.inputs import Inputs, Naming
+    from streamgan.inference.pipeline import Handling, color_files, plan_files
+    from streamgan.inference.saving import QUALITY
 
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
-    failed: dict[str, str] = {}
-    counts = {"colored": 0, "skipped": 0, "failed": 0}
+    if max_pixels > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    naming = Naming(wanted and wanted.upper(), suffix)
+    handling = Handling(skip_existing=skip_existing, quality=quality or QUALITY, max_pixels=max_pixels)
+    total = Inputs(inputs, out, recursive=recursive, naming=naming).count()
 
-    def fail(path: Path, reason: str, what: str = "not coloured") -> None:
-        counts["failed"] += 1
-        if len(failed) < _NAMED_FAILURES:
-            failed[click.format_filename(path)] = reason
-        say(f"{click.format_filename(path)}: {what} ({reason})")
+    def found(told: ColorReport) -> Inputs:
+        given = {"unreadable": told.unreadable, "passed": told.passed_over}
+        return Inputs(inputs, out, recursive=recursive, naming=naming, **given)
 
-    passed = Counter[str]()
-
-    def passed_over(reason: str) -> None:
-        passed[reason] += 1
-
-    total = Inputs(inputs, out, recursive=recursive).count()
-    todo = Inputs(inputs, out, recursive=recursive, unreadable=fail, passed=passed_over)
+    if dry_run:
+        told = ColorReport()
+        for outcome in plan_files(found(told), handling):
+            told.outcome(outcome)
+            if outcome.kind == "planned" and not as_json:
+                source, path = map(click.format_filename, outcome.target)
+                click.echo(f"{source} -> {path}")
+        told.finish(out, as_json=as_json)
+        return
     colorizer = Colorizer.load(
-        model or ready_model(), which=checkpoint, device=device, size=size, saturation=saturation, batch=batch
-    )
+        model or ready_model(), which=checkpoint, device=device, size=size, batch=batch,
+        saturation=_STRENGTHS.get(strength or "", 1.0 if saturation is None else saturation),
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    with progress(total=total, unit="photo", label="colorize") as bar:
-        for outcome in color_files(colorizer, todo, skip_existing=skip_existing):
-            if outcome.kind == "failed":
-                fail(outcome.target.source, outcome.text)
-            elif outcome.kind == "partial":
-                fail(outcome.target.source, outcome.text, "coloured in part")
-            else:
-                counts[outcome.kind] += 1
-                if outcome.text:
-                    say(f"{click.format_filename(outcome.target.source)}: {outcome.text}")
+    with ColorReport(report) as told, progress(total=total, unit="photo", label="colorize") as bar:
+        for outcome in color_files(colorizer, found(told), handling):
+            told.outcome(outcome)
             if outcome.kind in ("colored", "partial") and not as_json:
                 with bar.external_write_mode():
                     click.echo(click.format_filename(outcome.target.path))
             bar.update()
-    result = {"out": str(out), **{f"num_{kind}": number for kind, number in counts.items()}}
-    result["passed_over"] = dict(passed)
-    if passed:
-        say(f"passed over: {counted(passed, most=None)}")
-    if failed:
-        done = sum(counts.values())
-        what = f"{counts['failed']} of {done} photos failed (first: {next(iter(failed))})"
-        raise CheckFailed(out, what, "see the lines above", {**result, "failed": failed})
-    if counts["skipped"]:
-        say(f"{counts['colored']} coloured, {counts['skipped']} were there already")
-    if as_json:
-        emit("", result, as_json=True)
+        told.finish(out, as_json=as_json)

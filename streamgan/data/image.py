@@ -7,7 +7,7 @@ warnings is decoded once; only the others are looked at closely. Everything else
 """
 
 import io
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -45,18 +45,18 @@ def damage(error: BaseException) -> str:
     return HEADER if no_header else PIXELS
 
 
-def to_pixels(data: bytes, mode: Mode, *, short: int) -> np.ndarray:
+def to_pixels(data: bytes, mode: Mode, *, short: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """uint8 (H, W, 3) for RGB, (H, W, 1) for L; BadImage if that cannot be had in full. CMYK: JPEG only.
 
     A JPEG comes as small as its short side still has `short` pixels.
     """
     if data[:2] == b"\xff\xd8":
-        return _jpeg(data, mode, short)
+        return _jpeg(data, _Wanted(mode, short, max_pixels))
     if is_cut(data):
         raise BadImage("truncated", "cut short")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "TIFF")) as image:
-            _check_pixels(*image.size)
+            _check_pixels(*image.size, max_pixels)
             pixels = np.asarray(image.convert(mode))
     except (MemoryError, BadImage):
         raise
@@ -74,9 +74,15 @@ def is_cut(data: bytes) -> bool:
     return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
-def _jpeg(data: bytes, mode: Mode, short: int) -> np.ndarray:
+class _Wanted(NamedTuple):
+    mode: Mode
+    short: float
+    max_pixels: int
+
+
+def _jpeg(data: bytes, wanted: _Wanted) -> np.ndarray:
     try:
-        return _decode(data, mode, short)
+        return _decode(data, wanted)
     except BadImage:
         raise
     except ValueError:
@@ -85,7 +91,7 @@ def _jpeg(data: bytes, mode: Mode, short: int) -> np.ndarray:
         cut = data.rfind(b"\xff\xd9") < 0
         raise BadImage("truncated", "a JPEG without its end") if cut else BadImage("damaged", "no whole JPEG")
     try:
-        return _decode(plain, mode, short)
+        return _decode(plain, wanted)
     except BadImage:
         raise
     except ValueError as error:
@@ -94,19 +100,19 @@ def _jpeg(data: bytes, mode: Mode, short: int) -> np.ndarray:
             cut = any(words in message for words in _INCOMPLETE)
             what = HEADER if damage(error) == HEADER else message
             raise BadImage("truncated" if cut else "damaged", what) from error
-        if not _is_complete(plain, "CMYK" if mode == "CMYK" else "RGB"):
+        if not _is_complete(plain, "CMYK" if wanted.mode == "CMYK" else "RGB"):
             raise BadImage("truncated", "part of the picture is missing") from error
-    return _decode(plain, mode, short, strict=False)
+    return _decode(plain, wanted, strict=False)
 
 
-def _decode(data: bytes, mode: Mode, short: int, *, strict: bool = True) -> np.ndarray:
+def _decode(data: bytes, wanted: _Wanted, *, strict: bool = True) -> np.ndarray:
     height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data, strict=strict)[:2])
-    _check_pixels(width, height)
-    scale = short / min(height, width)
+    _check_pixels(width, height, wanted.max_pixels)
+    scale = wanted.short / min(height, width)
     # min_factor 1 lets libjpeg choose the smallest n/8 scale whose result still covers what is wanted.
     return simplejpeg.decode_jpeg(
         data,
-        colorspace=_COLORSPACES[mode],
+        colorspace=_COLORSPACES[wanted.mode],
         min_height=min(height, round(height * scale)) if scale < 1 else 0,
         min_width=min(width, round(width * scale)) if scale < 1 else 0,
         min_factor=1,
@@ -123,6 +129,6 @@ def _is_complete(plain: bytes, mode: Mode) -> bool:
     return np.array_equal(ours, theirs)
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadImage("too_many_pixels", f"{width} x {height} pixels, over the cap of {MAX_PIXELS}")
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise BadImage("too_many_pixels", f"{width} x {height} pixels, over the cap of {most}")

@@ -20,7 +20,8 @@ from streamgan.core.storage.hub import READY, download_model
 
 from .bundle import bundle_files, save_file
 from .chroma import paint, upsample
-from .photo import Photo, read_photo, to_image
+from .photo import MAX_PIXELS, Photo, check_pixels, read_photo
+from .saving import to_image
 from .weights import Weights, find_weights, load_weights
 
 BATCH = 8
@@ -108,6 +109,8 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
         """
         if isinstance(images, Image.Image):
             return self([images])[0]
+        for image in images:
+            check_pixels(image, MAX_PIXELS)
         photos = [read_photo(image) for image in images]
         return [to_image(photo, rgb) for photo, rgb in zip(photos, self.color(photos), strict=True)]
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from streamgan.core.errors import ConfigError
 from streamgan.core.storage.walk import Walked, counted, ending, look, walk
 
-from .photo import FORMATS
+from .formats import ENDINGS, result_name
 
 VIDEOS = (".mp4", ".mov", ".mkv")
-SUFFIXES = (*FORMATS, *VIDEOS)
+SUFFIXES = (*ENDINGS, *VIDEOS)
 
 
 class Target(NamedTuple):
@@ -29,8 +29,25 @@ class Target(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The format of the result: a value of FORMATS, or "video"."""
-        return FORMATS.get(self.path.suffix.lower(), "video")
+        """The format of the result: a key of FORMATS, or "video"."""
+        return ENDINGS.get(self.path.suffix.lower(), "video")
+
+
+class Naming(NamedTuple):
+    """How results are called: with the ending of the format `wanted`, if any, and `suffix` before it."""
+
+    wanted: str | None = None
+    suffix: str = ""
+
+    def place(self, source: Path) -> Path:
+        """The place of a result below its folder, for that of its source."""
+        stem, ending = os.path.splitext(source.name)
+        if ending.lower() in VIDEOS:
+            return source.with_name(f"{stem}{self.suffix}{ending}")
+        return source.with_name(result_name(source.name, wanted=self.wanted, suffix=self.suffix))
+
+
+_PLAIN = Naming()
 
 
 class Inputs:
@@ -38,8 +55,8 @@ class Inputs:
 
     A folder gives its files (with `recursive` those of its subfolders) at their places below it, a pattern
     (`*`, `?`, `[`, `**`) at their places below its first part without one. `out` itself is left out, and
-    linked folders are followed once. `unreadable` is told of photos and folders that cannot be read, `passed`
-    of whatever else is passed over, in words to count it by.
+    linked folders are followed once. `unreadable` is told of photos and folders that cannot be read and why,
+    `passed` of whatever else is passed over, in words to count it by.
     """
 
     def __init__(
@@ -48,13 +65,15 @@ class Inputs:
         out: Path,
         *,
         recursive: bool = False,
+        naming: Naming = _PLAIN,
         unreadable: Callable[[Path, str], None] = lambda path, reason: None,
-        passed: Callable[[str], None] = lambda reason: None,
+        passed: Callable[[Path, str], None] = lambda path, reason: None,
     ):
-        self._out, self._recursive, self._unreadable, self._passed = out, recursive, unreadable, passed
+        self._out, self._recursive, self._naming = out, recursive, naming
+        self._unreadable, self._passed = unreadable, passed
         self._folders: list[Path] = []
         self._files: dict[Path, Path] = {}  # place below `out` -> source
-        self._not_met = Counter[str]()  # by patterns
+        self._not_met: list[tuple[Path, str]] = []  # by patterns
         self._unread: list[tuple[Path, str]] = []
         for given in inputs:
             path = Path(given)
@@ -69,28 +88,35 @@ class Inputs:
                 raise ConfigError(given, "no such file", "give a photo or a folder of photos")
 
     def __iter__(self) -> Iterator[Target]:
-        for reason in self._not_met.elements():
-            self._passed(reason)
+        for path, reason in self._not_met:
+            self._passed(path, reason)
         for path, reason in self._unread:
             self._unreadable(path, reason)
         for place, source in self._files.items():
             yield Target(source, self._out / place)
         for folder in self._folders:
             for place in self._walk(folder):
-                yield Target(folder / place, self._out / place)
+                yield Target(folder / place, self._out / self._naming.place(place))
 
     def count(self) -> int:
         """How many there are; ConfigError if there are none, or if two would share a name."""
         number, passed = len(self._files), Counter[str]()
-        counting = Inputs(
-            [], self._out, recursive=self._recursive, passed=lambda reason: passed.update([reason])
-        )
+
+        def count(path: Path, reason: str) -> None:
+            passed[reason] += 1
+
+        counting = Inputs([], self._out, recursive=self._recursive, passed=count)
         for index, folder in enumerate(self._folders):
+            parent, taken = None, set[str]()  # names of results in one folder after the other
             for place in counting._walk(folder):
                 number += 1
-                taken = place in self._files or any((one / place).exists() for one in self._folders[:index])
-                if taken:
-                    self._refuse_second(folder / place, place)
+                result = self._naming.place(place)
+                if place.parent != parent:
+                    parent = place.parent
+                    taken = {name for one in self._folders[:index] for name in self._names(one / parent)}
+                if result.name in taken or result in self._files:
+                    self._refuse_second(folder / place, result)
+                taken.add(result.name)
         if not number:
             deeper = "" if self._recursive else "; with --recursive subfolders count too"
             given = ", ".join(map(str, self._folders))
@@ -99,8 +125,7 @@ class Inputs:
         return number
 
     def _add(self, source: Path, place: Path) -> None:
-        if source.suffix.lower() not in SUFFIXES:
-            place = place.with_name(f"{place.name}.png")
+        place = self._naming.place(place)
         if place in self._files:
             self._refuse_second(source, place)
         self._refuse_overwriting(source, (source.parent / place.name).parents[len(place.parts) - 1])
@@ -118,7 +143,7 @@ class Inputs:
             elif one.kind == "broken" or (one.kind == "special" and wanted):
                 self._unread.append((path, one.detail))
             else:
-                self._not_met[_reason(one)] += 1
+                self._not_met.append((path, _reason(one)))
         if not found:
             raise ConfigError(
                 pattern,
@@ -138,7 +163,12 @@ class Inputs:
             elif found.kind == "broken" or (found.kind == "special" and wanted):
                 self._unreadable(Path(found.path), found.detail)
             elif found.kind != "folder" or Path(found.path).resolve() != out:
-                self._passed(_reason(found))
+                self._passed(Path(found.path), _reason(found))
+
+    def _names(self, folder: Path) -> list[str]:
+        """Names of the results of the files right in a folder, which need not be there."""
+        listed = os.listdir(folder) if folder.is_dir() else []
+        return [self._naming.place(Path(name)).name for name in listed if ending(name) in SUFFIXES]
 
     def _refuse_overwriting(self, source: Path, base: Path) -> None:
         if base.resolve() == self._out.resolve():

@@ -12,6 +12,8 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from streamgan.core.images import ORIENTATION, exif_bytes, exif_entries, upright_xmp, xmp_bytes
 
+from .formats import FORMATS
+
 SUB_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 # What of a TIFF's own directory describes its old pixels and not the photo; profile and XMP go their own way.
 _LAYOUT = {254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325}
@@ -64,8 +66,8 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, list[str]]:
 
 
 def fit(found: Metadata, kind: str) -> tuple[Metadata, list[str]]:
-    """What a file of `kind`, a value of photo.FORMATS, can hold of it, and words for the rest."""
-    lost, empty = [], Metadata()
+    """What a file of `kind`, a key of formats.FORMATS, can hold of it, and words for the rest."""
+    lost, empty, holds = [], Metadata(), FORMATS[kind].holds
 
     def drop(name: str, word: str) -> None:
         nonlocal found
@@ -73,12 +75,16 @@ def fit(found: Metadata, kind: str) -> tuple[Metadata, list[str]]:
             lost.append(word)
             found = replace(found, **{name: getattr(empty, name)})
 
-    if kind != "PNG":
-        drop("text", f"text ({', '.join(key for key, _ in found.text)})")
-    if kind in ("WEBP", "TIFF"):
-        drop("comments", "comment")
-    if kind != "JPEG":
-        drop("photoshop", "IPTC or other Photoshop data")
+    for name, word in (
+        ("text", f"text ({', '.join(key for key, _ in found.text)})"),
+        ("comments", "comment"),
+        ("photoshop", "IPTC or other Photoshop data"),
+        ("exif", "EXIF"),
+        ("xmp", "XMP"),
+        ("dpi", "resolution"),
+    ):
+        if name not in holds:
+            drop(name, word)
     if kind == "JPEG":
         for name, word, head in (
             ("exif", "EXIF", 6),

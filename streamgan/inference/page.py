@@ -18,7 +18,8 @@ from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from .colorizer import Chroma, Colorizer
-from .photo import Photo, load_photo, save_photo, to_image
+from .photo import Photo, load_photo
+from .saving import save_photo, to_image
 
 VIEW_PIXELS = 1600  # long side of what the browser is shown
 LIFETIME_S = 3600  # of a session that is not used, and of uploaded files

@@ -7,25 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from streamgan.core.images import bits, plain
 from streamgan.core.png import readable_png
 from streamgan.data.image import BadImage, is_cut, to_pixels
 
 from . import profiles
-from .deep import write_png16, write_tiff
-from .metadata import Metadata, fit, jpeg_options, options, png_chunks, read_metadata
+from .formats import FORMATS, missing, readable
+from .metadata import Metadata, fit, read_metadata
 
 MAX_PIXELS = 170_000_000  # a little below the size that Pillow takes for an attack
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-# What a photo may be, whatever its name says: of the others Pillow has some that start programs (EPS).
-READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-DEEP_FORMATS = ("PNG", "TIFF")  # those that can hold 16 bits per channel
-QUALITY = 95
+_RAISE = "raise it with --max-pixels if that is right"
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
 
 
@@ -56,19 +51,24 @@ def open_photo(path: Path) -> Iterator[tuple[Image.Image, tuple[str, ...]]]:
     # By a file, since Pillow maps one with a name, and then reads turned TIFFs in the wrong order (13.0).
     with open(path, "rb") as file:
         source, unread = readable_png(file)
-        with Image.open(source, formats=READABLE) as image:
+        try:
+            opened = Image.open(source, formats=readable(path))
+        except UnidentifiedImageError as error:  # its text names an object of Python
+            raise ValueError(missing(path) or "not an image that can be read") from error
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"far more pixels than the cap of {MAX_PIXELS}; {_RAISE}") from error
+        with opened as image:
             yield image, (f"without its {', '.join(unread)}, which cannot be read",) if unread else ()
 
 
-def check_pixels(image: Image.Image) -> None:
-    """ValueError if an opened image, not decoded yet, has more pixels than the cap."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} pixels, over the cap of {MAX_PIXELS}")
+def check_pixels(image: Image.Image, most: int) -> None:
+    """ValueError if an opened image, not decoded yet, has more than `most` pixels."""
+    if image.width * image.height > most:
+        raise ValueError(f"{image.width} x {image.height} pixels, over the cap of {most}; {_RAISE}")
 
 
 def read_photo(image: Image.Image) -> Photo:
-    """Any image of Pillow's as a Photo; ValueError if it has too many pixels or none that show a photo."""
-    check_pixels(image)
+    """Any image of Pillow's as a Photo; ValueError if none of its pixels can be understood."""
     notes = []
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # cameras put previews into MPO
         notes.append(f"only the first of {getattr(image, 'n_frames')} pictures")  # noqa: B009
@@ -115,72 +115,35 @@ def _pixels(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, byte
     return np.asarray(image.convert("RGB")), None
 
 
-def finish(photo: Photo, rgb_HW3: np.ndarray, *, deep: bool = False) -> np.ndarray:
-    """sRGB of the network as the pixels of the result: in the photo's profile, with its alpha.
+def load_photo(path: Path, *, kind: str, max_pixels: int = MAX_PIXELS) -> Photo:
+    """The photo in a file that will be saved as `kind`, a key of FORMATS; notes of what that takes away.
 
-    uint8, or uint16 where the photo is, if `deep`.
+    ValueError if it cannot be read whole, or if `kind` cannot hold it.
     """
-    if rgb_HW3.dtype == np.uint16 and not deep:
-        rgb_HW3 = ((rgb_HW3.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if photo.profile and rgb_HW3.dtype == np.uint8 and photo.profile != profiles.srgb():
-        rgb_HW3 = profiles.from_srgb(rgb_HW3, photo.profile)
-    if photo.alpha is None:
-        return rgb_HW3
-    alpha = photo.alpha.astype(rgb_HW3.dtype) * (257 if rgb_HW3.dtype == np.uint16 else 1)
-    return np.concatenate((rgb_HW3, alpha[..., None]), 2)
-
-
-def to_image(photo: Photo, rgb_HW3: np.ndarray) -> Image.Image:
-    """The result as an image of 8 bits, RGB or RGBA, with profile, EXIF and XMP in its `info`."""
-    image = Image.fromarray(finish(photo, rgb_HW3))
-    image.info |= _options(photo)
-    return image
-
-
-def save_photo(photo: Photo, rgb_HW3: np.ndarray, file: BinaryIO, kind: str) -> None:
-    """Write the result as `kind`, a value of FORMATS."""
-    pixels = finish(photo, rgb_HW3, deep=kind in DEEP_FORMATS)
-    if kind == "TIFF":
-        write_tiff(file, pixels, profile=photo.profile, about=photo.about)
-        return
-    if pixels.dtype == np.uint16:
-        write_png16(file, pixels, profile=photo.profile, about=photo.about)
-        return
-    given = _options(photo)
-    if kind == "JPEG":
-        pixels = pixels[..., :3]
-        given |= jpeg_options(photo.about)
-        given |= {"quality": QUALITY, "subsampling": "4:4:4"}  # chroma is what was added
-    elif kind == "WEBP":
-        given |= {"lossless": photo.lossless, "quality": QUALITY, "use_sharp_yuv": True}
-    elif kind == "PNG":
-        given |= {"pnginfo": png_chunks(photo.about)}
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, kind, **given)
-
-
-def _options(photo: Photo) -> dict[str, Any]:
-    return options(photo.about) | ({"icc_profile": photo.profile} if photo.profile else {})
-
-
-def load_photo(path: Path, *, kind: str) -> Photo:
-    """The photo in a file that will be saved as `kind`; a note where that takes something away."""
     with open_photo(path) as (image, unread):
-        check_pixels(image)
-        damage = _damage(path, image)
+        check_pixels(image, max_pixels)
+        if max(image.size) > FORMATS[kind].max_side:
+            most = FORMATS[kind].max_side
+            raise ValueError(
+                f"{kind} holds {most} pixels per side at most (got {image.width} x {image.height})"
+            )
+        damage = _damage(path, image, max_pixels)
         photo = read_photo(image)
         lossless = image.format == "WEBP" and _is_lossless(path)
     about, lost = fit(photo.about, kind)
-    notes = [*unread, *damage, *photo.notes]
-    if photo.pixels.dtype == np.uint16 and kind not in DEEP_FORMATS:
+    notes, holds = [*unread, *damage, *photo.notes], FORMATS[kind].holds
+    if photo.pixels.dtype == np.uint16 and "deep" not in holds:
         notes.append(f"16 bits become 8 in {kind}")
-    if photo.alpha is not None and kind == "JPEG":
-        notes.append("JPEG has no transparency")
+    if photo.alpha is not None and "alpha" not in holds:
+        notes.append(f"{kind} has no transparency")
+    if photo.profile not in (None, profiles.srgb()) and "profile" not in holds:
+        notes.append(f"{kind} holds no colour profile: its colours are those of sRGB")
     if lost:
         notes.append(f"{kind} cannot hold its {', '.join(lost)}")
     return replace(photo, about=about, lossless=lossless, notes=tuple(notes))
 
 
-def _damage(path: Path, image: Image.Image) -> tuple[str, ...]:
+def _damage(path: Path, image: Image.Image, max_pixels: int) -> tuple[str, ...]:
     """A note about damaged bytes; ValueError if part of the photo is missing, which Pillow paints gray."""
     data = path.read_bytes()
     if not data.startswith(b"\xff\xd8"):
@@ -188,7 +151,7 @@ def _damage(path: Path, image: Image.Image) -> tuple[str, ...]:
             raise ValueError("its end is missing")
         return ()
     try:
-        to_pixels(data, "CMYK" if image.mode == "CMYK" else "RGB", short=1)
+        to_pixels(data, "CMYK" if image.mode == "CMYK" else "RGB", short=1, max_pixels=max_pixels)
     except BadImage as bad:
         if bad.reason == "truncated":
             raise ValueError("part of the picture is missing") from bad

@@ -6,12 +6,13 @@ results are written.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from streamgan.core.errors import ConfigError, file_error
 from streamgan.core.machine import usable_cores
@@ -20,7 +21,8 @@ from streamgan.core.storage.walk import look
 
 from .colorizer import Colorizer
 from .inputs import Target
-from .photo import Photo, check_pixels, load_photo, open_photo, save_photo
+from .photo import MAX_PIXELS, Photo, check_pixels, load_photo, open_photo
+from .saving import QUALITY, save_photo
 from .video import color_video
 
 _PORTION_PIXELS = 64 << 20
@@ -28,24 +30,48 @@ _MAX_THREADS = 8
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 
 
+@dataclass(frozen=True)
+class Handling:
+    """How files are treated. `quality`, 1 to 100, is that of results in formats that are lossy."""
+
+    skip_existing: bool = False
+    quality: int = QUALITY
+    max_pixels: int = MAX_PIXELS
+
+
+_PLAIN = Handling()
+
+
 class Outcome(NamedTuple):
     """What became of a file; `text` is the reason of a failure, or what else there is to say.
 
-    `partial`: a film that is coloured as far as it could be read.
+    `planned`: it would be coloured. `partial`: a film that is coloured as far as it could be read. `seconds`
+    are those of its reading, colouring and writing; files that are worked on together share them.
     """
 
     target: Target
-    kind: Literal["colored", "partial", "skipped", "failed"]
+    kind: Literal["planned", "colored", "partial", "skipped", "failed"]
     text: str = ""
+    seconds: float = 0.0
 
 
 class _Reading(NamedTuple):
     target: Target
-    photo: "Future[Photo]"
+    photo: "Future[tuple[Photo, float]]"
+
+
+def plan_files(targets: Iterable[Target], handling: Handling) -> Iterator[Outcome]:
+    """What `color_files` would do, as far as names and headers tell."""
+    for portion in _portions(targets, 1, handling):
+        if isinstance(portion, Outcome):
+            yield portion
+        else:
+            for target in portion if isinstance(portion, list) else [portion]:
+                yield Outcome(target, "planned")
 
 
 def color_files(
-    colorizer: Colorizer, targets: Iterable[Target], *, skip_existing: bool = False
+    colorizer: Colorizer, targets: Iterable[Target], handling: Handling = _PLAIN
 ) -> Iterator[Outcome]:
     """Colour every file; one that cannot be read or coloured is a failed outcome, and the rest goes on.
 
@@ -54,32 +80,30 @@ def color_files(
     with ThreadPoolExecutor(min(_MAX_THREADS, usable_cores()), "photo") as pool:
         ahead: list[_Reading] = []
         try:
-            for portion in _portions(targets, 4 * colorizer.batch, skip_existing):
+            for portion in _portions(targets, 4 * colorizer.batch, handling):
                 if isinstance(portion, Outcome):
                     yield portion
                     continue
                 photos = portion if isinstance(portion, list) else []
-                reading = [
-                    _Reading(one, pool.submit(load_photo, one.source, kind=one.kind)) for one in photos
-                ]
-                yield from _color_portion(colorizer, ahead, pool)
+                reading = [_Reading(one, pool.submit(_load, one, handling)) for one in photos]
+                yield from _color_portion(colorizer, ahead, pool, handling)
                 ahead = reading
                 if isinstance(portion, Target):
-                    yield _color_film(colorizer, portion)
-            yield from _color_portion(colorizer, ahead, pool)
+                    yield _timed(_color_film, colorizer, portion)
+            yield from _color_portion(colorizer, ahead, pool, handling)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _portions(
-    targets: Iterable[Target], num_files: int, skip_existing: bool
+    targets: Iterable[Target], num_files: int, handling: Handling
 ) -> Iterator[list[Target] | Target | Outcome]:
     """Photos in portions, films alone, and between them what is decided already."""
     portion: list[Target] = []
     pixels = 0
     for target in targets:
-        if skip_existing and os.path.exists(target.path):  # False also for a name that is too long
-            yield Outcome(target, "skipped")
+        if handling.skip_existing and os.path.exists(target.path):  # False also for a name that is too long
+            yield Outcome(target, "skipped", "there already")
             continue
         if target.kind == "video":
             yield target
@@ -89,7 +113,7 @@ def _portions(
             continue
         try:
             with open_photo(target.source) as (image, _):  # the header alone
-                check_pixels(image)
+                check_pixels(image, handling.max_pixels)
                 size = image.width * image.height
         except Exception as error:  # whatever a parser meets in foreign bytes
             yield Outcome(target, "failed", _line(error))
@@ -103,30 +127,47 @@ def _portions(
         yield portion
 
 
+def _load(target: Target, handling: Handling) -> tuple[Photo, float]:
+    began = time.monotonic()
+    photo = load_photo(target.source, kind=target.kind, max_pixels=handling.max_pixels)
+    return photo, time.monotonic() - began
+
+
 def _color_portion(
-    colorizer: Colorizer, reading: list[_Reading], pool: ThreadPoolExecutor
+    colorizer: Colorizer, reading: list[_Reading], pool: ThreadPoolExecutor, handling: Handling
 ) -> Iterator[Outcome]:
     photos: list[Photo] = []
     targets: list[Target] = []
+    seconds: list[float] = []
     for target, future in reading:
         try:
-            photos.append(future.result())
+            photo, took = future.result()
+            photos.append(photo)
             targets.append(target)
+            seconds.append(took)
         except Exception as error:  # whatever a decoder meets in foreign bytes
             yield Outcome(target, "failed", _line(error))
+    began = time.monotonic()
     writing = [
-        pool.submit(_save, target, photo, rgb)
+        pool.submit(_timed, _save, target, photo, rgb, handling)
         for target, photo, rgb in zip(targets, photos, colorizer.color(photos), strict=True)
     ]
-    for future in writing:
-        yield future.result()
+    share = (time.monotonic() - began) / max(1, len(photos))
+    for future, took in zip(writing, seconds, strict=True):
+        outcome = future.result()
+        yield outcome._replace(seconds=outcome.seconds + took + share)
 
 
-def _save(target: Target, photo: Photo, rgb_HW3: np.ndarray) -> Outcome:
+def _timed(work: Callable[..., Outcome], *arguments: object) -> Outcome:
+    began = time.monotonic()
+    return work(*arguments)._replace(seconds=time.monotonic() - began)
+
+
+def _save(target: Target, photo: Photo, rgb_HW3: np.ndarray, handling: Handling) -> Outcome:
     try:
         target.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target.path) as file:
-            save_photo(photo, rgb_HW3, file, target.kind)
+            save_photo(photo, rgb_HW3, file, target.kind, quality=handling.quality)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the encoder
             return _unwritten(error, target)
@@ -157,6 +198,4 @@ def _unwritten(error: OSError, target: Target) -> Outcome:
 
 
 def _line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its text names an object of Python
-        return "not an image that can be read"
     return " ".join(str(error).split()) or type(error).__name__
