@@ -28,6 +28,7 @@ from streamgan.core.storage.locks import close_descriptor, is_open, open_descrip
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 from streamgan.data.order.canonical import Order
+from streamgan.data.prefetch import downloads
 from streamgan.data.shards import node_cache as cache_module
 from streamgan.data.shards import verified_download as fill_module
 from streamgan.data.shards.node_cache import Blob, Deleted, NodeCache
@@ -320,6 +321,47 @@ def test_shards_are_fetched_before_they_are_needed_and_kept_for_the_next_epoch(r
     assert sum(request.startswith("/train-") for request in site.requests) == 16 * 5
 
 
+@pytest.mark.parametrize("workers", [0, slow(2)])
+def test_a_run_begins_before_its_first_shards_have_arrived(root, site, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(downloads, "WAITED_BYTES", 2 * SIZE - 1)
+    settings = {**SETTINGS, "lanes": 2, "workers": workers, "epochs": 2}
+    expected = list(build_loader(root, **settings))
+    arrive = threading.Event()
+
+    def hold_shards(handler, attempt) -> bool:
+        if ".tar" in handler.path and _length(handler.headers["Range"]) > 2000:  # an image has fewer
+            arrive.wait(60)
+        return False
+
+    site.fault = hold_shards
+    loader = build_loader(site.url, cache=tmp_path, **settings)
+    batches = iter(loader)
+    got = [next(batches)]
+    assert not arrive.is_set()
+    assert not any(loader._supply.parts[0][0].is_here(shard) for shard in range(16))
+    arrive.set()
+    got += batches
+    assert ids(got) == ids(expected)
+    assert all(bool((a.color_B3HW == b.color_B3HW).all()) for a, b in zip(got, expected, strict=True))
+    small = [request for request in site.requests if ".tar" in request and _length(request) < 2000]
+    numbers, _, first, _ = Order([4] * 16, seed=0, batch=4, lanes=2, window=1).uses(0)
+    begun = {f"/train-{number:06d}.tar" for number in numbers[first == 0].tolist()}
+    assert {request.split()[0] for request in small} <= begun
+    assert 4 <= len(small) == len(set(small)) <= 4 * len(begun)  # each image once at most
+
+
+def _length(request: str) -> int:
+    begin, end = request.partition("bytes=")[2].split("-")
+    return int(end) - int(begin) + 1
+
+
+def test_what_arrives_soon_is_waited_for(root, site, tmp_path):
+    ids(build_loader(site.url, cache=tmp_path, epochs=1, **SETTINGS))
+    tars = [request for request in site.requests if ".tar" in request]
+    assert len(tars) == 16 * 5
+    assert min(map(_length, tars)) == 4096
+
+
 @pytest.mark.slow
 def test_two_processes_share_every_download(root, site, tmp_path):
     children = [subprocess.Popen([sys.executable, "-c", READ_ALL, site.url, str(tmp_path)]) for _ in range(2)]
@@ -406,7 +448,7 @@ def test_a_damaged_file_of_the_cache_is_repaired(root, site, tmp_path, workers, 
         f"/{one.name}" for one in shards[:3]
     }
     missing = 0 if how == "flipped" else SIZE - 3000
-    most = 3 * (missing + 1000) + (root / "manifest.json").stat().st_size  # an image has less than 1000
+    most = 3 * (missing + 1000) + (root / "manifest.json").stat().st_size  # an image has fewer
     assert site.sent - before <= most
 
 

@@ -2,9 +2,11 @@
 
 The order of a run is known in advance, so the shards of the coming steps are fetched while the present ones
 are trained on, as many as the working set of the job holds, the most urgent first. They are leased until
-their last batch has been delivered. Space is made by evicting the shard that is needed furthest ahead
-(Belady 1966). If other jobs hold all of it, shards that are not urgent are given back, and the urgent ones
-are read by range until there is space again: nobody ever waits for somebody else's lease.
+their last batch has been delivered. A run does not wait for the shards that it begins with, if they are
+large: until one of them has arrived, its images are read by range. Space is made by evicting the shard that
+is needed furthest ahead (Belady 1966). If other jobs hold all of it, shards that are not urgent are given
+back, and the urgent ones are read by range until there is space again: nobody ever waits for somebody else's
+lease.
 """
 
 import math
@@ -23,6 +25,7 @@ from streamgan.data.shards.node_cache import Deleted
 
 from .demand import Needs, Use
 
+WAITED_BYTES = 64 << 20  # of shards that a run begins with: no more than this is waited for
 NUM_DOWNLOADS = 8  # at once, in one process
 FULL_PATIENCE_S = 1.0  # without space for what is urgent, before it is read by range
 RETRY_S = 5.0  # until a download that failed, and that nobody waits for, is tried again
@@ -43,6 +46,7 @@ class Ahead:
         self._following = next(self._uses, None)
         self._wanted: dict[int, int] = {}  # first step by shard, the most urgent first
         self._held: set[int] = set()
+        self._early: set[int] = set()  # read by range until they arrive
         self._busy: set[int] = set()
         self._not_before: dict[int, float] = {}
         self._failed: dict[int, Exception] = {}
@@ -57,6 +61,9 @@ class Ahead:
         ]
 
     def __enter__(self) -> "Ahead":
+        with self._lock:
+            self._refresh()
+            self._begin_by_range()
         for thread in self._threads:
             thread.start()
         return self
@@ -67,6 +74,16 @@ class Ahead:
         for thread in self._threads:
             thread.join()
         self._lease.close()
+
+    def _begin_by_range(self) -> None:
+        """Let the shards of the first step be read by range until they are here, unless that is soon."""
+        files = self._files
+        first = {shard for shard, its in self._wanted.items() if its <= self._position}
+        missing = {shard for shard in first if not files.is_here(shard)}
+        if sum(files.blobs[shard].bytes for shard in missing) > WAITED_BYTES:
+            self._early = missing
+            for shard in missing:
+                files.by_range[shard] = 1
 
     def advance(self, delivered: int) -> None:
         """So many steps have been delivered."""
@@ -161,6 +178,9 @@ class Ahead:
                 self._wanted.setdefault(use.shard, use.first)
                 total += more
             self._following = next(self._uses, None)
+        for shard in self._early - self._wanted.keys():  # another time it is waited for
+            self._early.discard(shard)
+            self._files.by_range[shard] = 0
         past = self._held - self._wanted.keys()
         if past:
             self._let_go(past)

@@ -2,8 +2,8 @@
 
 They are read in one of two ways. Alone, whoever needs a shard downloads it. Under a Loader (`managed`) the
 training process downloads ahead (`prefetch/downloads.py`) and loader processes only wait for names to appear
-in the cache; `by_range`, in shared memory, tells them which shards cannot get space there, because other jobs
-need all of it, and are read from their address.
+in the cache; `by_range`, in shared memory, tells them which shards are read from their address meanwhile:
+those that a run begins with, and those that cannot get space there, because other jobs need all of it.
 """
 
 import math
@@ -51,7 +51,7 @@ class CachedFiles(RemoteFiles):
         self.index_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        known = {name: value for name, value in vars(self).items() if name != "blobs"}
+        known = {name: value for name, value in super().__getstate__().items() if name != "blobs"}
         return {**known, "_lease": None, "_leased": OrderedDict(), "_rows": None}
 
     @cached_property
@@ -61,8 +61,15 @@ class CachedFiles(RemoteFiles):
 
     @property
     def by_range(self) -> mmap.mmap:
-        """A byte for each shard, not 0: there is no space for it in the cache."""
+        """A byte for each shard, not 0: as long as it is not in the cache, it is read by range."""
         return self._shared.map
+
+    def is_by_range(self, shard: int) -> bool:
+        return bool(self.managed and self.by_range[shard]) and not self.is_here(shard)
+
+    def is_here(self, shard: int) -> bool:
+        """Whether the shard is in the cache."""
+        return self._open.get(shard) is not None or self.cache.path(self.blobs[shard].sha256).exists()
 
     def load_index(self) -> np.ndarray:
         """The index, from the cache; it stays there as long as this object lives."""
@@ -88,7 +95,6 @@ class CachedFiles(RemoteFiles):
     def read(self, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptor(shard)
         if descriptor is None:
-            self.num_missed += 1
             return self.read_by_range(shard, size, offset)
         return os.pread(descriptor, size, offset)
 
@@ -123,6 +129,7 @@ class CachedFiles(RemoteFiles):
 
     def release(self) -> None:
         """Close what is open: the space of evicted shards is free only then."""
+        self.forget()
         self._open.close()
 
     def close(self) -> None:

@@ -104,14 +104,18 @@ class ShardReader:
 
     def expect(self, sample_ids: np.ndarray, *, gray: bool) -> None:
         """These samples are read next, until `release`: images by range are all asked for at once."""
-        if isinstance(self.files, RangedFiles):
-            rows, shards = self.index[sample_ids], self.shards_of(sample_ids).tolist()
+        if isinstance(self.files, LocalFiles):
+            return
+        shards = self.shards_of(sample_ids)
+        ranged = np.isin(shards, [one for one in np.unique(shards).tolist() if self.files.is_by_range(one)])
+        if ranged.any():
+            rows, numbers = self.index[sample_ids[ranged]], shards[ranged].tolist()
             self.files.expect(
                 [
                     ByteRange(shard, offset, size)
                     for kind in (("color", "gray") if gray else ("color",))
                     for shard, offset, size in zip(
-                        shards, rows[f"{kind}_offset"].tolist(), rows[f"{kind}_size"].tolist(), strict=True
+                        numbers, rows[f"{kind}_offset"].tolist(), rows[f"{kind}_size"].tolist(), strict=True
                     )
                 ]
             )

@@ -1,6 +1,7 @@
 """What the two ways of reading shards at an address share: whole ones through a cache, images by range."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from streamgan.core.errors import DataError, StreamganError
 from streamgan.core.storage.address import join, redacted
@@ -29,6 +30,10 @@ class RemoteFiles:
         self.heartbeat: Callable[[], None] = nothing  # called while bytes are waited for
         self.num_missed = 0  # reads for which bytes were waited for
         self.waits = True  # for shards that somebody fetches
+        self._coming: Coming | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_coming": None}
 
     def address(self, shard: int) -> str:
         return join(self.root, self.entry.shards[shard].name)
@@ -41,14 +46,32 @@ class RemoteFiles:
         address = join(self.root, idx_name(self.entry.shards[shard].name))
         return parse_idx(redacted(address), read_whole(address))
 
+    def is_by_range(self, shard: int) -> bool:
+        """Whether images of this shard are read by range now."""
+        return True
+
+    def expect(self, pieces: Sequence[ByteRange]) -> None:
+        """These are read by range next, until `release`: ask for all of them at once."""
+        self.forget()
+        self._coming = Coming(pieces, self.fetch)
+
+    def forget(self) -> None:
+        """What was expected is no longer."""
+        if self._coming:
+            self._coming.close()
+            self._coming = None
+
     def read_by_range(self, shard: int, size: int, offset: int) -> bytes:
-        """Bytes of a shard that nobody has asked for yet."""
+        """Bytes of a shard from its address, asked for before or now."""
+        self.num_missed += 1  # in any case it was not here
         piece = ByteRange(shard, offset, size)
-        coming = Coming([piece], self.fetch)
-        try:
-            data = coming.take(piece, self.heartbeat)
-        finally:
-            coming.close()
+        data = self._coming and self._coming.take(piece, self.heartbeat)
+        if data is None:
+            alone = Coming([piece], self.fetch)
+            try:
+                data = alone.take(piece, self.heartbeat)
+            finally:
+                alone.close()
         assert data is not None
         return data
 
