@@ -106,7 +106,7 @@ def write_broken(folder: Path, photo: Image.Image) -> list[Path]:
     photo.save(buffer, "JPEG")
     jpeg = buffer.getvalue()
     bomb = io.BytesIO()
-    write_png16(bomb, np.zeros((1, 1, 3), np.uint16), profile=None, about=Metadata())
+    write_png16(bomb, (1, 1, 3), [np.zeros((1, 1, 3), np.uint16)], profile=None, about=Metadata())
     huge = bytearray(bomb.getvalue())
     huge[16:24] = struct.pack(">II", 60_000, 60_000)
     huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))

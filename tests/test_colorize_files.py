@@ -54,7 +54,7 @@ def gentle(photo):
 
 
 def run(*arguments: object):
-    return CliRunner().invoke(colorize, [str(argument) for argument in arguments])
+    return CliRunner().invoke(colorize, [*map(str, arguments), "--recolor"])
 
 
 @pytest.mark.parametrize("count", [FAST_COUNT, pytest.param(195, marks=pytest.mark.slow)])

@@ -24,7 +24,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def run(model, tmp_path):
     def made(*arguments: object, json: bool = True):
-        fixed = ("--model", model, "--out", tmp_path / "out", "--device", "cpu")
+        fixed = ("--model", model, "--out", tmp_path / "out", "--device", "cpu", "--recolor")
         return CliRunner().invoke(colorize, [str(one) for one in (*arguments, *fixed, *["--json"] * json)])
 
     return made

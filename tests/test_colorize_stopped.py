@@ -42,7 +42,17 @@ def test_photos_go_on_with_skip_existing(model, photo, tmp_path, monkeypatch, ru
     for index in range(12):
         (tmp_path / "in").mkdir(exist_ok=True)
         photo(index).save(tmp_path / "in" / f"{index:02}.png")
-    command = ("colorize", tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--batch", 1)
+    command = (
+        "colorize",
+        tmp_path / "in",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "--batch",
+        1,
+        "--recolor",
+    )
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
         ended_by(number, patched, call=2)
@@ -161,7 +171,17 @@ def test_an_out_that_is_deleted_meanwhile_is_made_again(model, photo, tmp_path, 
         return predict(self, photos)
 
     monkeypatch.setattr(Colorizer, "predict", deleting)
-    command = ("colorize", tmp_path / "in", "--model", model, "--out", tmp_path / "out", "--batch", 1)
+    command = (
+        "colorize",
+        tmp_path / "in",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "--batch",
+        1,
+        "--recolor",
+    )
     done = run_as_program(*command)
     assert done.code == 0
     assert 0 < len(files_in(tmp_path / "out")) < 12

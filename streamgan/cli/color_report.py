@@ -28,7 +28,7 @@ class ColorReport:
     """
 
     def __init__(self, path: Path | None = None):
-        self.counts = {"colored": 0, "skipped": 0, "failed": 0}
+        self.counts = {"colored": 0, "left_alone": 0, "skipped": 0, "failed": 0}
         self.passed = Counter[str]()
         self.failed: dict[str, str] = {}
         self._path, self._file = path, None if path is None else _continued(path)
@@ -91,6 +91,8 @@ class ColorReport:
             what = f"{self.counts['failed']} of {sum(self.counts.values())} photos failed"
             what += f" (first: {next(iter(self.failed))})"
             raise CheckFailed(out, what, "see the lines above", {**result, "failed": self.failed})
+        if number := self.counts["left_alone"]:
+            say(f"{number} in colour already, with results as they were; --recolor colours them")
         if self.counts["skipped"]:
             say(f"{self.counts['colored']} coloured, {self.counts['skipped']} were there already")
         if as_json:

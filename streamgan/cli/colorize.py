@@ -33,6 +33,10 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 )
 @click.option("--recursive", is_flag=True, help="Include all subfolders.")
 @click.option("--skip-existing", is_flag=True, help="Skip what --out already has.")
+@click.option("--recolor", is_flag=True, help="Colour also photos that are in colour already.")
+@click.option(
+    "--salvage", is_flag=True, help="Colour what is there of a JPEG or PNG of which a part is missing."
+)
 @click.option(
     "--dry-run", is_flag=True, help="List what would become what, as far as headers tell; write nothing."
 )
@@ -81,9 +85,9 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def colorize(
     inputs: tuple[str, ...], model: str | None, out: Path, recursive: bool, skip_existing: bool,
-    dry_run: bool, report: Path | None, wanted: str | None, quality: int | None, suffix: str, max_pixels: int,
-    strength: str | None, saturation: float | None, checkpoint: str, size: int | None, batch: int,
-    device: str, as_json: bool,
+    recolor: bool, salvage: bool, dry_run: bool, report: Path | None, wanted: str | None, quality: int | None,
+    suffix: str, max_pixels: int, strength: str | None, saturation: float | None, checkpoint: str,
+    size: int | None, batch: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
@@ -114,6 +118,7 @@ def colorize(
 
     from streamgan.inference.colorizer import Colorizer
     from streamgan.inference.inputs import Inputs, Naming
+    from streamgan.inference.photo import Limits
     from streamgan.inference.pipeline import Handling, color_files, plan_files
     from streamgan.inference.saving import QUALITY
 
@@ -121,7 +126,10 @@ def colorize(
     if max_pixels > MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
     naming = Naming(wanted and wanted.upper(), suffix)
-    handling = Handling(skip_existing=skip_existing, quality=quality or QUALITY, max_pixels=max_pixels)
+    handling = Handling(
+        skip_existing=skip_existing, recolor=recolor, quality=quality or QUALITY,
+        limits=Limits(max_pixels, salvage),
+    )  # fmt: skip
     total = Inputs(inputs, out, recursive=recursive, naming=naming).count()
 
     def found(told: ColorReport) -> Inputs:
@@ -145,7 +153,7 @@ def colorize(
     with ColorReport(report) as told, progress(total=total, unit="photo", label="colorize") as bar:
         for outcome in color_files(colorizer, found(told), handling):
             told.outcome(outcome)
-            if outcome.kind in ("colored", "partial") and not as_json:
+            if outcome.kind in ("colored", "partial", "left_alone") and not as_json:
                 with bar.external_write_mode():
                     click.echo(click.format_filename(outcome.target.path))
             bar.update()

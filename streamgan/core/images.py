@@ -6,6 +6,7 @@ is turned whatever else is wrong there.
 
 import re
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i"}  # types of EXIF; SHORT is the right one
+_BAND_PIXELS = 1 << 20
 _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>)\s*)(\d+)""")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,14 +39,26 @@ class UnknownRange(ValueError):
 
 
 class Plain(NamedTuple):
-    """Upright pixels of mode L, I;16, RGB, CMYK or LAB; alpha of mode L, None where the format has none."""
+    """Pixels of mode L, I;16, RGB, CMYK or LAB; alpha of mode L, None where the format has none."""
 
     image: Image.Image
     alpha: Image.Image | None
 
 
 def plain(image: Image.Image) -> Plain:
-    """The pixels of an opened image, which is loaded by this; UnknownRange if they cannot be understood."""
+    """The upright pixels of an opened image, which is loaded by this.
+
+    UnknownRange if they cannot be understood.
+    """
+    stored, turn = as_stored(image)
+    if turn not in _TURNS:
+        return stored
+    upright = stored.image.transpose(_TURNS[turn])
+    return Plain(upright, stored.alpha.transpose(_TURNS[turn]) if stored.alpha else None)
+
+
+def as_stored(image: Image.Image) -> tuple[Plain, int]:
+    """As `plain`, but not turned yet, and how they must be turned, 1 to 8: see `turned`."""
     _refuse_unknown_range(image)
     depth, tags = bits(image), getattr(image, "tag_v2", {})
     white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -54,14 +68,38 @@ def plain(image: Image.Image) -> Plain:
     else:
         image.load()  # in a PNG EXIF may stand behind the pixels
         turn = orientation(image)
-    image = image.transpose(_TURNS[turn]) if turn in _TURNS else image
     image, alpha = _without_alpha(image, depth)
     if image.mode.startswith("I"):
-        levels = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        if depth < 16:
-            levels = (levels * 65535 + (1 << depth - 1)) // ((1 << depth) - 1)
-        image = Image.fromarray((65535 - levels if white_is_zero else levels).astype(np.uint16))
-    return Plain(image, alpha)
+
+        def sixteen(band: Image.Image) -> np.ndarray:
+            levels = np.asarray(band).clip(0, 65535).astype(np.uint32)
+            if depth < 16:
+                levels = (levels * 65535 + (1 << depth - 1)) // ((1 << depth) - 1)
+            return (65535 - levels if white_is_zero else levels).astype(np.uint16)
+
+        if image.mode != "I;16" or depth < 16 or white_is_zero:
+            image = Image.fromarray(by_bands(image, sixteen))
+    return Plain(image, alpha), turn
+
+
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """A view of pixels (H, W, ...) that is turned as EXIF says, 1 to 8."""
+    if turn >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    return pixels[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1]
+
+
+def by_bands(image: Image.Image, convert: Callable[[Image.Image], Any] = np.asarray) -> np.ndarray:
+    """`convert`, which looks at single pixels, of a whole image; takes memory for the result alone."""
+    rows = max(1, _BAND_PIXELS // image.width)
+    result = np.empty(0)
+    for top in range(0, image.height, rows):
+        end = min(top + rows, image.height)
+        band = np.asarray(convert(image.crop((0, top, image.width, end))))
+        if not top:
+            result = np.empty((image.height, *band.shape[1:]), band.dtype)
+        result[top:end] = band
+    return result
 
 
 def bits(image: Image.Image) -> int:

@@ -7,6 +7,7 @@ warnings is decoded once; only the others are looked at closely. Everything else
 """
 
 import io
+from mmap import mmap
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,9 +68,9 @@ def to_pixels(data: bytes, mode: Mode, *, short: int, max_pixels: int = MAX_PIXE
     return pixels[:, :, None] if mode == "L" else pixels
 
 
-def is_cut(data: bytes) -> bool:
+def is_cut(data: bytes | mmap) -> bool:
     """Whether the end of a PNG or WebP is missing. Bytes after the end are common and harmless."""
-    if data.startswith(_PNG_MAGIC):
+    if data[: len(_PNG_MAGIC)] == _PNG_MAGIC:
         return data.rfind(_PNG_END) < 0
     return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
 

@@ -28,6 +28,7 @@ BATCH = 8
 _BAND_PIXELS = 1 << 20  # of a photo at a time: what the memory of its full-size steps depends on
 _MAX_ASPECT = 4  # a photo longer than this times its short side is worked on at a smaller size
 _LEAST_SIZE = 32
+_REDUCING_GAP = 3.0  # how much larger than the work size a photo is after it was reduced by a whole number
 
 
 class Chroma(NamedTuple):
@@ -163,26 +164,33 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
                     found[index] = Chroma(input_B1hw[part], output[part])
         return [found[index] for index in range(len(photos))]
 
-    @torch.inference_mode()
     def paint(self, photo: Photo, chroma: Chroma) -> np.ndarray:
         """The photo in this chroma, times the saturation: sRGB (H, W, 3), uint16 where its gray is."""
+        result, top = np.empty((*photo.size, 3), photo.pixels.dtype), 0
+        for band in self.bands(photo, chroma):
+            result[top : top + len(band)] = band
+            top += len(band)
+        return result
+
+    def bands(self, photo: Photo, chroma: Chroma) -> Iterator[np.ndarray]:
+        """As `paint`, a band of rows at a time: (rows, W, 3)."""
         height, width = photo.size
-        top_level = np.iinfo(photo.pixels.dtype).max
-        result = np.empty((height, width, 3), photo.pixels.dtype)
         rows = max(1, _BAND_PIXELS // width)
         for top in range(0, height, rows):
-            given_11HW = self._input(photo.pixels[top : top + rows])
-            chroma_12HW = upsample(chroma.chroma_12hw, chroma.input_11hw, given_11HW, top=top, height=height)
-            rgb_13HW = paint(
-                self._head, given_11HW, chroma_12HW * (self.saturation * self.weights.saturation)
-            )
-            levels = (rgb_13HW[0] * top_level).round().permute(1, 2, 0).cpu().numpy()
-            result[top : top + rows] = levels.astype(result.dtype)
-        return result
+            yield self._band(photo.pixels[top : top + rows], chroma, top=top, height=height)
+
+    @torch.inference_mode()
+    def _band(self, pixels: np.ndarray, chroma: Chroma, *, top: int, height: int) -> np.ndarray:
+        given_11HW = self._input(pixels)
+        chroma_12HW = upsample(chroma.chroma_12hw, chroma.input_11hw, given_11HW, top=top, height=height)
+        rgb_13HW = paint(self._head, given_11HW, chroma_12HW * (self.saturation * self.weights.saturation))
+        levels = (rgb_13HW[0] * np.iinfo(pixels.dtype).max).round().permute(1, 2, 0).cpu().numpy()
+        return levels.astype(pixels.dtype)
 
     def _input(self, pixels: np.ndarray) -> Tensor:
         """Pixels (H, W) or (H, W, 3) as the network input (1, 1, H, W)."""
-        unit = torch.from_numpy(pixels.astype(np.float32)).to(self.device) / float(np.iinfo(pixels.dtype).max)
+        levels = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).to(self.device)
+        unit = levels / float(np.iinfo(pixels.dtype).max)
         if pixels.ndim == 2:
             return self._head.gray_to_input(unit[None, None])
         return self._head.to_input(unit.permute(2, 0, 1)[None])
@@ -195,12 +203,21 @@ def work_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def _resized(photo: Photo, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels at the work size, antialiased, 8 bits."""
-    pixels = photo.pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.shape[:2] == shape:
-        return pixels
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    height, width = shape
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    """The pixels at the work size, antialiased, 8 bits: Pillow's `resize` with a `reducing_gap`, in bands."""
+    if photo.size == shape:
+        return _eight_bits(photo.pixels)
+    (height, width), (down, across) = (
+        photo.size,
+        (max(1, int(full / small / _REDUCING_GAP)) for full, small in zip(photo.size, shape, strict=True)),
+    )
+    rows = down * max(1, _BAND_PIXELS // width // down)
+    bands = [_eight_bits(photo.pixels[top : top + rows]) for top in range(0, height, rows)]
+    reduced = np.concatenate([np.asarray(Image.fromarray(band).reduce((across, down))) for band in bands])
+    box = (0, 0, width / across, height / down)
+    return np.asarray(
+        Image.fromarray(reduced).resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=box)
+    )
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))

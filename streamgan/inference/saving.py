@@ -1,45 +1,28 @@
 """A photo in colour as a file again: in its profile, with its alpha and metadata, in every format of FORMATS.
 
-Shape suffixes: H height, W width, 3 the channels of RGB.
+Colours come in bands of rows, so that a large photo need not be in memory twice. Shape suffixes: H height,
+W width, 3 the channels of RGB, C those and perhaps alpha.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from . import profiles
-from .deep import write_png16, write_tiff
+from .deep import Shape, TiffWriter, write_png16
 from .formats import FORMATS
 from .metadata import jpeg_options, options, png_chunks
 from .photo import Photo
 
 QUALITY = 95
-
-
-def finish(photo: Photo, rgb_HW3: np.ndarray, holds: frozenset[str]) -> np.ndarray:
-    """sRGB of the network as pixels of a format that `holds` this: in the photo's profile, with its alpha.
-
-    uint8, or uint16 where the photo is and the format holds it.
-    """
-    if rgb_HW3.dtype == np.uint16 and "deep" not in holds:
-        rgb_HW3 = ((rgb_HW3.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if (
-        photo.profile
-        and "profile" in holds
-        and rgb_HW3.dtype == np.uint8
-        and photo.profile != profiles.srgb()
-    ):
-        rgb_HW3 = profiles.from_srgb(rgb_HW3, photo.profile)
-    if photo.alpha is None or "alpha" not in holds:
-        return rgb_HW3
-    alpha = photo.alpha.astype(rgb_HW3.dtype) * (257 if rgb_HW3.dtype == np.uint16 else 1)
-    return np.concatenate((rgb_HW3, alpha[..., None]), 2)
+Colored = tuple[Photo, Iterable[np.ndarray]]  # and the bands of its colours, sRGB: (rows, W, 3)
 
 
 def to_image(photo: Photo, rgb_HW3: np.ndarray) -> Image.Image:
     """The result as an image of 8 bits, RGB or RGBA, with profile, EXIF and XMP in its `info`."""
-    image = Image.fromarray(finish(photo, rgb_HW3, frozenset({"profile", "alpha"})))
+    image = _image(photo, [rgb_HW3], frozenset({"profile", "alpha"}))
     image.info |= _described(photo)
     return image
 
@@ -48,17 +31,81 @@ def save_photo(
     photo: Photo, rgb_HW3: np.ndarray, file: BinaryIO, kind: str, *, quality: int = QUALITY
 ) -> None:
     """Write the result as `kind`, a key of FORMATS; `quality`, 1 to 100, is for those that are lossy."""
-    pixels = finish(photo, rgb_HW3, FORMATS[kind].holds)
+    save_pages([(photo, [rgb_HW3])], file, kind, quality=quality)
+
+
+def save_pages(pages: Iterable[Colored], file: BinaryIO, kind: str, *, quality: int = QUALITY) -> None:
+    """As `save_photo`, for all pages of a TIFF, all frames of an animation, or the one photo of others."""
     if kind == "TIFF":
-        write_tiff(file, pixels, profile=photo.profile, about=photo.about)
-    elif kind == "PPM":
-        file.write(b"P6\n%d %d\n%d\n" % (*pixels.shape[1::-1], np.iinfo(pixels.dtype).max))
-        file.write(pixels.astype(pixels.dtype.newbyteorder(">")).tobytes())
-    elif pixels.dtype == np.uint16:
-        write_png16(file, pixels, profile=photo.profile, about=photo.about)
+        writer = TiffWriter(file)
+        for photo, bands in pages:
+            colors = _finished(photo, bands, FORMATS[kind].holds)
+            writer.add(_shape(photo, kind), colors, profile=photo.profile, about=photo.about)
+        return
+    rest = iter(pages)
+    photo, bands = next(rest)
+    colors = _finished(photo, bands, FORMATS[kind].holds)
+    if kind == "PPM":
+        file.write(b"P6\n%d %d\n%d\n" % (*photo.size[::-1], np.iinfo(photo.pixels.dtype).max))
+        for band in colors:
+            file.write(band.astype(band.dtype.newbyteorder(">")).tobytes())
+    elif kind == "PNG" and photo.pixels.dtype == np.uint16:
+        write_png16(file, _shape(photo, kind), colors, profile=photo.profile, about=photo.about)
     else:
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        image.save(file, FORMATS[kind].pillow, **_options(photo, kind, quality))
+        given, image = _options(photo, kind, quality), _image(photo, bands, FORMATS[kind].holds)
+        if "frames" in FORMATS[kind].holds:
+            given |= _animation(photo, rest, kind)
+        image.save(file, FORMATS[kind].pillow, **given)
+
+
+def _animation(first: Photo, rest: Iterator[Colored], kind: str) -> dict[str, Any]:
+    """For Pillow's save, if there is more than the first frame."""
+    frames, durations = [], [first.duration_ms]
+    for photo, bands in rest:
+        frames.append(_image(photo, bands, FORMATS[kind].holds))
+        durations.append(photo.duration_ms)
+    if not frames:
+        return {}
+    return {"save_all": True, "append_images": frames, "duration": durations, "loop": first.loop}
+
+
+def _image(photo: Photo, bands: Iterable[np.ndarray], holds: frozenset[str]) -> Image.Image:
+    """The result in 8 bits, RGB or RGBA."""
+    parts = (
+        Image.fromarray(np.ascontiguousarray(band)) for band in _finished(photo, bands, holds - {"deep"})
+    )
+    first, (height, width) = next(parts), photo.size
+    if first.height == height:
+        return first
+    image, top = Image.new(first.mode, (width, height)), first.height
+    image.paste(first)
+    for part in parts:
+        image.paste(part, (0, top))
+        top += part.height
+    return image
+
+
+def _finished(photo: Photo, bands: Iterable[np.ndarray], holds: frozenset[str]) -> Iterator[np.ndarray]:
+    """sRGB as the pixels (rows, W, C) of a format that `holds` this: in the photo's profile, with its alpha.
+
+    uint8, or uint16 where the photo is and the format holds it.
+    """
+    top = 0
+    for band in bands:
+        rows = slice(top, top + len(band))
+        top += len(band)
+        if band.dtype == np.uint16 and "deep" not in holds:
+            band = ((band.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if photo.profile not in (None, profiles.srgb()) and "profile" in holds and band.dtype == np.uint8:
+            band = profiles.from_srgb(band, photo.profile)
+        if photo.alpha is not None and "alpha" in holds:
+            alpha = photo.alpha[rows, :, None].astype(band.dtype) * (257 if band.dtype == np.uint16 else 1)
+            band = np.concatenate((band, alpha), 2)
+        yield band
+
+
+def _shape(photo: Photo, kind: str) -> Shape:
+    return (*photo.size, 3 if photo.alpha is None or "alpha" not in FORMATS[kind].holds else 4)
 
 
 def _options(photo: Photo, kind: str, quality: int) -> dict[str, Any]:
