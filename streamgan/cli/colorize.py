@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from streamgan.core.logs import progress
 
 from .color_report import ColorReport
 from .options import Command, Count, Number, device_option, ready_model
+
+if TYPE_CHECKING:
+    from streamgan.inference.containers import Codec
 
 MAX_PIXELS = 170_000_000  # that of inference.photo, which is not to be imported for the help
 _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
@@ -54,6 +58,16 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 @click.option(
     "--quality", type=click.IntRange(1, 100), help="Of JPEG, lossy WebP, AVIF and HEIC.  [default: 95]"
 )
+@click.option(
+    "--codec",
+    type=click.Choice(["h264", "hevc", "av1", "vp9"]),
+    help="Of films.  [h264, for more than 8 bits hevc; in WebM vp9 and av1]",
+)
+@click.option(
+    "--crf",
+    type=click.IntRange(0, 63),
+    help="Constant rate factor of films: lower is better and larger.  [h264 16, hevc 17, av1 and vp9 20]",
+)
 @click.option("--suffix", default="", help="What the names of results have before their ending.")
 @click.option(
     "--max-pixels",
@@ -86,17 +100,18 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 def colorize(
     inputs: tuple[str, ...], model: str | None, out: Path, recursive: bool, skip_existing: bool,
     recolor: bool, salvage: bool, dry_run: bool, report: Path | None, wanted: str | None, quality: int | None,
-    suffix: str, max_pixels: int, strength: str | None, saturation: float | None, checkpoint: str,
-    size: int | None, batch: int, device: str, as_json: bool,
+    codec: "Codec | None", crf: int | None, suffix: str, max_pixels: int, strength: str | None,
+    saturation: float | None, checkpoint: str, size: int | None, batch: int, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
     Folders keep their tree. Photos stay what they are (JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, BMP, TGA, PCX;
     HEIC with the extra `heic`), with transparency, metadata and colour profile, upright; GIF becomes PNG, PGM
-    and PBM become PPM; 16-bit gray becomes 16-bit colour in PNG, TIFF and PPM. Films (.mp4, .mov, .mkv; extra
-    `video`) keep frames, times, sound, subtitles and chapters; a damaged one is coloured as far as it goes. A
-    file that cannot be read whole is reported, the others are done, and the exit code is 1. stdout has the
-    names of the results.
+    and PBM become PPM; 16-bit gray becomes 16-bit colour in PNG, TIFF and PPM. Films (.mp4, .m4v, .mov,
+    .mkv, .webm, .ts, .m2ts, .mts stay what they are, .avi, .mpg, .mpeg, .wmv, .flv, .ogv become .mkv; extra
+    `video`) keep frames, times, luma, sound, subtitles and chapters; one that was killed goes on near where
+    it was; a damaged one is coloured as far as it goes. A file that cannot be read whole is reported, the
+    others are done, and the exit code is 1. stdout has the names of the results.
 
     \b
     streamgan colorize old/*.jpg --out colored
@@ -117,6 +132,7 @@ def colorize(
     from PIL import Image
 
     from streamgan.inference.colorizer import Colorizer
+    from streamgan.inference.containers import FilmOptions, check_options
     from streamgan.inference.inputs import Inputs, Naming
     from streamgan.inference.photo import Limits
     from streamgan.inference.pipeline import Handling, color_files, plan_files
@@ -125,10 +141,11 @@ def colorize(
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
     if max_pixels > MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
-    naming = Naming(wanted and wanted.upper(), suffix)
+    naming, film = Naming(wanted and wanted.upper(), suffix, codec), FilmOptions(codec, crf)
+    check_options(film)
     handling = Handling(
         skip_existing=skip_existing, recolor=recolor, quality=quality or QUALITY,
-        limits=Limits(max_pixels, salvage),
+        limits=Limits(max_pixels, salvage), film=film,
     )  # fmt: skip
     total = Inputs(inputs, out, recursive=recursive, naming=naming).count()
 

@@ -43,8 +43,12 @@ def progress(
     start: int = 0,
     unit_scale: bool = False,
     hidden: bool = False,
+    leave: bool = True,
 ) -> "tqdm[Any]":
-    """A progress bar with rate and time left; on anything but a terminal, one such line every ten seconds."""
+    """A progress bar with rate and time left; on anything but a terminal, one such line every ten seconds.
+
+    On a terminal one within another is below it, and is to go when it ends: `leave` false.
+    """
     terminal = sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(
         total=total,
@@ -63,6 +67,6 @@ def progress(
         mininterval=0.1 if terminal else LINE_INTERVAL_S,
         maxinterval=LINE_INTERVAL_S,
         miniters=None if terminal else 0,  # the clock alone decides: a line also when nothing moves
-        leave=True,
+        leave=leave,
     )
     return bar

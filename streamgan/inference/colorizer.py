@@ -155,7 +155,7 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
             alike = [index for index, one in enumerate(shapes) if one == shape]
             for start in range(0, len(alike), self.batch):
                 chosen = alike[start : start + self.batch]
-                input_B1hw = torch.cat([self._input(_resized(photos[index], shape)) for index in chosen])
+                input_B1hw = torch.cat([self.to_input(_resized(photos[index], shape)) for index in chosen])
                 output = self._generator(input_B1hw).float()
                 if self.weights.head.channels == 3:
                     output = self._head.to_target(output.clamp(0, 1))
@@ -181,13 +181,22 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
 
     @torch.inference_mode()
     def _band(self, pixels: np.ndarray, chroma: Chroma, *, top: int, height: int) -> np.ndarray:
-        given_11HW = self._input(pixels)
+        given_11HW = self.to_input(pixels)
         chroma_12HW = upsample(chroma.chroma_12hw, chroma.input_11hw, given_11HW, top=top, height=height)
-        rgb_13HW = paint(self._head, given_11HW, chroma_12HW * (self.saturation * self.weights.saturation))
+        rgb_13HW = paint(self._head, given_11HW, chroma_12HW * self._factor)
         levels = (rgb_13HW[0] * np.iinfo(pixels.dtype).max).round().permute(1, 2, 0).cpu().numpy()
         return levels.astype(pixels.dtype)
 
-    def _input(self, pixels: np.ndarray) -> Tensor:
+    @torch.inference_mode()
+    def colors(self, chroma: Chroma) -> Tensor:
+        """What was predicted, times the saturation, as sRGB in [0, 1] at the work size, (1, 3, h, w)."""
+        return paint(self._head, chroma.input_11hw, chroma.chroma_12hw * self._factor)
+
+    @property
+    def _factor(self) -> float:
+        return self.saturation * self.weights.saturation
+
+    def to_input(self, pixels: np.ndarray) -> Tensor:
         """Pixels (H, W) or (H, W, 3) as the network input (1, 1, H, W)."""
         levels = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).to(self.device)
         unit = levels / float(np.iinfo(pixels.dtype).max)

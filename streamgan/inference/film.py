@@ -33,7 +33,8 @@ BYTES: dict[str, Any] = (
 )
 _NAMED = 3  # gaps, by their times
 _TOLERANCE_S = 0.5  # of the length of a whole container, which is that of its longest stream
-_PAUSE = 4  # steps that MP4 and MOV may leave out on purpose: the index says how long a frame stays
+_PAUSE = 4  # steps that MP4, MOV and AVI may leave out on purpose: the index says how long a frame stays
+_BACK_S = 1.0  # a frame that seems to come so little too early has a wrong time; else the clock was set
 
 
 @contextmanager
@@ -115,6 +116,19 @@ def first_frame(path: Path) -> Any:
         raise ValueError("none of its frames can be decoded")
 
 
+def turn_of(frame: Any) -> int:
+    """By how many quarters, counter-clockwise, a frame has to be turned to be upright; mirrored or not."""
+    matrix = matrix_of(frame)
+    mirrored = matrix is not None and matrix[0] * matrix[4] < matrix[1] * matrix[3]
+    return round((frame.rotation + 180 * mirrored) / 90)
+
+
+def matrix_of(frame: Any) -> list[int] | None:
+    """How a player is to turn, mirror and scale the frame."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else memoryview(bytes(data)).cast("i").tolist()
+
+
 class Reading:
     """One pass over a film, and what was missing in it."""
 
@@ -124,6 +138,7 @@ class Reading:
         self._due: set[int] = set()  # times of packets with pictures; of frames
         self._had: set[int] = set()
         self._damaged: set[int] = set()
+        self._num_moved = 0
         self._end = self._picture_end = 0.0  # of all streams, of the pictures; in seconds
         self._stopped = ""  # why it could not be read to its end
 
@@ -152,14 +167,24 @@ class Reading:
                     self._damaged.add(packet.pts)
 
     def frames(self, packet: Any) -> Iterator[Any]:
-        """Frames of a packet, each later than the one before; what cannot be decoded is missing."""
+        """Frames of a packet, each later than the one before; what cannot be decoded is missing.
+
+        MPEG has times for some frames only, and those between may be guessed twice the same.
+        """
         try:
             frames = packet.decode()
         except FFmpegError:
             return
         for frame in frames:
-            if frame.pts is None or (self._had and frame.pts <= self._last):
+            if frame.pts is None:  # AVI says only when it is to be decoded
+                frame.pts = frame.dts
+            if frame.pts is None:
                 continue
+            if self._had and frame.pts <= self._last:
+                if (self._last - frame.pts) * self._stream.time_base > _BACK_S:
+                    continue
+                self._num_moved += 1
+                frame.pts = self._last + 1
             self._last = frame.pts
             self._had.add(frame.pts)
             if frame.is_corrupt:
@@ -172,6 +197,8 @@ class Reading:
         steps = [after - before for before, after in pairwise(times)]
         step = median(steps) if steps else 0
         holes, tail = self._holes(times, steps, step), self._tail(step)
+        if sum(number for _, number in holes) <= self._num_moved:
+            holes = []
         undecoded, in_holes = len(self._due - self._had), sum(number for _, number in holes)
         parts = []
         if tail:
@@ -197,7 +224,7 @@ class Reading:
         """(time before, frames missing) of every gap; in a film of variable rate they say nothing."""
         if sum(abs(one - step) <= 1 for one in steps) < _CONSTANT * len(steps):
             return []
-        least = _PAUSE if self._is_mov else 2
+        least = _PAUSE if self._is_mov or self._film.format.name == "avi" else 2
         long = (
             (before, one) for before, one in zip(times, steps, strict=False) if one > (least - 0.5) * step
         )

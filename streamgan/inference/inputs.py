@@ -15,9 +15,9 @@ from typing import NamedTuple
 from streamgan.core.errors import ConfigError
 from streamgan.core.storage.walk import Walked, counted, ending, look, walk
 
+from .containers import VIDEOS, Codec, film_name
 from .formats import ENDINGS, result_name
 
-VIDEOS = (".mp4", ".mov", ".mkv")
 SUFFIXES = (*ENDINGS, *VIDEOS)
 
 
@@ -34,16 +34,19 @@ class Target(NamedTuple):
 
 
 class Naming(NamedTuple):
-    """How results are called: with the ending of the format `wanted`, if any, and `suffix` before it."""
+    """How results are called: with the ending of the format `wanted`, if any, and `suffix` before it.
+
+    A film whose container cannot hold pictures of `codec` has another one.
+    """
 
     wanted: str | None = None
     suffix: str = ""
+    codec: Codec | None = None
 
     def place(self, source: Path) -> Path:
         """The place of a result below its folder, for that of its source."""
-        stem, ending = os.path.splitext(source.name)
-        if ending.lower() in VIDEOS:
-            return source.with_name(f"{stem}{self.suffix}{ending}")
+        if source.suffix.lower() in VIDEOS:
+            return source.with_name(film_name(source.name, codec=self.codec, suffix=self.suffix))
         return source.with_name(result_name(source.name, wanted=self.wanted, suffix=self.suffix))
 
 

@@ -21,9 +21,11 @@ from streamgan.core.storage.files import atomic_write
 from streamgan.core.storage.walk import look
 
 from .colorizer import Colorizer
+from .containers import SUGGESTED, FilmOptions
 from .inputs import Target
 from .photo import LIMITS, Limits, Photo, check_pixels, count_pages, load_pages, load_photo, open_photo
 from .saving import QUALITY, Colored, save_pages
+from .segments import forget_segments
 from .tint import is_in_color
 from .video import color_video
 
@@ -44,6 +46,7 @@ class Handling:
     recolor: bool = False
     quality: int = QUALITY
     limits: Limits = LIMITS
+    film: FilmOptions = SUGGESTED
 
 
 _PLAIN = Handling()
@@ -102,6 +105,8 @@ def color_files(
         try:
             for portion in _portions(targets, 4 * colorizer.batch, handling):
                 if isinstance(portion, Outcome):
+                    if portion.kind == "skipped" and portion.target.kind == "video":
+                        forget_segments(portion.target.path)
                     yield portion
                     continue
                 photos = [] if isinstance(portion, _Alone) else portion
@@ -266,7 +271,7 @@ def _writing(target: Target) -> AbstractContextManager[BinaryIO]:
 
 def _color_film(colorizer: Colorizer, target: Target, handling: Handling) -> Outcome:
     try:
-        made = color_video(colorizer, target.source, target.path)
+        made = color_video(colorizer, target.source, target.path, handling.film)
         text = "; ".join(filter(None, made))
         return Outcome(target, "partial" if made.missing else "colored", text)
     except ConfigError as error:

@@ -13,19 +13,19 @@ _CUT = 0.2  # mean difference of two frames that is no motion: a tenth of the ra
 
 
 class Smoother:
-    """Frames in the order of the film; what they remember is forgotten at every cut."""
+    """Frames in the order of the film; `last`, what they remember, is forgotten at every cut."""
 
-    def __init__(self) -> None:
-        self._last: Chroma | None = None
+    def __init__(self, last: Chroma | None = None):
+        self.last = last
 
     def __call__(self, frame: Chroma) -> Chroma:
         """The frame with the chroma of the running mean."""
-        last = self._last
+        last = self.last
         if last is not None and last.input_11hw.shape == frame.input_11hw.shape:
             moved_11hw = (frame.input_11hw - last.input_11hw).abs()
             if moved_11hw.mean() < _CUT:
                 kept_11hw = (1 - _NEW) * torch.exp2(-(moved_11hw / _STILL).square())
                 mixed = frame.chroma_12hw + kept_11hw * (last.chroma_12hw - frame.chroma_12hw)
                 frame = Chroma(frame.input_11hw, mixed)
-        self._last = frame
+        self.last = frame
         return frame
