@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from test_colorize import lightness, save_generator
+from torch.utils.tensorboard import SummaryWriter
 from training import ROOT
 
 from streamgan.cli.serve import serve
@@ -211,17 +216,64 @@ def test_a_taken_port_is_one_line(models, monkeypatch):
             CliRunner().invoke(serve, words, catch_exceptions=False, standalone_mode=False)
 
 
+def answers(address: str, path: str, enough: Callable[[Any], bool]) -> Any:
+    """What TensorBoard answers, which reads its files beside, once there is enough of it."""
+    deadline = time.monotonic() + START_S
+    while True:
+        with urllib.request.urlopen(f"{address}/data/{path}", timeout=30) as answer:
+            found = json.load(answer)
+        if enough(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_the_board_shows_several_runs_by_name(whole_run, tmp_path):
     again = shutil.copytree(whole_run, tmp_path / "again")
     with running("board", whole_run, again) as address:
-        deadline, found = time.monotonic() + START_S, []
-        while not found and time.monotonic() < deadline:
-            with urllib.request.urlopen(f"{address}/data/runs") as answer:
-                found = json.load(answer)
-            time.sleep(0.5)
-        assert {name.split("/")[0] for name in found} == {whole_run.name, "again"}
+        found = answers(address, "runs", lambda runs: len(runs) == 2)
+        assert set(found) == {whole_run.name, "again"}
         assert open_ports(int(address.rpartition(":")[2])) == {"0100007F"}
+
+
+@pytest.mark.slow
+def test_the_board_shows_a_run_by_its_name_and_more_than_ten_of_its_grids(tmp_path):
+    with SummaryWriter(str(tmp_path / "old photos" / "tensorboard")) as writer:
+        for step in range(1, 41):
+            writer.add_image("samples/val", torch.full((3, 8, 8), step / 64), step)
+    with running("board", tmp_path / "old photos") as address:
+        assert answers(address, "runs", bool) == ["old photos"]
+        query = "plugin/images/images?run=old%20photos&tag=samples%2Fval&sample=0"
+        grids = answers(address, query, lambda found: len(found) == 40)
+    assert [grid["step"] for grid in grids] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["runs"], None),
+        (["runs/a"], {"a": "runs/a/tensorboard"}),
+        (["runs/a/tensorboard"], {"a": "runs/a/tensorboard"}),
+        (["runs/b,c:d"], {"b,c:d": "runs/b,c:d/tensorboard"}),
+        (["runs/a", "runs", "runs/a"], {"a": "runs/a/tensorboard", "runs": "runs"}),
+        (["runs/a", "other/a"], {"runs-a": "runs/a/tensorboard", "other-a": "other/a/tensorboard"}),
+    ],
+)
+def test_each_run_on_the_board_has_the_name_of_its_folder(given, shown, tmp_path, monkeypatch):
+    class Board(Exception):
+        def configure(self, argv: list[str]) -> None:
+            logs = Path(argv[argv.index("--logdir") + 1])
+            links = {} if str(logs) in given else {link.name: link.resolve() for link in logs.iterdir()}
+            raise Board(links)
+
+    for name in ("runs/a", "runs/b,c:d", "other/a"):
+        (tmp_path / name / "tensorboard").mkdir(parents=True)
+        (tmp_path / name / "tensorboard" / "events.out.tfevents.1").touch()
+    monkeypatch.setattr(import_module("tensorboard.program"), "TensorBoard", Board)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Board) as caught:
+        CliRunner().invoke(board, given, catch_exceptions=False)
+    assert caught.value.args[0] == {name: tmp_path / place for name, place in (shown or {}).items()}
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

@@ -115,11 +115,29 @@ def test_the_grid_has_four_rows_of_the_same_fixed_images(whole_run):
     grids = sorted((whole_run / "samples").glob("step-*.png"))
     assert [path.stem for path in grids] == ["step-00000008", "step-00000010"]
     first, last = (Image.open(path) for path in grids)
-    assert first.size == (4 * 50 + 2, 4 * 50 + 2)  # 4 images of 48 pixels, 2 pixels between
-    truth = (0, 3 * 50, first.width, first.height)
+    left = first.width - (4 * 50 + 2)  # 4 images of 48 pixels, 2 pixels between
+    assert first.size == last.size == (left + 4 * 50 + 2, 4 * 50 + 2)
+    truth = (left, 3 * 50, first.width, first.height)
     assert first.crop(truth).tobytes() == last.crop(truth).tobytes()
-    generated = (0, 50, first.width, 100)
+    generated = (left, 50, first.width, 100)
     assert first.crop(generated).tobytes() != last.crop(generated).tobytes()
+    names = [first.crop((0, row * 50, left, row * 50 + 50)) for row in range(4)]
+    assert len({name.tobytes() for name in names}) == 4
+    assert all(name.getextrema()[0][1] > 128 for name in names)  # white on black
+
+
+def test_the_name_of_a_row_stands_at_its_photos():
+    import torch
+
+    from streamgan.train.grid import labelled_grid
+
+    gray, color = torch.zeros(2, 3, 64, 64), torch.ones(2, 3, 64, 64)
+    one = labelled_grid({"gray": gray, "truth of it": color})
+    other = labelled_grid({"truth of it": color, "gray": gray})
+    assert one.shape == other.shape
+    assert one.shape[1] == 2 * 66 + 2
+    assert torch.equal(one[:, :66], other[:, 66:132])
+    assert not torch.equal(one[:, :66, :-134], one[:, 66:132, :-134])
 
 
 @pytest.mark.parametrize(("cut", "workers"), [(4, 0), (8, 0), *(slow(cut, 1) for cut in (1, 4, 8, 9))])

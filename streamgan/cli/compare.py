@@ -36,7 +36,7 @@ def compare(config: str, shards: str | None, out: str | None, as_json: bool) -> 
 
     \b
     streamgan compare --config launch/recipes/compare.yaml --shards shards/tiny64 --out runs/compare
-    tensorboard --logdir runs/compare
+    streamgan board runs/compare
     """
     from streamgan.compare.run import compare as run_comparison
     from streamgan.compare.settings import load_comparison
@@ -53,7 +53,7 @@ def compare(config: str, shards: str | None, out: str | None, as_json: bool) -> 
             for row in result["rows"]
         ],
     )
-    text += f"\n{folder}: comparison.md, comparison.json, grid.png; tensorboard --logdir {folder}"
+    text += f"\n{folder}: comparison.md, comparison.json, grid.png; streamgan board {folder}"
     failed = [row["name"] for row in result["rows"] if row.get("error")]
     if failed:
         if not as_json:

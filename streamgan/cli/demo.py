@@ -103,7 +103,7 @@ def demo(out: Path, images: Path | None, steps: int, as_json: bool) -> None:
         "coloured photos": colored,
         "their gray originals": out / "gray",
     }
-    board = f"tensorboard --logdir {run}"
+    board = f"streamgan board {run}"
     lines = [text, "", *(f"{name}: {path}" for name, path in places.items())]
     lines += [f"losses and grids: {board}", f"{time.monotonic() - started:.0f} s"]
     emit("\n".join(lines), {"scores": result, "tensorboard": board, **{k: str(v) for k, v in places.items()}},

@@ -210,17 +210,17 @@ def evaluate_weights(
 @torch.inference_mode()
 def sample_rows(
     generator: nn.Module, ema: nn.Module, head: Head, batch: Batch, device: torch.device
-) -> list[Tensor]:
-    """The rows of a sample grid, sRGB in [0, 1]: gray, G, EMA, truth."""
+) -> dict[str, Tensor]:
+    """The rows of a sample grid by name, sRGB in [0, 1]: the average is the EMA of the generator."""
     batch, lab = batch.to(device), HEADS["lab"]
     given, _, truth, _ = _on_device(batch, head, device)
     lightness = lab.encode(batch.color_B3HW, batch.gray_B1HW)[0]
     was_training = generator.training
     generator.eval()
     gray = lab.decode(lightness, gray_passthrough(lightness))
-    rows = [gray, head.decode(given, generator(given)), head.decode(given, ema(given)), truth]
+    made, average = (head.decode(given, network(given)) for network in (generator, ema))
     generator.train(was_training)
-    return rows
+    return {"gray": gray, "generator": made, "average": average, "truth": truth}
 
 
 def _on_device(batch: Batch, head: Head, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ from streamgan.core.storage.retry import num_retries
 from streamgan.data.bottleneck import BottleneckAdvice, sample_ms
 from streamgan.data.loader import Loader
 
+from .grid import labelled_grid
 from .history import cut_history
 
 _HPARAM_METRICS = ("val/psnr", "val/ssim", "val/loss", "perf/images_per_s")
@@ -150,13 +151,13 @@ class RunReport:
         left = (time.monotonic() - self._started) / max(1, done) * (self._total - step)
         say(f"step {step}/{self._total} eta {_clock(left)} {format_values(values)}")
 
-    def grid(self, step: int, tag: str, rows: list[Tensor]) -> None:
-        """Rows of images ((B, 3, H, W), [0, 1]) under one another, to TensorBoard and RUN/samples."""
+    def grid(self, step: int, tag: str, rows: dict[str, Tensor]) -> None:
+        """Rows of images ((B, 3, H, W), [0, 1]) by name under one another, to TensorBoard and RUN/samples."""
         if not self.active:
             return
-        from torchvision.utils import make_grid, save_image  # a second of importing
+        from torchvision.utils import save_image  # a second of importing
 
-        grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=2)
+        grid = labelled_grid(rows)
         self._board.add_image(tag, grid, step)
         with atomic_write(self._run / SAMPLES / f"{step_name(step)}.png") as file:
             save_image(grid, file, format="png")

@@ -65,8 +65,8 @@ class Validation:
             }
         return {f"val/{metric}": value for metric, value in scores.items()} | self._baselines
 
-    def _samples(self) -> list[Tensor]:
-        """Rows gray | G | EMA | truth of the same images every time."""
+    def _samples(self) -> dict[str, Tensor]:
+        """Rows gray, generator, average, truth of the same images every time."""
         if self._sample_batch is None:
             count = self._num_samples
             loader = self._loader(num_images=count, batch=count, every_rank_reads_all=True)
