@@ -2,6 +2,7 @@
 
 import click
 
+from .bench_plan import plan
 from .options import Command, Count, Number, cache_gb_option, cache_option
 from .output import emit, table
 
@@ -93,3 +94,6 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_g
             answer = f"more than was measured, about {estimated} workers with a core each"
         text += f"\na step of {step_ms:g} ms takes {needed:.0f} images/s: {answer}"
     emit(text, value, as_json=as_json)
+
+
+bench.add_command(plan)

@@ -41,13 +41,14 @@ def default_window(num_shards: int, batch: int, lanes: int) -> int:
     k draws out of n shards meet n (1 - (1 - 1/n)^k) different ones on average: k = B out of all shards in a
     full shuffle, k = B / L out of a window in each of L lanes.
     """
-    wanted = MIXING * _distinct(num_shards, batch) / lanes
+    wanted = MIXING * distinct_shards(num_shards, batch) / lanes
     most = max(MIN_WINDOW, -(-num_shards // lanes))
     windows = range(MIN_WINDOW, most)
-    return next((size for size in windows if _distinct(size, batch // lanes) >= wanted), most)
+    return next((size for size in windows if distinct_shards(size, batch // lanes) >= wanted), most)
 
 
-def _distinct(shards: int, draws: int) -> float:
+def distinct_shards(shards: int, draws: int) -> float:
+    """How many of `shards` so many draws meet, on average."""
     return shards * (1 - (1 - 1 / shards) ** draws)
 
 

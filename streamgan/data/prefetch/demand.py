@@ -29,33 +29,47 @@ class Use(NamedTuple):
 
 
 class OrderNeeds:
-    """What the rows `local` of the global batches need, from step `start` to `stop` (None: for ever)."""
+    """What the rows `local` of the global batches need, from step `start` to `stop` (None: for ever).
+
+    `machine`: the rows of all ranks that share the cache (None: these alone).
+    """
 
     def __init__(
-        self, order: Order, shard_bytes: Sequence[int], local: slice, *, start: int, stop: int | None
+        self,
+        order: Order,
+        shard_bytes: Sequence[int] | np.ndarray,
+        local: slice,
+        *,
+        start: int,
+        stop: int | None,
+        machine: slice | None = None,
     ):
         self.order, self.start, self.stop = order, start, stop
         self._bytes, self._lock = np.asarray(shard_bytes), threading.Lock()
         self._epochs: dict[int, np.ndarray] = {}
-        self._lanes = self._lanes_of(local)
+        self._lanes, self._cached_lanes = self.lanes_of(local), self.lanes_of(machine or local)
         self.horizon = order.steps_per_epoch
         self.budget_bytes = self.working_set(local)
 
     def uses(self) -> Iterator[Use]:
         epoch, stop = self.start // self.horizon, self.stop if self.stop is not None else math.inf
         while epoch * self.horizon < stop:
-            shard, lane, first, last = self._uses(epoch)
-            mine = (lane >= self._lanes.start) & (lane < self._lanes.stop) & (last >= self.start)
-            mine &= first < stop
-            yield from map(Use, first[mine].tolist(), last[mine].tolist(), shard[mine].tolist())
+            yield from self.of_epoch(epoch)
             epoch += 1
 
+    def of_epoch(self, epoch: int) -> Iterator[Use]:
+        """The uses of one epoch."""
+        shard, lane, first, last = self._uses(epoch)
+        mine = _among(lane, self._lanes) & (last >= self.start)
+        mine &= first < (self.stop if self.stop is not None else math.inf)
+        yield from map(Use, first[mine].tolist(), last[mine].tolist(), shard[mine].tolist())
+
     def next_use(self, position: int) -> np.ndarray:
-        """The next step from `position` on at which any rank needs each shard, in this epoch or the next."""
+        """The next step from `position` on at which the machine needs each shard, in this epoch or the next."""
         found = np.full(len(self._bytes), math.inf)
         for epoch in (position // self.horizon, position // self.horizon + 1):
-            shard, _, first, last = self._uses(epoch)
-            coming = last >= position
+            shard, lane, first, last = self._uses(epoch)
+            coming = _among(lane, self._cached_lanes) & (last >= position)
             np.minimum.at(found, shard[coming], np.maximum(first[coming], position))
         return found
 
@@ -64,10 +78,11 @@ class OrderNeeds:
         mean, window = np.count_nonzero(self.order.shard_sizes) / self.order.lanes, self.order.window
         # pieces of shards in a lane: about `mean`, more or fewer where shards are not alike
         most = max(-(-pieces // max(1, pieces // window)) for pieces in _around(mean))
-        count = min(len(self._bytes), len(self._lanes_of(rows)) * _WINDOWS * most)
+        count = min(len(self._bytes), len(self.lanes_of(rows)) * _WINDOWS * most)
         return int(np.sort(self._bytes)[::-1][:count].sum())
 
-    def _lanes_of(self, rows: slice) -> range:
+    def lanes_of(self, rows: slice) -> range:
+        """The lanes that these rows of a batch come from."""
         share = self.order.batch // self.order.lanes
         return range(rows.start // share, -(-rows.stop // share))
 
@@ -78,6 +93,10 @@ class OrderNeeds:
                     del self._epochs[old]
                 self._epochs[epoch] = self.order.uses(epoch)
             return self._epochs[epoch]
+
+
+def _among(lane: np.ndarray, lanes: range) -> np.ndarray:
+    return (lane >= lanes.start) & (lane < lanes.stop)
 
 
 class ListNeeds:

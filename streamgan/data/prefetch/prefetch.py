@@ -99,6 +99,9 @@ def training_supply(reader: Reader, plan: TrainingPlan, ranks: Ranks) -> Supply 
     parts: list[tuple[CachedFiles, Needs]] = []
     local: list[Hints] = []
     need_bytes = 0
+    first = ranks.rank // here * here
+    last = min(first + here, ranks.world)
+    machine = slice(first * plan.local_batch, last * plan.local_batch)
     for number, files in enumerate(reader.all_files):
         if isinstance(files, RangedFiles):
             continue
@@ -106,16 +109,15 @@ def training_supply(reader: Reader, plan: TrainingPlan, ranks: Ranks) -> Supply 
         if isinstance(order, Mixture):
             needs = MixtureNeeds(order, number, num_bytes, start=plan.start, stop=plan.stop)
         else:
-            needs = OrderNeeds(order, num_bytes, plan.local, start=plan.start, stop=plan.stop)
+            span = {"start": plan.start, "stop": plan.stop}
+            needs = OrderNeeds(order, num_bytes, plan.local, machine=machine, **span)
         if not isinstance(files, CachedFiles):
             local.append(Hints(files, needs, node_ranks=here))
             continue
         if isinstance(needs, MixtureNeeds):
             need_bytes += needs.budget_bytes
         else:
-            first = ranks.rank // here * here
-            last = min(first + here, ranks.world)
-            need_bytes += needs.working_set(slice(first * plan.local_batch, last * plan.local_batch))
+            need_bytes += needs.working_set(machine)
         parts.append((files, needs))
     return Supply(parts, need_bytes, training=True, local=local) if parts or local else None
 

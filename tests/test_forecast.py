@@ -1,0 +1,127 @@
+"""What a run on many machines would need: as a real loader does it, from the order alone."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fault_fixtures import impatient
+from parquet_fixtures import encode, hub, picture, write_rows
+from remote_fixtures import website
+
+from streamgan.cli.bench import bench
+from streamgan.core.errors import ConfigError
+from streamgan.data.forecast import advice, forecast
+from streamgan.data.format import read_manifest
+from streamgan.data.loader import build_loader
+from streamgan.data.plan import Shuffle
+from streamgan.sharding.run import ShardOptions, shard
+
+SIZES = np.full(400, 1000)
+BYTES = np.full(400, 60_000_000)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """24 train shards of four samples."""
+    folder = tmp_path_factory.mktemp("forecast")
+    write_rows(folder / "a.parquet", [{"image": hub(encode(picture(seed)))} for seed in range(96)], group=4)
+    options = ShardOptions(samples_per_shard=4, splits="train=1")
+    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
+    return folder / "set"
+
+
+def of(root, shuffle: Shuffle, *, cache_bytes: float, **more):
+    entry = read_manifest(root).splits["train"]
+    sizes, num_bytes = zip(*((one.samples, one.bytes) for one in entry.shards), strict=True)
+    return forecast(sizes, num_bytes, shuffle, cache_bytes=cache_bytes, **{"ranks": 1, "machines": 1, **more})
+
+
+@pytest.mark.parametrize(
+    ("rank", "reshuffle", "share"),
+    [
+        (0, "global", 2.0),
+        (0, "global", 0.4),
+        (0, "lane", 2.0),
+        (0, "lane", 0.6),
+        (1, "global", 0.6),
+        (1, "lane", 0.4),
+    ],
+)
+def test_a_loader_downloads_what_was_forecast(root, tmp_path, monkeypatch, rank, reshuffle, share):
+    """Rank 1 of 2 on another machine, or one machine alone; a cache for all of the set, or for a part."""
+    impatient(monkeypatch)
+    machines = rank + 1
+    shuffle = Shuffle(8, lanes=2, window=1, reshuffle=reshuffle)
+    total = read_manifest(root).splits["train"].bytes
+    found = of(root, shuffle, cache_bytes=share * total, ranks=machines, machines=machines)
+    settings = {"batch": 8, "lanes": 2, "window": 1, "reshuffle": reshuffle, "size": 16, "workers": 0}
+    with website(root) as site:
+        loader = build_loader(
+            site.url, cache=tmp_path, cache_gb=share * total / 1e9, rank=0, world=machines, epochs=3,
+            node_ranks=1, **settings,
+        )  # fmt: skip
+        assert loader._supply.need_bytes - loader._supply.parts[0][0].index_bytes == found.working_set_bytes
+        steps, seen = 0, []
+        for _ in loader:
+            steps += 1
+            if steps % found.steps_per_epoch == 0:
+                seen.append(_tar_bytes(site.requests))
+    assert steps == 3 * found.steps_per_epoch
+    if share == 2.0:  # what is fetched ahead for the next epoch comes with this one or the next
+        assert seen[-1] == sum(found.epoch_bytes)
+    else:
+        assert sum(found.epoch_bytes) * 0.9 <= seen[-1] <= sum(found.epoch_bytes) * 1.1
+    assert found.epoch_bytes[0] == found.all_bytes
+
+
+def _tar_bytes(requests: list[str]) -> int:
+    ranges = [one.partition("bytes=")[2].split("-") for one in requests if ".tar" in one]
+    return sum(int(end) - int(begin) + 1 for begin, end in ranges)
+
+
+def test_machines_that_share_a_lane_download_the_same_shards():
+    shared = forecast(SIZES, BYTES, Shuffle(64, lanes=4), ranks=8, machines=8, cache_bytes=50e9)
+    alone = forecast(SIZES, BYTES, Shuffle(64, lanes=8), ranks=8, machines=8, cache_bytes=50e9)
+    assert (shared.copies, alone.copies) == (2, 1)
+    assert shared.all_bytes > 1.8 * alone.all_bytes
+    (line,) = [one for one in advice(shared, batch=64, machines=8, cache_bytes=50e9) if "lanes" in one]
+    assert line == "2 machines download each shard; with data.lanes=8 one does, for a different order"
+    assert not any("lanes" in one for one in advice(alone, batch=64, machines=8, cache_bytes=50e9))
+
+
+def test_what_a_cache_is_worth_depends_on_its_size_and_on_the_deal():
+    def later(reshuffle, cache_bytes) -> float:
+        shuffle = Shuffle(64, lanes=8, reshuffle=reshuffle)
+        found = forecast(SIZES, BYTES, shuffle, ranks=8, machines=8, cache_bytes=cache_bytes)
+        return found.epoch_bytes[-1] / found.all_bytes
+
+    assert later("lane", 4e9) == 0
+    assert 0.5 < later("lane", 2e9) < 1
+    assert later("global", 4e9) > 0.7  # most of what an epoch brings is of other machines' lanes in the next
+    assert later("global", 25e9) == pytest.approx(7 / 8 * (1 - 2 / 8), abs=0.2)
+
+
+def test_a_cache_below_the_working_set_and_uneven_machines_are_said():
+    found = forecast(SIZES, BYTES, Shuffle(64), ranks=1, machines=1, cache_bytes=1e9)
+    (line,) = advice(found, batch=64, machines=1, cache_bytes=1e9)
+    assert line.startswith("the cache is too small: data.cache_gb=")
+    with pytest.raises(ConfigError, match="8 ranks are not shared evenly by 3 machines"):
+        forecast(SIZES, BYTES, Shuffle(64), ranks=8, machines=3, cache_bytes=1e9)
+    with pytest.raises(ConfigError, match="64 cannot be shared by 7 ranks"):
+        forecast(SIZES, BYTES, Shuffle(64), ranks=7, machines=7, cache_bytes=1e9)
+
+
+def test_the_command_says_it_in_words_and_as_json(root):
+    words = ["plan", str(root), "--ranks", "4", "--machines", "2", "--batch", "8", "--step-ms", "50"]
+    text = CliRunner().invoke(bench, words).stdout
+    assert "96 samples in 24 shards" in text
+    assert "epoch: 12 steps, 0.6 seconds; 0 samples are left over" in text
+    assert "each rank trains on 40 images/s" in text
+    found = json.loads(CliRunner().invoke(bench, [*words, "--json"]).stdout)
+    total = read_manifest(root).splits["train"].bytes
+    assert found["bytes"] == total
+    assert found["needed_gbit"][0] == pytest.approx(found["epoch_bytes"][0] * 8e-9 / 0.6)
+    slow = CliRunner().invoke(bench, [*words, "--gbit", "0.0001"]).stdout
+    assert "the network is too slow" in slow
+    assert "the network is too slow" not in text
