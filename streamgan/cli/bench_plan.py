@@ -62,13 +62,11 @@ def plan(
 
     from streamgan.data.forecast import advice, forecast
     from streamgan.data.plan import Shuffle
-    from streamgan.data.reading import Source
-    from streamgan.data.shards.joint import open_reader
+    from streamgan.data.shards.reader import ShardReader
 
-    reader = open_reader(Source(folder, cache, cache_gb), split)
-    (files,) = reader.all_files
+    reader = ShardReader(folder, split, cache=cache, cache_gb=cache_gb)
     shuffle = Shuffle(batch, lanes=lanes, window=window, reshuffle=reshuffle)
-    shard_bytes = [shard.bytes for shard in files.entry.shards]
+    shard_bytes = [shard.bytes for shard in reader.entry.shards]
     found = forecast(
         reader.shard_sizes, shard_bytes, shuffle, ranks=ranks, machines=machines, cache_bytes=cache_gb * 1e9
     )

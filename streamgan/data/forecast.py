@@ -73,7 +73,7 @@ def forecast(
         lanes=order.lanes,
         window=order.window,
         distinct=_distinct(order),
-        distinct_full=distinct_shards(np.count_nonzero(order.shard_sizes), shuffle.batch),
+        distinct_full=distinct_shards(int(np.count_nonzero(order.shard_sizes)), shuffle.batch),
         working_set_bytes=needs.budget_bytes,
         first_bytes=int(sizes[list(first)].sum()),
         all_bytes=int(whole.sum()),
@@ -142,16 +142,14 @@ def downloads(
 
 
 def _following(per_epoch: Sequence[Sequence[Use]]) -> Iterator[float]:
-    """For each use in turn, the first step of the next one of the same shard, in this epoch or the next."""
-    later: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for epoch in reversed(range(len(per_epoch))):
-        for use in reversed(per_epoch[epoch]):
-            later[use.shard].append((epoch, use.first))
-    for epoch, uses in enumerate(per_epoch):
-        for use in uses:
-            coming = later[use.shard]
-            coming.pop()
-            yield coming[-1][1] if coming and coming[-1][0] <= epoch + 1 else math.inf
+    """For each use in turn, the first step of the next one of the same shard."""
+    later: dict[int, list[int]] = defaultdict(list)
+    for use in reversed([use for uses in per_epoch for use in uses]):
+        later[use.shard].append(use.first)
+    for use in (use for uses in per_epoch for use in uses):
+        coming = later[use.shard]
+        coming.pop()
+        yield coming[-1] if coming else math.inf
 
 
 def _distinct(order: Order, *, steps: int = 20) -> float:

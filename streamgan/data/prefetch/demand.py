@@ -65,7 +65,7 @@ class OrderNeeds:
         yield from map(Use, first[mine].tolist(), last[mine].tolist(), shard[mine].tolist())
 
     def next_use(self, position: int) -> np.ndarray:
-        """The next step from `position` on at which the machine needs each shard, in this epoch or the next."""
+        """The next step from `position` on at which the machine needs a shard, in this epoch or the next."""
         found = np.full(len(self._bytes), math.inf)
         for epoch in (position // self.horizon, position // self.horizon + 1):
             shard, lane, first, last = self._uses(epoch)
