@@ -104,8 +104,19 @@ def test_what_a_cache_is_worth_depends_on_its_size_and_on_the_deal():
 
 def test_a_cache_below_the_working_set_and_uneven_machines_are_said():
     found = forecast(SIZES, BYTES, Shuffle(64), ranks=1, machines=1, cache_bytes=1e9)
-    (line,) = advice(found, batch=64, machines=1, cache_bytes=1e9)
-    assert line.startswith("the cache is too small: data.cache_gb=")
+    assert next(advice(found, batch=64, machines=1, cache_bytes=1e9)).startswith("the cache is too small")
+
+    def with_window(window: int | None, cache_bytes: float):
+        return forecast(
+            SIZES, BYTES, Shuffle(64, window=window), ranks=1, machines=1, cache_bytes=cache_bytes
+        )
+
+    found = with_window(None, 10e9)
+    enough, window = advice(found, batch=64, machines=1, cache_bytes=10e9)
+    assert enough.startswith("the cache is too small: data.cache_gb=")
+    assert f"data.window={found.fitting_window}:" in window
+    fits, over = (with_window(found.fitting_window + more, 10e9).working_set_bytes for more in (0, 1))
+    assert fits <= 10e9 < over
     with pytest.raises(ConfigError, match="8 ranks are not shared evenly by 3 machines"):
         forecast(SIZES, BYTES, Shuffle(64), ranks=8, machines=3, cache_bytes=1e9)
     with pytest.raises(ConfigError, match="64 cannot be shared by 7 ranks"):

@@ -119,6 +119,15 @@ def test_a_step_of_a_mixture_is_the_same_whether_walked_to_or_jumped_to(mixture,
             assert one.tolist() == other.tolist()
 
 
+@settings(max_examples=30)
+@given(mixtures(), st.integers(0, 60), st.data())
+def test_some_rows_of_a_batch_are_those_of_all(mixture, step, data):
+    start = data.draw(st.integers(0, mixture.batch - 1))
+    rows = slice(start, data.draw(st.integers(start + 1, mixture.batch)))
+    for some, whole in zip(mixture.batch_ids(step, rows), mixture.batch_ids(step), strict=True):
+        assert some.tolist() == whole[rows].tolist()
+
+
 def test_shares_hold_over_a_batch_and_exactly_over_a_cycle():
     mixture = Mixture([[500] * 4, [100] * 3], [7, 3], seed=1, batch=100)
     of_second = [(mixture.batch_ids(step)[1] >= 2000).sum() for step in range(CYCLE // 100)]

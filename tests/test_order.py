@@ -117,6 +117,22 @@ def test_samples_of_the_stream_are_those_of_the_batches_end_to_end(order, start,
 
 
 @settings(max_examples=40)
+@given(orders(), st.integers(0, 100), st.data())
+def test_some_rows_of_a_batch_are_those_of_all(order, step, data):
+    start = data.draw(st.integers(0, order.batch - 1))
+    rows = slice(start, data.draw(st.integers(start + 1, order.batch)))
+    whole_epoch, whole = order.batch_ids(step)
+    epoch, ids = order.batch_ids(step, rows)
+    assert (epoch, ids.tolist()) == (whole_epoch, whole[rows].tolist())
+
+
+def test_a_rank_looks_at_its_own_lanes_alone():
+    order = Order([1000] * 1000, seed=0, batch=64, lanes=16, window=4)
+    order.batch_ids(0, slice(8, 16))  # the third and the fourth lane
+    assert {lane for _, lane, _ in order._windows} == {2, 3}
+
+
+@settings(max_examples=40)
 @given(orders(), st.integers(0, 3))
 def test_uses_say_in_which_steps_a_window_with_each_shard_is_read(order, epoch):
     share, steps = order.batch // order.lanes, order.steps_per_epoch

@@ -25,7 +25,8 @@ class Forecast:
     `working_set_bytes`: what its cache must hold. `first_bytes`: the shards that the first batch is drawn
     from. `epoch_bytes`: downloads in each of the first epochs, `epoch_requests` the requests for those of the
     first. `all_bytes`: every shard that it reads in an epoch. `copies`: how many machines download a shard in
-    an epoch, on average. `distinct`: shards that a global batch is drawn from, `distinct_full` of a full
+    an epoch, on average. `fitting_window`: the largest data.window with which the cache holds what it must, 0
+    if none. `distinct`: shards that a global batch is drawn from, `distinct_full` of a full
     shuffle. `left_over`: samples that an epoch does not reach, others in each.
     """
 
@@ -36,6 +37,7 @@ class Forecast:
     distinct: float
     distinct_full: float
     working_set_bytes: int
+    fitting_window: int
     first_bytes: int
     all_bytes: int
     epoch_bytes: tuple[int, ...]
@@ -75,6 +77,7 @@ def forecast(
         distinct=_distinct(order),
         distinct_full=distinct_shards(int(np.count_nonzero(order.shard_sizes)), shuffle.batch),
         working_set_bytes=needs.budget_bytes,
+        fitting_window=_fitting(needs, slice(0, rows), cache_bytes),
         first_bytes=int(sizes[list(first)].sum()),
         all_bytes=int(whole.sum()),
         epoch_bytes=tuple(downloads(per_epoch, sizes, cache_bytes))[:epochs],
@@ -98,6 +101,12 @@ def advice(found: Forecast, *, batch: int, machines: int, cache_bytes: float) ->
     if cache_bytes < found.working_set_bytes:
         enough = math.ceil(found.working_set_bytes / 1e8) / 10
         yield f"the cache is too small: data.cache_gb={enough:g} or more is needed"
+        if fits := found.fitting_window:
+            drawn = found.lanes * distinct_shards(fits, batch // found.lanes)
+            yield (
+                f"or data.window={fits}: a batch is then drawn from {drawn:,.0f} shards instead of "
+                f"{found.distinct:,.0f}"
+            )
     elif found.epoch_bytes[-1] > 0:
         enough = math.ceil(found.all_bytes * 1.05 / 1e8) / 10
         yield f"with data.reshuffle=lane and data.cache_gb={enough:g} only the first epoch downloads"
@@ -150,6 +159,13 @@ def _following(per_epoch: Sequence[Sequence[Use]]) -> Iterator[float]:
         coming = later[use.shard]
         coming.pop()
         yield coming[-1] if coming else math.inf
+
+
+def _fitting(needs: OrderNeeds, rows: slice, cache_bytes: float) -> int:
+    window = needs.order.window
+    while window and needs.working_set(rows, window) > cache_bytes:
+        window -= 1
+    return window
 
 
 def _distinct(order: Order, *, steps: int = 20) -> float:

@@ -61,8 +61,8 @@ class TrainingPlan:
     def __iter__(self) -> Iterator[Request]:
         step = self.start
         while self.stop is None or step < self.stop:
-            epochs, ids = self.order.batch_ids(step)
-            yield Request(np.broadcast_to(epochs, ids.shape)[self.local], ids[self.local])
+            epochs, ids = self.order.batch_ids(step, self.local)
+            yield Request(np.broadcast_to(epochs, ids.shape), ids)
             step += 1
 
     @property

@@ -27,6 +27,7 @@ Reshuffle = Literal["global", "lane"]
 MAX_LANES = 24  # divisible by 1, 2, 3, 4, 6, 8, 12 and 24 ranks: a lane then never feeds two ranks
 MIN_WINDOW = 4
 MIXING = 0.955  # what `default_window` aims at: distinct shards in a batch, as a share of a full shuffle's
+ALL = slice(None)
 _SHARDS, _ROTATION, _WINDOW, _LANE = 1, 2, 3, 6  # what a hash is for: first key after the seed
 
 
@@ -104,20 +105,30 @@ class Order:
         self._lanes: list[_Lane] = []
         self._windows: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
-    def batch_ids(self, step: int) -> tuple[int, np.ndarray]:
-        """(epoch, ids of the global batch at `step` (int64, length B)). `step` counts through the epochs."""
+    def batch_ids(self, step: int, rows: slice = ALL) -> tuple[int, np.ndarray]:
+        """(epoch, ids of these rows of the global batch at `step`, int64). `step` counts through the epochs.
+
+        Only the lanes that the rows come from are looked at.
+        """
         epoch, k = divmod(step, self.steps_per_epoch)
         share = self.batch // self.lanes
-        parts = [self._of_lane(epoch, lane, k * share, (k + 1) * share) for lane in range(self.lanes)]
+        start, stop, _ = rows.indices(self.batch)
+        parts = []
+        for lane in range(start // share, -(-stop // share)):
+            first, last = max(start - lane * share, 0), min(stop - lane * share, share)
+            parts.append(self._of_lane(epoch, lane, k * share + first, k * share + last))
         return epoch, np.concatenate(parts)
 
     def samples(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """(epochs, ids) of samples [start, stop) of the stream of batches laid end to end, both int64."""
-        steps = range(start // self.batch, -(-stop // self.batch))
-        found = [self.batch_ids(step) for step in steps]
-        cut = slice(start - steps[0] * self.batch, stop - steps[0] * self.batch)
-        epochs = np.repeat(np.array([epoch for epoch, _ in found], np.int64), self.batch)
-        return epochs[cut], np.concatenate([ids for _, ids in found])[cut]
+        epochs, found = [], []
+        for step in range(start // self.batch, -(-stop // self.batch)):
+            begin = step * self.batch
+            rows = slice(max(start - begin, 0), min(stop - begin, self.batch))
+            epoch, ids = self.batch_ids(step, rows)
+            epochs.append(np.full(len(ids), epoch, np.int64))
+            found.append(ids)
+        return np.concatenate(epochs), np.concatenate(found)
 
     def uses(self, epoch: int) -> np.ndarray:
         """What each lane reads from each shard, and when, int64 (4, pieces) by first step.

@@ -13,7 +13,7 @@ import numpy as np
 from streamgan.core.errors import ConfigError
 from streamgan.core.seeding import hash64, permutation
 
-from .canonical import MAX_LANES, Order, Reshuffle, default_window
+from .canonical import ALL, MAX_LANES, Order, Reshuffle, default_window
 
 CYCLE = 10_000  # slots; a weight is rounded to this part
 _SET, _SLOTS = 8, 9  # what a hash is for: first key after the seed
@@ -82,10 +82,10 @@ class Mixture:
                 )
             )
 
-    def batch_ids(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(epochs of their sets, ids) of the global batch at `step`, both int64 of length B."""
-        epochs, ids = np.empty(self.batch, np.int64), np.empty(self.batch, np.int64)
-        slots = np.arange(step * self.batch, (step + 1) * self.batch)
+    def batch_ids(self, step: int, rows: slice = ALL) -> tuple[np.ndarray, np.ndarray]:
+        """(epochs of their sets, ids) of these rows of the global batch at `step`, both int64."""
+        slots = np.arange(step * self.batch, (step + 1) * self.batch)[rows]
+        epochs, ids = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
         for cycle in range(slots[0] // CYCLE, slots[-1] // CYCLE + 1):
             pattern = self._pattern_of(cycle)
             inside = np.flatnonzero(slots // CYCLE == cycle)

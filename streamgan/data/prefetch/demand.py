@@ -46,6 +46,7 @@ class OrderNeeds:
     ):
         self.order, self.start, self.stop = order, start, stop
         self._bytes, self._lock = np.asarray(shard_bytes), threading.Lock()
+        self._of_largest = np.cumsum(np.sort(self._bytes)[::-1])  # bytes of the largest, the two largest, ...
         self._epochs: dict[int, np.ndarray] = {}
         self._lanes, self._cached_lanes = self.lanes_of(local), self.lanes_of(machine or local)
         self.horizon = order.steps_per_epoch
@@ -73,13 +74,19 @@ class OrderNeeds:
             np.minimum.at(found, shard[coming], np.maximum(first[coming], position))
         return found
 
-    def working_set(self, rows: slice) -> int:
-        """Bytes that two windows of every lane of these rows of a batch take at most, in any epoch."""
-        mean, window = np.count_nonzero(self.order.shard_sizes) / self.order.lanes, self.order.window
+    def working_set(self, rows: slice, window: int | None = None) -> int:
+        """Bytes that two windows of every lane of these rows of a batch take at most, in any epoch.
+
+        `window`: as if it were that of the order.
+        """
+        mean, window = (
+            np.count_nonzero(self.order.shard_sizes) / self.order.lanes,
+            window or self.order.window,
+        )
         # pieces of shards in a lane: about `mean`, more or fewer where shards are not alike
         most = max(-(-pieces // max(1, pieces // window)) for pieces in _around(mean))
         count = min(len(self._bytes), len(self.lanes_of(rows)) * _WINDOWS * most)
-        return int(np.sort(self._bytes)[::-1][:count].sum())
+        return int(self._of_largest[count - 1])
 
     def lanes_of(self, rows: slice) -> range:
         """The lanes that these rows of a batch come from."""
