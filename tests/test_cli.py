@@ -26,6 +26,7 @@ ENDED = [  # a command line, what it calls first, what is said of a command that
     ("evaluate @text.safetensors --shards @shards", "streamgan.inference.weights.find_weights", AGAIN),
     ("inspect @shards", "streamgan.data.inspect.inspect", AGAIN),
     ("bench loader @shards", "streamgan.data.bottleneck.decode_ceiling", AGAIN),
+    ("bench plan @shards --step-ms 9", "streamgan.data.forecast.forecast", AGAIN),
     ("demo --out @out", "streamgan.cli.demo_photos.write_parquet", CONTINUES),
     ("runs @empty", "streamgan.core.run_folder.find_runs", AGAIN),
     ("compare --config @recipe.yaml --out @out", "streamgan.compare.settings.load_comparison", CONTINUES),
@@ -484,6 +485,8 @@ def test_a_setting_given_twice_is_refused(run):
     [
         ["bench", "loader", "set", "--seconds", "nan"],
         ["bench", "loader", "set", "--step-ms", "inf"],
+        ["bench", "plan", "set", "--step-ms", "0"],
+        ["bench", "plan", "set", "--step-ms", "5", "--ranks", "9" * 5000],
         ["bench", "loader", "set", "--batch", "9" * 400],
         ["bench", "loader", "set", "--cache-gb", "nan"],
         ["bench", "loader", "set", "--workers", "1,99999999999"],

@@ -1,6 +1,7 @@
 """What a run on many machines would need: as a real loader does it, from the order alone."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from streamgan.data.loader import build_loader
 from streamgan.data.plan import Shuffle
 from streamgan.sharding.run import ShardOptions, shard
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SIZES = np.full(400, 1000)
 BYTES = np.full(400, 60_000_000)
 
@@ -136,3 +138,13 @@ def test_the_command_says_it_in_words_and_as_json(root):
     slow = CliRunner().invoke(bench, [*words, "--gbit", "0.0001"]).stdout
     assert "the network is too slow" in slow
     assert "the network is too slow" not in text
+
+
+def test_the_benchmark_of_scale_measures_a_small_set(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scale
+
+    plan = scale.plan_cost(50_000, 100)
+    assert plan["uses"] > 500 / 8  # shards of an eighth of the lanes, some in two pieces
+    assert plan["first_s"] >= plan["step_s"] > 0
+    assert scale.manifest_cost(50_000, 100)["bytes"] > 500 * 200

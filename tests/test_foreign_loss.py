@@ -233,7 +233,8 @@ def test_a_header_of_negative_size_ends_the_scan(run, tmp_path):
     path.write_bytes(data)
     code, result = run(tmp_path)
     assert code == 3
-    assert "a.tar: not a tar, compressed, or damaged" in result["error"]["message"]
+    message = result["error"]["message"]  # Python 3.14 takes such a header for the end of the archive
+    assert "a.tar: not a tar, compressed, or damaged" in message or "a.tar: damaged tar header" in message
 
 
 @pytest.mark.parametrize("name", ["b.tar.gz", "b.TGZ", "b.tar.zst", "b.tar.bz2"])

@@ -46,11 +46,12 @@ def damage(error: BaseException) -> str:
     return HEADER if no_header else PIXELS
 
 
-def to_pixels(data: bytes, mode: Mode, *, short: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def to_pixels(data: bytes, mode: Mode, *, short: int, max_pixels: int | None = None) -> np.ndarray:
     """uint8 (H, W, 3) for RGB, (H, W, 1) for L; BadImage if that cannot be had in full. CMYK: JPEG only.
 
-    A JPEG comes as small as its short side still has `short` pixels.
+    A JPEG comes as small as its short side still has `short` pixels. `max_pixels`: None for MAX_PIXELS.
     """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     if data[:2] == b"\xff\xd8":
         return _jpeg(data, _Wanted(mode, short, max_pixels))
     if is_cut(data):
