@@ -37,7 +37,8 @@ MAX_LINES = 300
 MAX_PARAMETERS = 8
 # What users call, with every option by its name. Inside, what belongs together is one value.
 FACES = {"data.loader.build_loader", "data.loader.build_eval_loader"}
-FACES |= {"cli.bench.loader", "cli.colorize.colorize", "cli.evaluate.evaluate", "cli.shard.shard"}
+FACES |= {"cli.bench.loader", "cli.bench_plan.plan", "cli.colorize.colorize", "cli.evaluate.evaluate"}
+FACES |= {"cli.shard.shard"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
