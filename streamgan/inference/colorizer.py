@@ -25,7 +25,7 @@ from .saving import to_image
 from .weights import Weights, find_weights, load_weights
 
 BATCH = 8
-_BAND_PIXELS = 1 << 20  # of a photo at a time: what the memory of its full-size steps depends on
+_BAND_PIXELS = 1 << 18  # of a photo at a time: what the memory of its full-size steps depends on
 _MAX_ASPECT = 4  # a photo longer than this times its short side is worked on at a smaller size
 _LEAST_SIZE = 32
 _REDUCING_GAP = 3.0  # how much larger than the work size a photo is after it was reduced by a whole number

@@ -166,35 +166,31 @@ def load_pages(path: Path, *, kind: str, limits: Limits) -> Iterator[Photo]:
 def _pages(path: Path, data: bytes | None, kind: str, limits: Limits) -> Iterator[Photo]:
     with open_photo(path, data) as (image, unread):
         number, kept = count_pages(image, kind)
-        check_pixels(image, limits.max_pixels, count=kept if "frames" in FORMATS[kind].holds else 1)
+        animated = kept > 1 and "frames" in FORMATS[kind].holds
+        check_pixels(image, limits.max_pixels, count=kept if animated else 1)
         damage = _damage(path, image, limits.max_pixels) if data is None else ()
         lossless = image.format == "WEBP" and _is_lossless(path)
-        only_first = (f"only the first of {number} pictures",) if kept < number else ()
-        for index in range(kept):
-            image.seek(index)
-            _forget_other_pages(image)
-            check_pixels(image, limits.max_pixels)
-            if max(image.size) > FORMATS[kind].max_side:
-                most, got = FORMATS[kind].max_side, f"got {image.width} x {image.height}"
-                raise ValueError(f"{kind} holds {most} pixels per side at most ({got})")
-            photo = _fitted(read_photo(image), kind)
-            photo = replace(photo, notes=(*unread, *damage, *only_first, *photo.notes), lossless=lossless)
-            if kept > 1 and "frames" in FORMATS[kind].holds:
-                shown = image.info.get("duration", 0.0), image.info.get("loop", 1)
-                photo = replace(photo, duration_ms=shown[0], loop=shown[1])
-            yield photo
+        for index in range(kept) if animated else ():
+            shown = _page(image, index, kind, limits)  # frames are composed of those before
+            duration, loop = image.info.get("duration", 0.0), image.info.get("loop", 1)
+            yield replace(shown, duration_ms=duration, loop=loop, lossless=lossless)
+    only_first = (f"only the first of {number} pictures",) if kept < number else ()
+    for index in () if animated else range(kept):
+        with open_photo(path, data) as (image, unread):
+            photo = _page(image, index, kind, limits)
+        # Whoever takes it has it alone: the pixels that were decoded for it are gone.
+        yield replace(photo, notes=(*unread, *damage, *only_first, *photo.notes), lossless=lossless)
 
 
-def _forget_other_pages(image: Image.Image) -> None:
-    """Without what a TIFF, when Pillow has looked at all its pages, says of a page that does not say it."""
-    if (tags := getattr(image, "tag_v2", None)) is not None:
-        for name, tag in (("icc_profile", 34675), ("dpi", 282)):
-            if tag not in tags:
-                image.info.pop(name, None)
-
-
-def _fitted(photo: Photo, kind: str) -> Photo:
-    """The photo without what `kind` cannot hold, which is noted."""
+def _page(image: Image.Image, index: int, kind: str, limits: Limits) -> Photo:
+    """One picture of an opened file, without what `kind` cannot hold, which is noted."""
+    image.seek(index)
+    _forget_other_pages(image)
+    check_pixels(image, limits.max_pixels)
+    if max(image.size) > FORMATS[kind].max_side:
+        most, got = FORMATS[kind].max_side, f"got {image.width} x {image.height}"
+        raise ValueError(f"{kind} holds {most} pixels per side at most ({got})")
+    photo = read_photo(image)
     about, lost = fit(photo.about, kind)
     notes, holds = list(photo.notes), FORMATS[kind].holds
     if photo.pixels.dtype == np.uint16 and "deep" not in holds:
@@ -206,6 +202,14 @@ def _fitted(photo: Photo, kind: str) -> Photo:
     if lost:
         notes.append(f"{kind} cannot hold its {', '.join(lost)}")
     return replace(photo, about=about, notes=tuple(notes))
+
+
+def _forget_other_pages(image: Image.Image) -> None:
+    """Without what a TIFF, when Pillow has looked at all its pages, says of a page that does not say it."""
+    if (tags := getattr(image, "tag_v2", None)) is not None:
+        for name, tag in (("icc_profile", 34675), ("dpi", 282)):
+            if tag not in tags:
+                image.info.pop(name, None)
 
 
 def _damage(path: Path, image: Image.Image, max_pixels: int) -> tuple[str, ...]:
