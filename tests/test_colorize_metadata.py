@@ -21,8 +21,8 @@ from image_fixtures import (
     xmp,
 )
 from parquet_fixtures import encode, picture
-from photo_fixtures import camera_exif, sixteen, sixteen_bit_pixels
-from PIL import ExifTags, Image
+from photo_fixtures import camera_exif, sixteen, sixteen_bit_pixels, swapped_profile
+from PIL import ExifTags, Image, TiffImagePlugin
 from test_colorize import lightness, save_generator
 
 from streamgan.inference.colorizer import Colorizer
@@ -139,6 +139,72 @@ def test_what_a_jpeg_has_and_its_result_cannot_have_is_named(color):
     assert notes == "without its APP11 data, extended XMP"
     _, notes = color(with_segments(PLAIN_JPEG, PHOTOSHOP, (0xFE, b"first")), "b.webp")
     assert notes == "WEBP cannot hold its comment, IPTC or other Photoshop data"
+
+
+def test_what_a_jpeg_says_is_kept_in_formats_with_a_place_for_it(color, tmp_path):
+    data = with_segments(
+        PLAIN_JPEG, XMP, PHOTOSHOP, (0xE1, camera_exif(1)), (0xFE, b"first"), (0xFE, b"second")
+    )
+    made, notes = color(data, "a.tif")
+    assert notes == ""
+    assert (made.tag_v2[33723], made.tag_v2[34377]) == (IPTC, RESOURCES)
+    assert (made.tag_v2[270], made.info["xmp"]) == ("first\nsecond", xmp(1))
+    assert made.getexif()[ExifTags.Base.Make] == "Kamera"
+    tiff_data = (tmp_path / "made a.tif").read_bytes()
+    made, notes = color(data, "a.png")
+    assert notes == ""
+    assert made.text["Comment"] == "second"  # of two texts of one name, Pillow tells the last
+    assert bytes.fromhex("".join(made.text["Raw profile type iptc"].split("\n")[3:])) == RESOURCES
+    png_data = (tmp_path / "made a.png").read_bytes()
+    assert png_data.count(b"tEXtComment") == 2
+    for name, given in (("b.jpg", tiff_data), ("c.jpg", png_data)):
+        made, notes = color(given, name)
+        assert notes == ""
+        assert made.info["photoshop"] == {0x0404: IPTC}
+        assert made.info["xmp"] == xmp(1)
+        assert made.getexif()[ExifTags.Base.Make] == "Kamera"
+
+
+@pytest.mark.parametrize("kind", [1, 4, 7])
+def test_iptc_of_a_tiff_is_kept_whatever_type_it_is_said_to_have(color, kind):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    padded = IPTC + bytes(-len(IPTC) % 4)
+    tags[33723], tags.tagtype[33723] = padded, 7
+    entry = struct.pack("<HHI", 33723, 7, len(padded))
+    data = encode(picture(1), "TIFF", tiffinfo=tags)
+    assert entry in data
+    data = data.replace(entry, struct.pack("<HHI", 33723, kind, len(padded) // (4 if kind == 4 else 1)))
+    made, notes = color(data, "a.jpg")
+    assert notes == ""
+    assert made.info["photoshop"] == {0x0404: padded}
+    made, _ = color(data, "a.tif")
+    assert made.tag_v2[33723] == padded
+
+
+def test_text_of_a_png_is_kept_as_comments(color):
+    data = with_chunks(PLAIN_PNG, chunk(b"tEXt", b"Title\0Attic"), chunk(b"tEXt", b"Long\0" + b"x" * 70000))
+    made, notes = color(data, "a.jpg")
+    assert [data for name, data in made.applist if name == "COM"] == [b"Title: Attic"]
+    assert notes == "JPEG cannot hold its comment, which is too long"
+    made, notes = color(with_chunks(PLAIN_PNG, chunk(b"iTXt", "T\0\0\0\0\0\u00e9".encode())), "a.tif")
+    assert made.tag_v2.get(270).encode("latin-1") == "T: \u00e9".encode()
+    made, notes = color(with_chunks(PLAIN_PNG, chunk(b"tEXt", b"Title\0Attic")), "a.jp2")
+    assert (made.info["comment"], notes) == (b"Title: Attic", "")
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tga", "a.pcx", "a.ppm", "a.j2k"])
+def test_what_a_plain_format_cannot_hold_is_named(color, name):
+    data = with_segments(PLAIN_JPEG, XMP, PHOTOSHOP, (0xE1, camera_exif(1)))
+    _, notes = color(data, name)
+    assert "cannot hold its IPTC or other Photoshop data, EXIF, XMP" in notes
+
+
+def test_avif_keeps_exif_xmp_and_profile(color):
+    data = with_segments(encode(picture(1), "JPEG", icc_profile=swapped_profile()), XMP)
+    made, notes = color(with_segments(data, (0xE1, camera_exif(1))), "a.avif")
+    assert notes == ""
+    assert made.getexif()[ExifTags.Base.Make] == "Kamera"
+    assert (made.info["xmp"], made.info["icc_profile"]) == (xmp(1), swapped_profile())
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -14,13 +14,14 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .metadata import SUB_DIRECTORIES, Metadata, png_chunks
+from .metadata import SUB_DIRECTORIES, Metadata, png_chunks, tiff_tags
 
 Shape = tuple[int, int, int]  # H, W, C
 _STRIP_BYTES = 1 << 20
 _MOST_BYTES = (1 << 32) - (64 << 20)  # before a directory: a TIFF counts its bytes in 32 bits
 _UP = b"\2"  # PNG's filter: the difference to the pixel above
 _METRE, _INCH = 1 / 0.0254, 2
+_TYPES = {270: 2, 700: 1, 33723: 7, 34377: 1}  # text, XMP, IPTC, Photoshop's resources
 _OFFSETS, _LENGTHS = 273, 279  # tags of strips
 
 
@@ -87,8 +88,9 @@ def _described(about: Metadata) -> ImageFileDirectory_v2:
             if ExifTags.IFD.Interop in inner:
                 inner[ExifTags.IFD.Interop] = described.get_ifd(ExifTags.IFD.Interop)
             directory[tag] = inner if tag in SUB_DIRECTORIES else value
-    if about.xmp:
-        directory[700] = about.xmp
+    for tag, data in tiff_tags(about).items():
+        directory[tag] = data
+        directory.tagtype[tag] = _TYPES[tag]
     if about.dpi:
         (directory[282], directory[283]), directory[296] = about.dpi, _INCH
     return directory

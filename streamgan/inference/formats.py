@@ -33,9 +33,15 @@ FORMATS = {
         max_side=65_500,
     ),
     "PNG": Format(
-        "PNG", (".png",), PROFILE_EXIF_XMP | {"alpha", "deep", "frames", "comments", "text", "dpi"}
+        "PNG",
+        (".png",),
+        PROFILE_EXIF_XMP | {"alpha", "deep", "frames", "photoshop", "comments", "text", "dpi"},
     ),
-    "TIFF": Format("TIFF", (".tif", ".tiff"), PROFILE_EXIF_XMP | {"alpha", "deep", "pages", "dpi"}),
+    "TIFF": Format(
+        "TIFF",
+        (".tif", ".tiff"),
+        PROFILE_EXIF_XMP | {"alpha", "deep", "pages", "photoshop", "comments", "dpi"},
+    ),
     "WEBP": Format("WEBP", (".webp",), PROFILE_EXIF_XMP | {"alpha", "frames"}, lossy=True, max_side=16_383),
     "AVIF": Format("AVIF", (".avif",), PROFILE_EXIF_XMP | {"alpha", "frames"}, lossy=True, max_side=65_536),
     "HEIF": Format("HEIF", (".heic", ".heif"), PROFILE_EXIF_XMP | {"alpha"}, lossy=True, max_side=16_384),

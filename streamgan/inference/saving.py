@@ -123,7 +123,7 @@ def _options(photo: Photo, kind: str, quality: int) -> dict[str, Any]:
         case "HEIF":
             return given | {"quality": quality, "chroma": "444"}
         case "JP2" | "J2K":  # without loss
-            comment = {"comment": photo.about.comments[0]} if photo.about.comments else {}
+            comment = {"comment": b"\n".join(photo.about.comments)} if photo.about.comments else {}
             return {"no_jp2": kind == "J2K", "mct": 1, **comment}
     return given
 
