@@ -164,7 +164,29 @@ def test_a_film_that_another_process_is_colouring_is_left_to_it(colorizer, tmp_p
     from streamgan.inference.segments import segments_for
 
     source, out = write_film(tmp_path / "film.mkv"), tmp_path / "out"
-    with segments_for(out / "film.mkv", "theirs"):
+    with segments_for(out / "film.mkv", "theirs", colorizer.device):
         outcome = color(colorizer, source, out)
     assert (outcome.kind, outcome.text) == ("failed", "another process is colouring it")
     assert color(colorizer, source, out).kind == "colored"
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from streamgan.inference.colorizer import Colorizer
+from streamgan.inference.video import color_video
+
+color_video(Colorizer.load(sys.argv[1], device="cpu"), Path(sys.argv[2]), Path(sys.argv[3]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_film(model, tmp_path):
+    def peak(frames: int) -> int:
+        """KB of a process that colours so many frames."""
+        source = write_film(tmp_path / f"{frames}.mp4", times=range(frames), size=(320, 240))
+        command = [sys.executable, "-c", PEAK, model, source, tmp_path / "out" / source.name]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert peak(500) < peak(150) + 15_000  # 350 frames are 40 MB

@@ -315,7 +315,10 @@ def test_a_title_in_another_encoding_stays(colorizer, tmp_path):
 @pytest.mark.parametrize(
     ("about", "told"),
     [
-        ({"x264-params": "interlaced=1:tff=1"}, "interlaced pictures become whole frames"),
+        (
+            {"x264-params": "interlaced=1:tff=1", "pix_fmt": "yuv420p10le"},  # becomes HEVC
+            "interlaced pictures become whole frames",
+        ),
         ({"pix_fmt": "yuv420p10le", "color_trc": "smpte2084"}, "HDR keeps its curve (PQ)"),
         slow({"pix_fmt": "yuv420p10le", "color_trc": "arib-std-b67"}, "HDR keeps its curve (HLG)"),
     ],
@@ -327,6 +330,21 @@ def test_what_is_not_as_it_was_is_said(colorizer, tmp_path, about, told):
     with av.open(str(tmp_path / "film.mov")) as given, av.open(str(outcome.target.path)) as made:
         before, after = given.streams.video[0], made.streams.video[0]
         assert after.color_trc == before.color_trc
+
+
+@pytest.mark.parametrize("order", ["tff", slow("bff")])
+def test_an_interlaced_film_stays_so(colorizer, tmp_path, order):
+    source = write_film(tmp_path / "film.mkv", size=(64, 64), **{"x264-params": f"{order}=1"})
+    outcome = color(colorizer, source, tmp_path / "out")
+    assert (outcome.kind, outcome.text) == ("colored", "")
+
+    def about(path: Path) -> tuple:
+        with av.open(str(path)) as film:
+            stream = film.streams.video[0]
+            return stream.codec_context.field_order, {one.interlaced_frame for one in film.decode(stream)}
+
+    assert about(outcome.target.path) == about(source)
+    assert about(source)[1] == {True}
 
 
 def test_a_mirrored_film_stays_mirrored_and_is_seen_upright(colorizer, tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ class _Frames:
 
     def notes(self) -> list[str]:
         notes = []
-        if self._interlaced:
+        if self._interlaced and not self._encoding.interlaced:
             notes.append("interlaced pictures become whole frames: deinterlace it before if they show combs")
         if self._resized:
             notes.append(f"{self._resized} frames of another size are fitted to that of the first")
@@ -117,7 +117,8 @@ class _Painting:
         ]
         chromas = self._colorizer.predict(photos)
         for picture, turn, chroma in zip(pictures, turns, chromas, strict=True):
-            picture.paint(self._painter, self._smooth(chroma), turn)
+            fields = 1 + self._encoding.interlaced
+            picture.paint(self._painter, self._smooth(chroma), turn, num_fields=fields)
         return [(picture.frame, frame.duration) for picture, frame in zip(pictures, frames, strict=True)]
 
     def _picture(self, frame: VideoFrame) -> Picture:

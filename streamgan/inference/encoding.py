@@ -16,6 +16,7 @@ from .yuv import Space, space_of
 os.environ.setdefault("SVT_LOG", "1")  # errors alone: SVT-AV1 tells stderr all of its settings
 _HDR = {16: "PQ", 18: "HLG"}
 _DEPTHS = (12, 10, 8)
+_LOWER_FIRST = (3, 5)  # of AVFieldOrder: as coded, as shown
 
 
 class Encoding:
@@ -36,6 +37,8 @@ class Encoding:
             "colorspace": self.space.tag,
             "color_range": 2 if self.space.full else first.color_range,
         }
+        self.interlaced = codec == "h264" and first.interlaced_frame
+        self._lower_first = stream.codec_context.field_order in _LOWER_FIRST
         self._aspect = stream.sample_aspect_ratio
 
     def _format(self, codec: AvCodec) -> tuple[str, int]:
@@ -52,7 +55,15 @@ class Encoding:
     @property
     def text(self) -> str:
         """What the packets depend on, beside the pictures."""
-        about = (self._encoder, self.crf, self.pix_fmt, self.container.muxer, av.__version__)
+        about = (
+            self._encoder,
+            self.crf,
+            self.pix_fmt,
+            self.interlaced,
+            self._lower_first,
+            self.container.muxer,
+            av.__version__,
+        )
         return repr((about, self.width, self.height, self.time_base, self._rate, self._aspect, self._about))
 
     def context(self) -> Any:
@@ -74,6 +85,8 @@ class Encoding:
 
     def _set(self, context: Any) -> None:
         context.options = {"crf": str(self.crf), **self._encoder.options}
+        if self.interlaced:
+            context.options |= {"x264-params": "bff=1" if self._lower_first else "tff=1"}
         context.width, context.height, context.pix_fmt = self.width, self.height, self.pix_fmt
         context.time_base = self.time_base
         if self._rate:

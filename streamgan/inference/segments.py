@@ -31,8 +31,8 @@ _STATE = ("input", "chroma")  # of the smoothing
 class Segments:
     """Those of one film, in their order, made from what `key` stands for."""
 
-    def __init__(self, folder: Path, key: str):
-        self._folder, self._key = folder, key
+    def __init__(self, folder: Path, key: str, device: torch.device):
+        self._folder, self._key, self._device = folder, key, device
         self._paths: list[Path] = []
         self.num_frames = 0
         self.last: Chroma | None = None  # the state of the smoothing after them
@@ -52,7 +52,7 @@ class Segments:
                 self.num_frames += int(about["num_frames"])
         except (OSError, SafetensorError, KeyError):
             return False
-        self.last = Chroma(*state) if state else None
+        self.last = Chroma(*(part.to(self._device) for part in state)) if state else None
         self._paths.append(path)
         return True
 
@@ -88,7 +88,7 @@ class Segments:
 
 
 @contextmanager
-def segments_for(target: Path, key: str) -> Iterator[Segments]:
+def segments_for(target: Path, key: str, device: torch.device) -> Iterator[Segments]:
     """The segments for a result; ValueError if another process is at work on it.
 
     They stay for the next run if the work is interrupted or a disk is full, and go otherwise.
@@ -103,7 +103,7 @@ def segments_for(target: Path, key: str) -> Iterator[Segments]:
         if not locked:
             raise ValueError("another process is colouring it")
         try:
-            yield Segments(folder, key)
+            yield Segments(folder, key, device)
         except OSError:
             raise
         except Exception:  # about the film: it would come again

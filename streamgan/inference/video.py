@@ -48,7 +48,8 @@ def color_video(colorizer: Colorizer, source: Path, target: Path, options: FilmO
     try:
         with open_film(source) as (film, damage):
             encoding = Encoding(picture_stream(film), first, container, options)
-            with segments_for(target, _key(colorizer, source, encoding)) as segments:
+            key = _key(colorizer, source, encoding)
+            with segments_for(target, key, colorizer.device) as segments:
                 missing, notes = color_pictures(colorizer, film, damage, encoding, segments, name=source.name)
                 with open_film(source) as (again, _), atomic_write(target) as file:
                     output = _Output(file)

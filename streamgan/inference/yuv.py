@@ -63,6 +63,9 @@ def space_of(frame: VideoFrame, bits: int) -> Space:
 
 
 def _is_full(frame: VideoFrame) -> bool:
+    """Whether 0 is black. Gray that says nothing is so, as ffmpeg takes and makes it."""
+    if frame.color_range == 0 and frame.format.name.startswith("gray"):
+        return True
     return frame.color_range == _FULL or frame.format.name.startswith("yuvj")
 
 
@@ -73,19 +76,32 @@ class Picture:
     """
 
     def __init__(self, given: VideoFrame, size: tuple[int, int], pix_fmt: str, space: Space):
-        alike = (given.width, given.height) == size and given.format.name.replace("yuvj", "yuv") == pix_fmt
-        source = given if alike and _is_full(given) == space.full else _converted(given, size, pix_fmt, space)
+        alike = (given.width, given.height) == size and _is_full(given) == space.full
+        alike = alike and given.format.name in _same_luma(pix_fmt)
+        source = given if alike else _converted(given, size, pix_fmt, space)
         self.frame = VideoFrame(*size, pix_fmt)
         self.frame.pts, self.frame.time_base = given.pts, given.time_base
         self.luma_HW = _plane(self.frame, 0)
         self.luma_HW[:] = _plane(source, 0)
 
-    def paint(self, painter: "Painter", chroma: Chroma, turn: int) -> None:
-        """Set the chroma: of a prediction for the picture after `turn` quarters."""
+    def paint(self, painter: "Painter", chroma: Chroma, turn: int, *, num_fields: int = 1) -> None:
+        """Set the chroma: of a prediction for the picture after `turn` quarters.
+
+        The lines of two fields come in turn, in the luma and in the chroma.
+        """
         planes = [_plane(self.frame, index) for index in (1, 2)]
-        levels_2yx = painter(self.luma_HW, chroma, turn, planes[0].shape)
-        for plane, levels_yx in zip(planes, levels_2yx, strict=True):
-            plane[:] = levels_yx
+        if planes[0].shape[0] % num_fields:
+            num_fields = 1
+        for field in range(num_fields):
+            parts = [plane[field::num_fields] for plane in planes]
+            levels_2yx = painter(self.luma_HW[field::num_fields], chroma, turn, parts[0].shape)
+            for part, levels_yx in zip(parts, levels_2yx, strict=True):
+                part[:] = levels_yx
+
+
+def _same_luma(pix_fmt: str) -> tuple[str, str, str]:
+    """Formats with the same plane of luma."""
+    return pix_fmt, pix_fmt.replace("yuv", "yuvj"), f"gray{pix_fmt.partition('p')[2]}"
 
 
 def _converted(frame: VideoFrame, size: tuple[int, int], pix_fmt: str, space: Space) -> VideoFrame:
