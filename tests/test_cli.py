@@ -206,6 +206,13 @@ def test_the_version_is_that_of_the_package(run):
     assert run("--version").stdout == f"streamgan, version {__version__}\n"
 
 
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "streamgan", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"streamgan, version {__version__}\n"
+
+
 def test_a_set_is_made_checked_and_found_finished(run, source_folder, tmp_path):
     line = (
         "shard",

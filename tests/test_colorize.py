@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from streamgan.cli.colorize import colorize
 from streamgan.core.color import HEADS, rgb_to_lab
-from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
+from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError, DataError
 from streamgan.core.run_folder import FORMAT, VERSION, sealed
 from streamgan.core.storage.files import sha256_file, write_json
 from streamgan.inference.colorizer import Colorizer
@@ -167,9 +167,61 @@ def test_the_work_size_changes_the_chroma_and_not_the_luminance(model, gentle):
 
 
 def test_more_pixels_than_the_cap_are_refused(colorizer, monkeypatch):
-    monkeypatch.setattr("streamgan.inference.colorizer.MAX_PIXELS", 99)
-    with pytest.raises(ValueError, match="10 x 10 pixels, over the cap of 99"):
+    monkeypatch.setattr("streamgan.inference.given.MAX_PIXELS", 99)
+    with pytest.raises(DataError, match="10 x 10 pixels, over the cap of 99"):
         colorizer(Image.new("L", (10, 10)))
+
+
+def test_a_path_an_image_and_an_array_give_the_same_colours(colorizer, gentle, tmp_path):
+    image = gentle(1).convert("L")
+    image.save(tmp_path / "a.png")
+    pixels = np.asarray(image)
+    made = colorizer([str(tmp_path / "a.png"), tmp_path / "a.png", image, pixels, np.stack([pixels] * 3, 2)])
+    assert [type(one) for one in made[3:]] == [np.ndarray, np.ndarray]
+    for one in made:
+        assert np.abs(np.asarray(one, int) - np.asarray(made[0], int)).max() <= 1
+    assert np.array_equal(colorizer(pixels), made[3])
+    assert colorizer(tmp_path / "a.png").tobytes() == made[0].tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_array_of_sixteen_bits_gives_one_of_sixteen_bits(colorizer, gentle, channels):
+    gray = np.asarray(gentle(1).convert("L"), np.uint16) * 257 + np.arange(96, dtype=np.uint16)
+    made = colorizer(gray if channels == 1 else np.stack([gray] * 3, 2))
+    assert (made.dtype, made.shape) == (np.uint16, (80, 96, 3))
+    given = HEADS["lab"].gray_to_input(torch.from_numpy(gray / 65535)[None, None].float())
+    off = HEADS["lab"].to_input(torch.from_numpy(made / 65535).permute(2, 0, 1)[None].float()) - given
+    assert off.abs().mean() / 2 * 65535 < 8
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "got dict"),
+        (None, "got NoneType"),
+        ([b"bytes"], "got bytes"),
+        (torch.zeros(3), "got torch.Tensor"),
+        (np.zeros((4, 4)), r"got an array of float64, \(4, 4\)"),
+        (np.zeros((4, 4, 2), np.uint8), r"got an array of uint8, \(4, 4, 2\)"),
+        (np.zeros((0, 4), np.uint8), r"got an array of uint8, \(0, 4\)"),
+    ],
+)
+def test_what_is_no_photo_is_named_by_its_type(colorizer, given, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        colorizer(given)
+    assert str(caught.value).startswith("Colorizer: cannot colour this (")
+
+
+def test_a_photo_that_cannot_be_read_is_named(colorizer, tmp_path):
+    (tmp_path / "a.png").write_text("no photo")
+    with pytest.raises(DataError, match=r"a\.png: not a photo that can be read \(not an image"):
+        colorizer(str(tmp_path / "a.png"))
+    with pytest.raises(DataError, match=r"b\.png: no such file"):
+        colorizer(tmp_path / "b.png")
+    with pytest.raises(DataError, match="an image: not a photo that can be read"):
+        colorizer(Image.new("F", (8, 8)))
+    with pytest.raises(DataError, match="cannot be read"):
+        colorizer(tmp_path)
 
 
 def test_a_device_that_is_not_there_is_refused(model, monkeypatch):

@@ -134,8 +134,9 @@ def colorize(
     from streamgan.inference.colorizer import Colorizer
     from streamgan.inference.containers import FilmOptions, check_options
     from streamgan.inference.inputs import Inputs, Naming
+    from streamgan.inference.one_file import Handling
     from streamgan.inference.photo import Limits
-    from streamgan.inference.pipeline import Handling, color_files, plan_files
+    from streamgan.inference.pipeline import color_files, plan_files
     from streamgan.inference.saving import QUALITY
 
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here

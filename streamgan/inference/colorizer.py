@@ -20,7 +20,8 @@ from streamgan.core.storage.hub import READY, download_model
 
 from .bundle import bundle_files, save_file
 from .chroma import paint, upsample
-from .photo import MAX_PIXELS, Photo, check_pixels, read_photo
+from .given import Given, photo_of
+from .photo import Photo
 from .saving import to_image
 from .weights import Weights, find_weights, load_weights
 
@@ -100,20 +101,27 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
         return cls.load(path, **options)
 
     @overload
-    def __call__(self, images: Image.Image) -> Image.Image: ...
+    def __call__(self, images: np.ndarray) -> np.ndarray: ...
     @overload
-    def __call__(self, images: Sequence[Image.Image]) -> list[Image.Image]: ...
-    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> Image.Image | list[Image.Image]:
-        """An image (any mode) in colour, or a list of them: upright, same size and luminance, RGB or RGBA.
+    def __call__(self, images: str | Path | Image.Image) -> Image.Image: ...
+    @overload
+    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+    @overload
+    def __call__(self, images: Sequence[str | Path | Image.Image]) -> list[Image.Image]: ...
+    def __call__(self, images: Given | Sequence[Given]) -> Any:
+        """A photo in colour, or a list of photos: upright, same size and luminance.
 
-        8 bits per channel; profile and EXIF are in the `info` of the result.
+        A path or an image of PIL's (any mode) gives an image of 8 bits, RGB or RGBA, with profile and EXIF in
+        its `info`. An array of gray (H, W) or sRGB (H, W, 3), uint8 or uint16, gives (H, W, 3) of its type.
+        DataError for what cannot be read, ConfigError for what is no photo.
         """
-        if isinstance(images, Image.Image):
-            return self([images])[0]
-        for image in images:
-            check_pixels(image, MAX_PIXELS)
-        photos = [read_photo(image) for image in images]
-        return [to_image(photo, rgb) for photo, rgb in zip(photos, self.color(photos), strict=True)]
+        if not isinstance(images, list | tuple):
+            return self([images])[0]  # pyright: ignore[reportCallIssue, reportArgumentType]
+        photos = [photo_of(one) for one in images]
+        return [
+            rgb if isinstance(one, np.ndarray) else to_image(photo, rgb)
+            for one, photo, rgb in zip(images, photos, self.color(photos), strict=True)
+        ]
 
     def color(self, photos: Sequence[Photo]) -> Iterator[np.ndarray]:
         """sRGB of each photo, (H, W, 3): uint16 where its gray is, else uint8."""

@@ -24,8 +24,11 @@ from .metadata import Metadata, fit, read_metadata
 from .salvage import completed
 
 MAX_PIXELS = 170_000_000  # a little below the size that Pillow takes for an attack
-_RAISE = "raise it with --max-pixels if that is right"
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
+
+
+class TooManyPixels(ValueError):
+    """A photo, or a header that claims it, over the cap."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,16 @@ def open_photo(path: Path, data: bytes | None = None) -> Iterator[tuple[Image.Im
         except UnidentifiedImageError as error:  # its text names an object of Python
             raise ValueError(missing(path) or "not an image that can be read") from error
         except Image.DecompressionBombError as error:
-            raise ValueError(f"far more pixels than the cap of {MAX_PIXELS}; {_RAISE}") from error
+            raise TooManyPixels(f"far more pixels than the cap of {MAX_PIXELS}") from error
         with opened as image:
             yield image, (f"without its {', '.join(unread)}, which cannot be read",) if unread else ()
 
 
 def check_pixels(image: Image.Image, most: int, *, count: int = 1) -> None:
-    """ValueError if `count` pictures as an opened image, not decoded yet, have more than `most` pixels."""
+    """TooManyPixels if `count` pictures as an opened image, not decoded yet, have more than `most` pixels."""
     if image.width * image.height * count > most:
         times = f"{count} x " if count > 1 else ""
-        raise ValueError(f"{times}{image.width} x {image.height} pixels, over the cap of {most}; {_RAISE}")
+        raise TooManyPixels(f"{times}{image.width} x {image.height} pixels, over the cap of {most}")
 
 
 def count_pages(image: Image.Image, kind: str) -> tuple[int, int]:
