@@ -80,18 +80,17 @@ def test_a_run_starts_from_it_and_leaves_its_encoder_alone(shard_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_at_a_size_for_which_its_network_is_another_is_told_so(shard_set, tmp_path):
+def test_it_goes_on_at_another_size_and_a_network_of_another_shape_is_told_so(shard_set, tmp_path):
     words = [
-        f"data.shards={shard_set}",
-        f"run.dir={tmp_path}",
-        "data.batch=4",
-        "data.workers=0",
-        "data.size=128",
-    ]
+        f"data.shards={shard_set}", "data.batch=4", "data.workers=0", "data.size=128", "loss.gan_weight=0",
+        "run.steps=1", "run.validate_images=4",
+    ]  # fmt: skip
+    train(load_config(RECIPE, [*words, f"run.dir={tmp_path / 'larger'}"]))
+    assert load_weights(find_weights(tmp_path / "larger", "last")).generator.enlargement == 2
     with pytest.raises(
-        CheckpointError, match=r"does not fit .*; choose the model\.\* settings and the data\.size of"
+        CheckpointError, match=r"choose the model\.\* settings .* or what model\.enlarge it had"
     ):
-        train(load_config(RECIPE, words))
+        train(load_config(RECIPE, [*words, f"run.dir={tmp_path / 'other'}", "model.enlarge=1"]))
 
 
 def test_it_is_nearer_to_the_truth_than_gray_on_photos_that_it_never_saw():

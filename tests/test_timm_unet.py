@@ -75,6 +75,18 @@ def test_small_photos_are_enlarged_for_a_backbone_and_come_back_as_they_were(siz
     assert model(torch.rand(1, 1, size + 5, 2 * size - 3)).shape == (1, 2, size + 5, 2 * size - 3)
 
 
+def test_one_that_was_built_for_small_photos_goes_on_with_large_ones():
+    small = TimmUNet(out_channels=2, size=64, width=4, variant="test_efficientnet")
+    large = TimmUNet(out_channels=2, size=256, width=4, variant="test_efficientnet", enlarge=2)
+    large.load_state_dict(disturb(small).state_dict())
+    photo = torch.rand(1, 1, 256, 256) * 2 - 1
+    assert torch.equal(large.eval()(photo), small.eval()(photo))
+    with pytest.raises(
+        ConfigError, match=r"model\.enlarge: photos are enlarged 1, 2, 4 or 8 times \(got 3\)"
+    ):
+        TimmUNet(out_channels=2, variant="test_efficientnet", enlarge=3)
+
+
 def test_padding_of_tensorflow_is_that_of_timm_at_the_sizes_that_come():
     torch.manual_seed(0)
     theirs = disturb(timm.create_model("tf_efficientnet_lite0", features_only=True)).eval()

@@ -92,6 +92,9 @@ class ModelConfig(Section):
     """Another form of the model. unet, ddcolor, koalarization: published, the authors' network; timm_unet:
     any backbone of timm that gives a pyramid of maps; koalarization: inception_resnet_v2, the published
     embedder alone; zhang: a .npy file of ab bins, such as the authors' 313."""
+    enlarge: Count | None = None
+    """How many times (1, 2, 4, 8) a timm_unet enlarges photos for its backbone; None: to 128 pixels. To
+    go on from weights of another data.size, give what their run had: 2 for the packaged model."""
 
 
 class LossConfig(Section):

@@ -97,8 +97,9 @@ class TimmFeatures(nn.Module):
 class TimmUNet(nn.Module):
     """(B, 1, H, W) in [-1, 1] -> (B, C, H, W) for any H, W: 0 at first, or 0.5 within [0, 1] if bounded.
 
-    `variant` names the backbone; `width`, `norm` and `dropout` are the decoder's. Where `size` is below 128,
-    photos are enlarged for the backbone by the power of two that makes it so.
+    `variant` names the backbone; `width`, `norm` and `dropout` are the decoder's. Photos are enlarged for the
+    backbone `enlarge` (1, 2, 4 or 8) times; None: by the power of two that makes a `size` below 128 so large.
+    The decoder has a level less for each doubling.
     """
 
     def __init__(
@@ -112,10 +113,14 @@ class TimmUNet(nn.Module):
         bounded: bool = False,
         dropout: float = 0.0,
         variant: str = DEFAULT,
+        enlarge: int | None = None,
     ):
         super().__init__()
-        enlargement = 1
-        while enlargement * size < LEAST_SIDE and enlargement < FINEST:
+        if enlarge not in (None, *_FACTORS.values()):
+            what = f"photos are enlarged 1, 2, 4 or 8 times (got {enlarge})"
+            raise ConfigError("model.enlarge", what, "choose one of these")
+        enlargement = enlarge or 1
+        while enlarge is None and enlargement * size < LEAST_SIDE and enlargement < FINEST:
             enlargement *= 2
         self.bounded, self.enlargement = bounded, enlargement
         self.encoder = TimmFeatures(variant)

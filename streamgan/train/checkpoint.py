@@ -164,7 +164,9 @@ def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> None:
         try:
             module.load_state_dict(load_file(file))
         except (OSError, SafetensorError, RuntimeError) as error:
-            todo = "choose the model.* settings and the data.size of the run that wrote it"
+            todo = "choose the model.* settings of the run that wrote it"
+            if config.model.generator == "timm_unet":
+                todo += ", and its data.size or what model.enlarge it had"
             raise CheckpointError(file, _misfit(file, name, config, error), todo) from error
 
 
