@@ -38,7 +38,7 @@ MAX_PARAMETERS = 8
 # What users call, with every option by its name. Inside, what belongs together is one value.
 FACES = {"data.loader.build_loader", "data.loader.build_eval_loader"}
 FACES |= {"cli.bench.loader", "cli.bench_plan.plan", "cli.colorize.colorize", "cli.evaluate.evaluate"}
-FACES |= {"cli.shard.shard"}
+FACES |= {"cli.shard.shard", "models.timm_unet.TimmUNet.__init__"}  # its options
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "launch").glob("*.py"))
