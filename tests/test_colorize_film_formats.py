@@ -1,6 +1,7 @@
 """Films of every ending: what becomes of the container, the codec, the bits, and all else that is in them."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from marks import slow
 from test_colorize import save_generator
 
+from streamgan.core import logs
 from streamgan.inference.colorizer import Colorizer
 from streamgan.inference.containers import SUGGESTED, FilmOptions
 from streamgan.inference.inputs import Inputs, Naming
@@ -16,7 +18,7 @@ from streamgan.inference.pipeline import Handling, color_files
 
 av = pytest.importorskip("av")
 
-from test_colorize_films import RATE, scene  # noqa: E402 (needs av)
+from test_colorize_films import RATE, put_frames, scene  # noqa: E402 (needs av)
 
 FRAMES = 24
 # By ending: muxer, codec, sound; what the ending becomes, and with which codec.
@@ -267,3 +269,48 @@ def test_a_factor_or_an_encoder_that_is_not_there_is_one_line(model, tmp_path, r
     assert done.code == 2
     assert "--codec: this PyAV has no libnone, which encodes vp9; choose h264 or hevc or av1" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", [".avi", slow(".webm"), slow(".flv")])
+def test_what_is_missing_of_a_cut_film_is_counted_where_its_head_tells(colorizer, tmp_path, suffix):
+    source = write(tmp_path / f"film{suffix}")
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    outcome = color(colorizer, source, tmp_path / "out")
+    with av.open(str(outcome.target.path)) as film:
+        made = sum(1 for _ in film.decode(video=0))
+    assert outcome.kind == "partial"
+    assert 4 < made < FRAMES - 4
+    lost, total = (int(number) for number in outcome.text.split()[:3:2])
+    assert total - lost == made
+    assert abs(total - FRAMES) <= 1
+    assert "at its end" in outcome.text
+
+
+@pytest.mark.parametrize("suffix", [".mp4", slow(".mkv"), slow(".ts")])
+def test_progress_counts_the_frames_of_the_film_in_hand(colorizer, tmp_path, monkeypatch, capfd, suffix):
+    monkeypatch.setattr(logs, "LINE_INTERVAL_S", 0.0)
+    color(colorizer, write(tmp_path / f"film{suffix}"), tmp_path / "out")
+    lines = capfd.readouterr().err.splitlines()
+    counts = [line.split()[1].split("/") for line in lines if line.startswith(f"film{suffix}: ")]
+    assert [int(done) for done, _ in counts][-3:] == [8, 16, 24]
+    assert all(abs(int(total) - FRAMES) <= 2 for _, total in counts)  # an estimate in some containers
+    assert re.search(r"\d\d:\d\d<\d\d:\d\d +[\d.]+ *(frame/s|s/frame)", lines[-1])
+
+
+@pytest.mark.parametrize("suffix", [".ts", slow(".m2ts"), slow(".webm")])
+def test_languages_of_sound_stay(colorizer, tmp_path, suffix):
+    muxer, codec, sound, *_ = FILMS[suffix]
+    source = tmp_path / f"film{suffix}"
+    with av.open(str(source), "w", format=muxer) as film:
+        video = film.add_stream(codec, rate=RATE, options={"g": "9"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        voices = [film.add_stream(sound, rate=48000, layout="stereo") for _ in range(2)]
+        for voice, language in zip(voices, ("deu", "ita"), strict=True):
+            voice.metadata["language"] = language
+        put_frames(film, video, times=range(FRAMES))
+        for voice in voices:
+            put_sound(film, voice)
+    outcome = color(colorizer, source, tmp_path / "out")
+    assert (outcome.kind, outcome.text) == ("colored", "")
+    with av.open(str(outcome.target.path)) as film:
+        assert [one.language for one in film.streams.audio] == ["deu", "ita"]

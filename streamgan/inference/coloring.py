@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from av import VideoFrame
+from av import VideoFrame, time_base
 
 from streamgan.core.logs import progress, say
 
@@ -34,7 +34,7 @@ def color_pictures(
     if done:
         say(f"{name}: continues after {done} frames")
     with (
-        progress(total=_num_frames(stream), unit="frame", label=name, start=done, leave=False) as bar,
+        progress(total=_num_frames(film, stream), unit="frame", label=name, start=done, leave=False) as bar,
         ThreadPoolExecutor(1, "film-read") as reader,
         ThreadPoolExecutor(1, "film-write") as writer,
     ):
@@ -90,11 +90,13 @@ def _batches(frames: Iterator[VideoFrame], number: int) -> Iterator[list[VideoFr
         yield batch
 
 
-def _num_frames(stream: Any) -> int | None:
+def _num_frames(film: Any, stream: Any) -> int | None:
     """About how many there are, if the container says anything about it."""
     if stream.frames or not stream.average_rate:
         return stream.frames or None
-    return round((stream.duration or 0) * stream.time_base * stream.average_rate) or None
+    if stream.duration:
+        return round(stream.duration * stream.time_base * stream.average_rate)
+    return round((film.duration or 0) * stream.average_rate / time_base) or None
 
 
 class _Painting:

@@ -234,6 +234,10 @@ class Reading:
         """Frames that are missing at the end."""
         if self._is_mov:
             return max(0, len(self._stream.index_entries) - self._num_packets)
+        if (
+            self._film.format.name == "avi" and self._stream.frames
+        ):  # places for frames, of which some are empty
+            return max(0, self._stream.frames - round(self._picture_end / self._stream.time_base))
         step_s = float(step * self._stream.time_base) or 1 / float(self._stream.average_rate or 24)
         if length := _seconds(self._stream.metadata.get("DURATION", "")):  # as Matroska says it of a stream
             missing_s = length - self._picture_end

@@ -140,7 +140,7 @@ class Painter:
         rgb_13hw = torch.rot90(self._colorizer.colors(chroma), -turn, (2, 3))
         given_11hw = torch.rot90(chroma.input_11hw, -turn, (2, 3))
         low, middle, high = (
-            torch.from_numpy(one).to(rgb_13hw.device).int() for one in _blocks(luma_HW, size)
+            torch.from_numpy(one.astype(np.int32)).to(rgb_13hw.device) for one in _blocks(luma_HW, size)
         )
         wanted_11yx = self._inputs[middle][None, None]
         cbcr_12yx = upsample(_to_chroma(rgb_13hw, self._space), given_11hw, wanted_11yx)
