@@ -220,6 +220,36 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(source, wanted, 
     assert tree(tmp_path / "set") == wanted
 
 
+def test_a_record_appears_when_all_of_its_unit_is_on_the_disk_and_folders_are_flushed_once(
+    source, tmp_path, monkeypatch
+):
+    events: list[tuple[str, str]] = []
+    replace, flush = os.replace, os.fsync
+
+    def replaced(old, new):
+        replace(old, new)
+        events.append(("named", Path(new).name))
+
+    def flushed(descriptor):
+        flush(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        events.append(("flushed folder" if path.is_dir() else "flushed", path.name.removesuffix(".tmp")))
+
+    monkeypatch.setattr(local_files.os, "replace", replaced)
+    monkeypatch.setattr(local_files.os, "fsync", flushed)
+    shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
+    begin = 0
+    records = [at for at, (what, name) in enumerate(events) if what == "named" and name.startswith("unit-")]
+    assert len(records) > 1
+    for at in records:
+        unit = [event for event in events[begin:at] if event[0] == "named" and event[1] != "state.json"]
+        last = max(i for i, event in enumerate(events[:at]) if event in unit)
+        assert {"set", ".work"} <= {name for what, name in events[last:at] if what == "flushed folder"}
+        folders_flushed = [name for what, name in events[last - len(unit) : at] if what == "flushed folder"]
+        assert sorted(folders_flushed) == [".work", "set"]
+        begin = at + 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

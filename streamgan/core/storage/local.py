@@ -52,11 +52,12 @@ class LocalPath(PosixPath):
         return True
 
     @contextmanager
-    def writing(self, *, token: str = "") -> Iterator[BinaryIO]:
+    def writing(self, *, token: str = "", lasting: bool = True) -> Iterator[BinaryIO]:
         """A binary file that takes this name only when the block ends without an error.
 
         The bytes are flushed to the disk before the rename, and the rename itself before this returns: after
-        a power loss the file is absent, old or new, never partial. `token` joins the temporary name: with one
+        a power loss the file is absent, old or new, never partial. Not `lasting`: the rename is flushed by
+        `keep` of the folder, once for all files in it. `token` joins the temporary name: with one
         of their own, several processes may write the same path at once, and the last rename wins. An OSError
         names this path, for `errors.file_error`.
         """
@@ -77,7 +78,12 @@ class LocalPath(PosixPath):
             ):
                 error.filename, error.filename2 = str(self), None  # the name that the user knows
             raise
-        sync_directory(self.parent)
+        if lasting:
+            self.parent.keep()
+
+    def keep(self) -> None:
+        """Make renames and removals inside this folder survive a power loss."""
+        sync_directory(self)
 
 
 def temporary_path(path: Path, *, token: str = "") -> Path:

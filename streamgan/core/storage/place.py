@@ -116,7 +116,7 @@ class ObjectPath:
         return store.modified(self.url)
 
     @contextmanager
-    def writing(self, *, token: str = "") -> Iterator[BinaryIO]:
+    def writing(self, *, token: str = "", lasting: bool = True) -> Iterator[BinaryIO]:
         """As `LocalPath.writing`: a temporary file here first, uploaded when it is complete."""
         try:
             with tempfile.TemporaryFile(prefix="streamgan-") as file:  # no name: a killed process leaves none
@@ -128,6 +128,9 @@ class ObjectPath:
                 raise
             what = f"the disk is full (a file on its way to {self})"
             raise DataError(tempfile.gettempdir(), what, "make room, or set TMPDIR") from error
+
+    def keep(self) -> None:
+        """What a store has taken stays."""
 
 
 class WebPath(ObjectPath):

@@ -1,8 +1,8 @@
 """One unit of work: its rows from the source into one tar a split, then the indexes, then the commit record.
 
-Each file is written under a temporary name, flushed and renamed; the record comes last. A unit without a
-record is done again from the start and gives the same bytes, so a crash at any point costs at most one unit
-a worker.
+Each file is written under a temporary name, flushed and renamed; the record comes when all of that is on the
+disk. A unit without a record is done again from the start and gives the same bytes, so a crash at any point
+costs at most one unit a worker.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
@@ -90,7 +91,7 @@ class _Shard:
 
 @contextmanager
 def _open_shard(path: Place, token: str) -> Iterator[_Shard]:
-    with path.writing(token=token) as file:
+    with path.writing(token=token, lasting=False) as file:
         shard = _Shard(file)
         yield shard
         shard.close()
@@ -156,9 +157,7 @@ def make_unit(job: Job, unit: Unit, heartbeat: Callable[[int, int, int], None] =
                     shards[split] = stack.enter_context(_open_shard(path, token))
                 shards[split].add(f"{file_index:05d}-{row.number:09d}", members, known)
                 size += sum(map(len, members.values()))
-        entries = {
-            split: _commit(job.root, split, unit.number, shards[split], token) for split in sorted(shards)
-        }
+        entries = _commit(job.root, unit.number, shards, token)
         record: dict[str, Any] = {"unit": unit.number, "rows": unit.num_rows, "shards": entries}
         record |= {"rejected": rejected, "changed": changed}
         _put(job.root / WORK / record_name(unit.number), json_bytes(record), token)
@@ -175,16 +174,25 @@ def _unit_rows(job: Job, unit: Unit, opening: Callable[[int], None]) -> Iterator
         job.files[number].confirm(piece.row_group for piece in unit.pieces if piece.file == number)
 
 
-def _commit(root: Place, split: str, unit: int, shard: _Shard, token: str) -> dict[str, Any]:
-    """Write both indexes of a finished tar; its entry for the manifest."""
-    name = shard_name(split, unit)
-    size, sha256 = shard.size, shard.sha256.hexdigest()
-    idx = idx_bytes({"name": name, "bytes": size, "sha256": sha256}, shard.samples)
-    _put(root / idx_name(name), idx, token)
-    _put(root / WORK / packed_name(split, unit), index_bytes(pack_index(shard.samples)), token)
-    return asdict(ShardEntry(name, len(shard.samples), size, sha256, hashlib.sha256(idx).hexdigest()))
+def _commit(root: Place, unit: int, shards: dict[str, _Shard], token: str) -> dict[str, Any]:
+    """Write both indexes of the finished tars, all at once; when they are on the disk, entries by split."""
+    entries: dict[str, Any] = {}
+    files: dict[Place, bytes] = {}
+    for split, shard in sorted(shards.items()):
+        name, sha256 = shard_name(split, unit), shard.sha256.hexdigest()
+        idx = idx_bytes({"name": name, "bytes": shard.size, "sha256": sha256}, shard.samples)
+        files[root / idx_name(name)] = idx
+        files[root / WORK / packed_name(split, unit)] = index_bytes(pack_index(shard.samples))
+        idx_sha256 = hashlib.sha256(idx).hexdigest()
+        entries[split] = asdict(ShardEntry(name, len(shard.samples), shard.size, sha256, idx_sha256))
+    with ThreadPoolExecutor(max(1, len(files))) as pool:  # a disk flushes many files as soon as one
+        for done in [pool.submit(_put, path, data, token, lasting=False) for path, data in files.items()]:
+            done.result()
+        for done in [pool.submit(folder.keep) for folder in (root, root / WORK)]:
+            done.result()
+    return entries
 
 
-def _put(path: Place, data: bytes, token: str) -> None:
-    with path.writing(token=token) as file:
+def _put(path: Place, data: bytes, token: str, *, lasting: bool = True) -> None:
+    with path.writing(token=token, lasting=lasting) as file:
         file.write(data)
