@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -35,8 +36,7 @@ BROWSER = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 START_S = 90
-READY = """() => [...document.querySelectorAll("a, button")].some(one =>
-    one.textContent.includes("Download vivid") && !one.disabled && !one.classList.contains("disabled"))"""
+WAIT_MS = 90_000
 
 
 def free_port() -> int:
@@ -102,13 +102,13 @@ class StubPage:
     def __init__(self, number: int):
         self.number = number
 
-    def build_page(self, colorizers: object, folder: Path) -> "StubPage":
+    def build_page(self, colorizers: object, folder: Path, **_: object) -> "StubPage":
         assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
         self.folder = folder
         return self
 
-    def theme(self) -> None:
-        return None
+    def look(self) -> dict[str, object]:
+        return {}
 
     def launch(self, **_: object) -> None:
         (self.folder / "photo.jpg").write_text("private")
@@ -132,59 +132,127 @@ def test_no_upload_outlives_a_server_that_is_ended(models, monkeypatch, run_as_p
     assert signal.getsignal(number) is before
 
 
-@pytest.mark.slow
-def test_the_page_colours_compares_and_refuses_in_a_real_browser(models, photo, tmp_path):
-    pytest.importorskip("gradio", reason="pip install 'streamgan[web]'")
+@contextmanager
+def browser_on(address: str) -> Iterator[Callable[..., Any]]:
+    """`visit(width)`: the page as a new visitor sees it, in Chromium, that asks nobody but `address`."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
+    asked = []
+    with playwright.sync_playwright() as start:
+        browser = start.chromium.launch(executable_path=CHROMIUM, args=BROWSER)
+
+        def visit(width: int) -> Any:
+            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+            page.set_default_timeout(WAIT_MS)
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(address)
+            page.wait_for_selector("text=Saturation")
+            return page
+
+        yield visit
+        browser.close()
+    assert asked
+    assert all(url.startswith((address, "data:", "blob:")) for url in asked), asked
+
+
+def downloaded(page: Any, name: str, folder: Path) -> Path:
+    """The file under the button, once it is called so."""
+    with page.expect_download() as coming:
+        page.click(f"text=Download {name}")
+    path = folder / f"{time.monotonic_ns()}-{name}"
+    coming.value.save_as(path)
+    return path
+
+
+@pytest.fixture
+def desk(photo, tmp_path):
+    """What a visitor has on the desk."""
+    pytest.importorskip("gradio", reason="pip install 'streamgan[web]'")
     muted = Image.blend(photo(3, (320, 240)), Image.new("RGB", (320, 240), (128, 128, 128)), 0.6)
     muted.save(tmp_path / "old photo.jpg", quality=95)
+    photo(4, (90, 120)).convert("L").save(tmp_path / "scan.tif")
     (tmp_path / "letter.jpg").write_text("Dear photo")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)).save(
-        tmp_path / "big.png"
-    )
-    outside = []
-    words = [word for path in models for word in ("--model", f"{path.parent.name}={path}")]
-    with running("serve", *words, "--max-mb", 1) as address, playwright.sync_playwright() as start:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "big.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1600])
+def test_the_page_colours_compares_and_refuses_in_a_real_browser(models, desk, width):
+    with (
+        running("serve", "--model", f"vivid={models[1]}", "--max-mb", 1) as address,
+        browser_on(address) as visit,
+    ):
         assert open_ports(int(address.rpartition(":")[2])) == {"0100007F"}  # 127.0.0.1 and nothing else
-        browser = start.chromium.launch(executable_path=CHROMIUM, args=BROWSER)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("request", lambda request: outside.append(request.url))
-        page.goto(address)
-        page.wait_for_selector("text=Saturation", timeout=60_000)
-        page.set_input_files("input[type=file]", tmp_path / "old photo.jpg")
-        page.wait_for_function(READY, timeout=60_000)
-
-        def download(name: str) -> Image.Image:
-            with page.expect_download() as coming:
-                page.click(f"text=Download {name} (PNG)")
-            path = tmp_path / f"{name}-{time.monotonic_ns()}.png"
-            coming.value.save_as(path)
-            return Image.open(path).convert("RGB")
-
-        soft, vivid = download("soft"), download("vivid")
-        assert soft.size == vivid.size == (320, 240)
-        assert np.asarray(soft).tobytes() != np.asarray(vivid).tobytes()
-        with Image.open(tmp_path / "old photo.jpg") as given:
-            assert np.abs(lightness(vivid) - lightness(given)).mean() < 1
-        page.screenshot(path=tmp_path / "coloured.png")
-        page.get_by_label("number input").fill("0")
-        page.get_by_label("number input").press("Tab")
-        page.wait_for_timeout(3000)
-        gray = np.asarray(download("vivid"), np.int16)
-        assert np.abs(gray[..., 0] - gray[..., 2]).max() <= 1
+        page = visit(width)
+        page.click("text=Try an example photo")
+        page.wait_for_selector("text=Download example.jpg")
+        pair = page.locator(".compare .pair")
+        assert pair.bounding_box()["width"] == pytest.approx(min(600, pair.bounding_box()["width"]))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        images = page.locator(".compare img")
+        assert images.evaluate_all("all => all.every(one => one.complete && one.naturalWidth == 600)")
 
         page.click("[aria-label='Clear']")
-        page.set_input_files("input[type=file]", tmp_path / "letter.jpg")
-        page.wait_for_selector("text=not a photo that can be read", timeout=60_000)
-        page.reload()
-        page.wait_for_selector("text=Saturation", timeout=60_000)
-        page.set_input_files("input[type=file]", tmp_path / "big.png")
-        page.wait_for_selector("text=/exceeds|too large|maximum/i", timeout=60_000)
-        browser.close()
-    assert outside
-    assert all(url.startswith((address, "data:", "blob:")) for url in outside), outside
+        names = ("old photo.jpg", "scan.tif", "letter.jpg")
+        page.set_input_files("input[type=file]", [desk / name for name in names])
+        with zipfile.ZipFile(downloaded(page, "colored.zip", desk)) as packed:
+            assert packed.namelist() == ["old photo.jpg", "scan.tif"]
+            packed.extractall(desk / "out")
+        with Image.open(desk / "old photo.jpg") as given, Image.open(desk / "out/old photo.jpg") as made:
+            assert (made.format, made.size) == ("JPEG", given.size)
+            assert np.abs(lightness(made) - lightness(given)).mean() < 1
+        told = page.inner_text(".told")
+        assert "2 coloured, 1 not" in told
+        assert "letter.jpg: not coloured (not an image that can be read)" in told
+
+        page.get_by_label("Photo", exact=True).click()
+        page.get_by_role("option", name="scan.tif").click()
+        page.wait_for_selector("img[alt='scan.tif, gray']")
+        border = page.get_by_label("scan.tif, coloured by vivid")
+        border.focus()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        assert border.input_value() == "48"
+        pair = page.locator(".compare .pair")
+        assert pair.evaluate("one => getComputedStyle(one).getPropertyValue('--at')") == "48%"
+        assert pair.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"  # the focus is seen
+
+        page.get_by_label("number input").fill("0")
+        page.get_by_label("number input").press("Tab")
+        page.wait_for_function("before => document.querySelector('.compare .color').src != before",
+                               arg=page.get_attribute(".compare .color", "src"))  # fmt: skip
+        with zipfile.ZipFile(downloaded(page, "colored.zip", desk)) as packed:
+            gray = np.asarray(Image.open(packed.open("scan.tif")), int)
+        assert np.ptp(gray, axis=2).max() <= 1
+        page.set_input_files("input[type=file]", desk / "big.png")
+        page.wait_for_selector("text=/big.png/")
+        page.wait_for_selector("text=/exceeds|too large|maximum/i")
+
+
+@pytest.mark.slow
+def test_two_visitors_wait_in_one_queue_and_get_their_own_photos(models, desk, photo):
+    large = []
+    for seed in range(6):
+        large.append(desk / f"large{seed}.jpg")
+        photo(seed, (3000, 2000)).save(large[-1])
+    words = [word for path in models for word in ("--model", f"{path.parent.name}={path}")]
+    with running("serve", *words) as address, browser_on(address) as visit:
+        first, second = visit(1600), visit(360)
+        first.set_input_files("input[type=file]", large)
+        first.wait_for_selector("text=/[0-9]+.6/")
+        second.set_input_files("input[type=file]", desk / "scan.tif")
+        second.wait_for_selector("text=/queue: 1.1/")
+        with zipfile.ZipFile(downloaded(second, "colored.zip", desk)) as packed:
+            assert packed.namelist() == ["soft/scan.tif", "vivid/scan.tif"]
+            assert packed.read("soft/scan.tif") != packed.read("vivid/scan.tif")
+        with zipfile.ZipFile(downloaded(first, "colored.zip", desk)) as packed:
+            assert {Path(name).name for name in packed.namelist()} == {path.name for path in large}
+        assert second.locator(".compare figure").count() == 2
+        assert "large" not in second.content()
+        assert "scan" not in first.content()
 
 
 @pytest.mark.slow

@@ -9,12 +9,11 @@ import click
 from streamgan.core.logs import progress
 
 from .color_report import ColorReport
-from .options import Command, Count, Number, device_option, ready_model
+from .options import MAX_PIXELS, Command, Count, Number, device_option, max_pixels_option, ready_model
 
 if TYPE_CHECKING:
     from streamgan.inference.containers import Codec
 
-MAX_PIXELS = 170_000_000  # that of inference.photo, which is not to be imported for the help
 _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 
 
@@ -69,13 +68,7 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
     help="Constant rate factor of films: lower is better and larger.  [h264 16, hevc 17, av1 and vp9 20]",
 )
 @click.option("--suffix", default="", help="What the names of results have before their ending.")
-@click.option(
-    "--max-pixels",
-    type=Count(),
-    default=MAX_PIXELS,
-    show_default=True,
-    help="Most pixels of a photo: what has more may be an attack.",
-)
+@max_pixels_option
 @click.option(
     "--strength",
     type=click.Choice(list(_STRENGTHS)),

@@ -12,6 +12,7 @@ from streamgan.core.storage.address import is_address
 from .stopping import stop_on_signals
 
 MAX_COUNT = 10**12
+MAX_PIXELS = 170_000_000  # that of inference.photo, which is not to be imported for the help
 
 
 class Command(click.Command):
@@ -98,6 +99,13 @@ device_option = click.option(
     default="auto",
     show_default=True,
     help="Where to compute.",
+)
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=Count(),
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Most pixels of a photo: what has more may be an attack.",
 )
 
 

@@ -9,7 +9,7 @@ import click
 
 from streamgan.core.errors import ConfigError
 
-from .options import Command, Count, device_option, ready_model
+from .options import MAX_PIXELS, Command, Count, device_option, max_pixels_option, ready_model
 from .output import emit
 
 
@@ -37,11 +37,15 @@ from .output import emit
     show_default=True,
     help="Largest file that may be uploaded.",
 )
+@max_pixels_option
 @click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object.")
 def serve(
-    models: tuple[str, ...], host: str, port: int, device: str, size: int | None, max_mb: int, as_json: bool
-) -> None:
+    models: tuple[str, ...], host: str, port: int, device: str, size: int | None, max_mb: int,
+    max_pixels: int, as_json: bool,
+) -> None:  # fmt: skip
     """Serve a page that colours photos, until Ctrl-C, SIGTERM or SIGHUP. Then what was uploaded is removed.
+
+    Several photos at once become one zip; those who come at the same time see their place in the queue.
 
     It has no password: with another --host than the default, everybody who reaches the port can use it.
 
@@ -66,17 +70,21 @@ def serve(
             raise ConfigError("--model", f"two models have the name {name!r}", "write --model NAME=MODEL")
         colorizers[name] = Colorizer.load(model, device=device, size=size)
 
-    from streamgan.inference.page import build_page, theme
+    from PIL import Image
 
+    from streamgan.inference.page import build_page, look
+    from streamgan.inference.photo import Limits
+
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)
     # No photo outlives the server; a request that is under way may still write.
     with tempfile.TemporaryDirectory(prefix="streamgan-serve-", ignore_cleanup_errors=True) as files:
-        os.environ.update(GRADIO_TEMP_DIR=files)
-        page = build_page(colorizers, Path(files))
+        # Gradio would keep what its visitors do in their browsers.
+        os.environ.update(GRADIO_TEMP_DIR=files, GRADIO_RUN_HISTORY="False")
+        page = build_page(colorizers, Path(files), limits=Limits(max_pixels), max_mb=max_mb)
         try:
             page.launch(
-                server_name=host, server_port=port, max_file_size=max_mb << 20, theme=theme(), quiet=True,
-                share=False, prevent_thread_lock=True, enable_monitoring=False, ssr_mode=False,
-                footer_links=[],
+                server_name=host, server_port=port, max_file_size=max_mb << 20, quiet=True, share=False,
+                prevent_thread_lock=True, enable_monitoring=False, ssr_mode=False, footer_links=[], **look(),
             )  # fmt: skip
         except OSError as error:
             what = f"cannot listen on {host}:{port} ({' '.join(str(error).split())})"

@@ -1,131 +1,131 @@
-"""The page of `streamgan serve`: drop a photo, see gray and colour under a slider, one column a model.
+"""The page of `streamgan serve`: drop photos, see gray and colour under a slider, download the results.
 
-The chroma of a photo is predicted once and kept for the session, so the saturation moves without the
-generator. What a person gets to download is what `streamgan colorize` would write as PNG.
+All visitors wait in one queue for the models and are told their place in it; what each has is a `Visit`.
 """
 
 import shutil
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
-import numpy as np
 from gradio.themes import Base  # pyright: ignore[reportMissingImports]
-from PIL import Image
 
-from .colorizer import Chroma, Colorizer
-from .photo import Photo, load_photo
-from .saving import save_photo, to_image
+from .colorizer import Colorizer
+from .comparison import CSS, comparison
+from .photo import LIMITS, Limits
+from .visit import Visit
 
-VIEW_PIXELS = 1600  # long side of what the browser is shown
-LIFETIME_S = 3600  # of a session that is not used, and of uploaded files
-TITLE = "streamgan: colour a photo"
+LIFETIME_S = 3600  # of a visit in which nothing happens, and of uploaded files
+TITLE = "streamgan: colour photos"
+EXAMPLE = Path(__file__).with_name("example.jpg")  # by Rachel Michetti, CC0; made gray
 NO_ANALYTICS: dict[str, Any] = {"analytics_enabled": False}
+_BAR = gr.Progress()
+_QUEUE: dict[str, Any] = {"concurrency_id": "models", "concurrency_limit": 1, "api_visibility": "private"}
 
 
-@dataclass
-class Session:
-    """A photo and what each model predicted for it; its downloads lie in `folder`."""
-
-    photo: Photo
-    stem: str
-    folder: Path
-    chroma: dict[str, Chroma] = field(default_factory=dict)
-    gray: dict[str, Image.Image] = field(default_factory=dict)  # the left half of each comparison
-
-    def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _close(session: Session | None) -> None:
-    if session is not None:
-        session.close()
-
-
-class Page:
-    """What the page does, apart from how it looks. One request at a time uses the models.
-
-    Downloads are written below `folder`.
-    """
-
-    def __init__(self, colorizers: Mapping[str, Colorizer], folder: Path):
-        self._colorizers, self._folder = colorizers, folder
-        self._lock = threading.Lock()
-
-    def open(self, path: str | None, before: Session | None) -> Session | None:
-        """Predict the chroma of an uploaded file; gr.Error, shown on the page, if it is no photo."""
-        if path is None:
-            _close(before)
-            return None
-        try:
-            photo = load_photo(Path(path), kind="PNG")
-        except Exception as error:  # whatever a parser meets in foreign bytes
-            reason = " ".join(str(error).split()).replace(str(path), Path(path).name)
-            what = f"{Path(path).name}: not a photo that can be read ({reason})"
-            raise gr.Error(what, print_exception=False) from error
-        _close(before)
-        session = Session(photo, Path(path).stem, Path(tempfile.mkdtemp(dir=self._folder)))
-        with self._lock:
-            for name, colorizer in self._colorizers.items():
-                chroma = session.chroma[name] = colorizer.predict([photo])[0]
-                session.gray[name] = _view(photo, colorizer.paint(photo, _without(chroma)))
-        return session
-
-    def show(self, session: Session | None, saturation: float) -> Iterator[Any]:
-        """For each model: (gray, colour) to compare, and the file to download."""
-        for name, colorizer in self._colorizers.items():
-            if session is None:
-                yield None
-                yield gr.DownloadButton(value=None, interactive=False)
-                continue
-            with self._lock:
-                colorizer.saturation = saturation
-                rgb_HW3 = colorizer.paint(session.photo, session.chroma[name])
-            path = session.folder / f"{session.stem}-{name}.png"
-            with open(path, "wb") as file:
-                save_photo(session.photo, rgb_HW3, file, "PNG")
-            yield session.gray[name], _view(session.photo, rgb_HW3)
-            yield gr.DownloadButton(value=str(path), interactive=True)
-
-
-def _without(chroma: Chroma) -> Chroma:
-    return chroma._replace(chroma_12hw=chroma.chroma_12hw * 0)
-
-
-def _view(photo: Photo, rgb_HW3: np.ndarray) -> Image.Image:
-    image = to_image(photo, rgb_HW3).convert("RGB")
-    image.thumbnail((VIEW_PIXELS, VIEW_PIXELS))
-    return image
-
-
-def build_page(colorizers: Mapping[str, Colorizer], folder: Path) -> gr.Blocks:
-    """The page; `launch` it with `theme()`. `folder` holds what is offered for download."""
-    page = Page(colorizers, folder)
+def build_page(
+    colorizers: Mapping[str, Colorizer], folder: Path, *, limits: Limits = LIMITS, max_mb: int
+) -> gr.Blocks:
+    """The page; `launch` it with `look()`. `folder`, the one that Gradio serves, holds what visitors have."""
+    given = shutil.copy(EXAMPLE, folder)  # Gradio takes files from few folders
     with gr.Blocks(title=TITLE, delete_cache=(LIFETIME_S, LIFETIME_S), **NO_ANALYTICS) as blocks:
-        session = gr.State(None, time_to_live=LIFETIME_S, delete_callback=_close)
-        gr.Markdown(f"# {TITLE}\nThe photo keeps its size and its luminance; the model adds the colour.")
+        visit = gr.State(None, time_to_live=LIFETIME_S, delete_callback=_close)
+        gr.Markdown(f"# {TITLE}\nPhotos keep their size and their luminance; the model adds the colour.")
         with gr.Row():
-            upload = gr.File(label="Photo (JPEG, PNG, TIFF, WebP)", file_types=["image"], height=140)
-            saturation = gr.Slider(0, 2, value=1, step=0.05, label="Saturation (0: gray, 1: as predicted)")
-        results: list[Any] = []
-        with gr.Row():
-            for name in colorizers:
-                with gr.Column(min_width=320):
-                    results.append(gr.ImageSlider(label=f"gray | {name}", type="pil", interactive=False))
-                    results.append(gr.DownloadButton(f"Download {name} (PNG)", interactive=False))
+            with gr.Column():
+                uploads = gr.File(
+                    label=f"Photos, {max_mb} MB each at most",
+                    file_count="multiple",
+                    height=160,
+                    elem_id="uploads",
+                )
+                example = gr.Button("Try an example photo")
+            with gr.Column():
+                saturation = gr.Slider(
+                    0, 2, value=1, step=0.05, label="Saturation (0: gray, 1: as predicted)"
+                )
+                told = gr.HTML(_told(None), min_height=90)
+        chosen = gr.Dropdown(label="Photo", visible=False, interactive=True)
+        compared = gr.HTML()
+        download = gr.DownloadButton("Download", variant="primary", interactive=False)
+        shown = [told, chosen, compared, download]
 
-        def show(session: Session | None, saturation: float) -> list[Any]:
-            return list(page.show(session, saturation))
+        def color(
+            given: list[str] | None, before: Visit | None, factor: float, bar: gr.Progress = _BAR
+        ) -> list[Any]:
+            visit = before or Visit(Path(tempfile.mkdtemp(dir=folder)), colorizers, limits)
+            visit.keep(given or [])
+            for upload in bar.tqdm(given or [], desc="Colouring", unit="photos"):
+                visit.color(upload, factor)
+            return [visit, *_show(visit)]
 
-        upload.change(page.open, [upload, session], [session]).success(show, [session, saturation], results)
-        saturation.change(show, [session, saturation], results, trigger_mode="always_last")
+        def repaint(
+            visit: Visit | None, factor: float, upload: str | None, bar: gr.Progress = _BAR
+        ) -> list[Any]:
+            if visit is not None:
+                for one in bar.tqdm(list(visit.photos), desc="Colouring", unit="photos"):
+                    visit.color(one, factor)
+            return _show(visit, upload)
+
+        def look(visit: Visit | None, upload: str | None) -> str:
+            return _compare(visit, upload)
+
+        uploads.change(color, [uploads, visit, saturation], [visit, *shown], show_progress_on=told, **_QUEUE)
+        saturation.change(
+            repaint, [visit, saturation, chosen], shown,
+            show_progress_on=told, trigger_mode="always_last", **_QUEUE,
+        )  # fmt: skip
+        chosen.input(look, [visit, chosen], compared, show_progress="hidden", api_visibility="private")
+        example.click(lambda: [given], None, uploads, show_progress="hidden", api_visibility="private")
     return blocks
 
 
-def theme() -> Base:
-    """Fonts of the reader's own system: the page loads nothing from other hosts."""
-    return Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+def look() -> dict[str, Any]:
+    """Options of `launch`: fonts of the reader's own system, so the page loads nothing from other hosts."""
+    return {
+        "theme": Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        "css": CSS,
+    }
+
+
+def _close(visit: Visit | None) -> None:
+    if visit is not None:
+        visit.close()
+
+
+def _show(visit: Visit | None, upload: str | None = None) -> list[Any]:
+    """What was done, the choice of photos, one of them under the slider, and the download."""
+    photos = visit.photos if visit else {}
+    upload = upload if upload in photos else next(iter(photos), None)
+    choices = [(given.name, path) for path, given in photos.items()]
+    file = visit.download() if visit else None
+    label = f"Download {file.name}" if file else "Download"
+    return [
+        _told(visit),
+        gr.Dropdown(choices=choices, value=upload, visible=len(photos) > 1),
+        _compare(visit, upload),
+        gr.DownloadButton(label, value=file and str(file), interactive=file is not None),
+    ]
+
+
+def _compare(visit: Visit | None, upload: str | None) -> str:
+    given = visit.photos.get(upload or "") if visit else None
+    return comparison(given.name, given.views) if given else ""
+
+
+def _told(visit: Visit | None) -> str:
+    """What became of the uploads, for people and screen readers."""
+    photos, failed = (visit.photos, visit.failed) if visit else ({}, {})
+    lines = [
+        f"<li>{escape(one.name)}: {escape('; '.join(one.notes))}</li>" for one in photos.values() if one.notes
+    ]
+    lines += [
+        f'<li class="failed">{escape(Path(upload).name)}: not coloured ({escape(reason)})</li>'
+        for upload, reason in failed.items()
+    ]
+    counted = f"{len(photos)} coloured" + (f", {len(failed)} not" if failed else "")
+    text = counted if photos or failed else "Drop photos, or try the example."
+    return f'<div class="told" role="status"><p>{text}</p><ul>{"".join(lines)}</ul></div>'
