@@ -37,7 +37,13 @@ MAX_LINES = 300
 MAX_PARAMETERS = 8
 # What users call, with every option by its name. Inside, what belongs together is one value.
 FACES = {"data.loader.build_loader", "data.loader.build_eval_loader"}
-FACES |= {"cli.bench.loader", "cli.bench_plan.plan", "cli.colorize.colorize", "cli.evaluate.evaluate"}
+FACES |= {
+    "cli.bench.loader",
+    "cli.bench_plan.plan",
+    "cli.colorize.colorize",
+    "cli.export.export",
+    "cli.evaluate.evaluate",
+}
 FACES |= {"cli.shard.shard", "models.timm_unet.TimmUNet.__init__"}  # its options
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

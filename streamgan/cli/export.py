@@ -33,10 +33,13 @@ from .output import emit
 @click.option(
     "--saturation", type=Number(min=0, max=10), help="Factor on the chroma that colorize is to use.  [1]"
 )
+@click.option(
+    "--data-note", metavar="TEXT", help="For the card: whose photos it was trained on, and on what terms."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def export(
     run: str, kind: str, out: Path, checkpoint: str, half: bool, size: int | None, saturation: float | None,
-    as_json: bool,
+    data_note: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Export the generator of RUN (a run, checkpoint or bundle folder, a weights file, or ORG/NAME).
 
@@ -56,11 +59,13 @@ def export(
     if form != AS_IT_IS and kind in ("onnx", "torch"):
         what = f"are for a bundle or safetensors (got --to {kind})"
         raise ConfigError("--half, --size and --saturation", what, "leave them out")
+    if data_note is not None and kind != "bundle":
+        raise ConfigError("--data-note", f"is for the card of a bundle (got --to {kind})", "leave it out")
     weights = load_weights(find_weights(run, checkpoint))
     refuse_existing(out)
     result = {}
     if kind == "bundle":
-        write_bundle(weights, out, form)
+        write_bundle(weights, out, form, data_note=data_note)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == "safetensors":

@@ -25,34 +25,11 @@ from streamgan.core.storage.files import json_bytes, sha256_file
 from streamgan.core.storage.hub import BUNDLED
 from streamgan.core.storage.local import sync_directory, temporary_path
 
+from .card import model_card
 from .weights import Weights
 
 FORMAT, VERSION = "streamgan-bundle", 1
 _COMPANIONS = ("generator.safetensors", "discriminator.safetensors")
-_CARD = """---
-license: apache-2.0
-library_name: streamgan
-pipeline_tag: image-to-image
-tags:
-- image-colorization
-- gan
----
-
-# {title}
-
-Colours gray photos at their own resolution and luminance. A `{generator}` of streamgan {version} with the
-{head} head, trained at {size} pixels for {step} steps.
-
-```
-pip install streamgan
-streamgan colorize old/*.jpg --model {title} --out colored
-streamgan train data.shards=... run.dir=... run.init_from={title}
-```
-
-{metrics}
-`config.json` has every setting of the training. Colours are plausible, not true: the model guesses what a
-gray photo does not show, and it learned to guess from its training photos.
-"""
 
 
 class Form(NamedTuple):
@@ -71,8 +48,13 @@ class Form(NamedTuple):
 AS_IT_IS = Form()
 
 
-def bundle_files(weights: Weights, *, title: str, form: Form = AS_IT_IS) -> dict[str, bytes | Path]:
-    """Name -> content, or the file to copy: the bundle of loaded weights, with what lies beside them."""
+def bundle_files(
+    weights: Weights, *, title: str, form: Form = AS_IT_IS, data_note: str | None = None
+) -> dict[str, bytes | Path]:
+    """Name -> content, or the file to copy: the bundle of loaded weights, with what lies beside them.
+
+    `data_note` is what the card says of the terms of the photos; None: what the bundle said so far.
+    """
     files: dict[str, bytes | Path] = {BUNDLED: formed(weights.path, form)}
     folder = weights.path.parent
     if form == AS_IT_IS and weights.path.name in (BUNDLED, EMA):
@@ -81,8 +63,10 @@ def bundle_files(weights: Weights, *, title: str, form: Form = AS_IT_IS) -> dict
         files["metrics.json"] = json_bytes(metrics)
     config = {**_about(weights), "files": _digests(files)}
     config["model"] |= form.chosen()
+    config["data_note"] = config["data_note"] if data_note is None else data_note
     files["config.json"] = json_bytes(sealed(config))
-    files["README.md"] = _card(title, config, metrics).encode()
+    num_parameters = sum(parameter.numel() for parameter in weights.generator.parameters())
+    files["README.md"] = model_card(title, config, metrics, num_parameters=num_parameters).encode()
     files["LICENSE"] = _licence().encode()
     return files
 
@@ -126,10 +110,10 @@ def save_file(path: Path, content: bytes | Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_bundle(weights: Weights, out: Path, form: Form = AS_IT_IS) -> None:
+def write_bundle(weights: Weights, out: Path, form: Form = AS_IT_IS, *, data_note: str | None = None) -> None:
     """Write the bundle as a folder that is there whole or not at all; ConfigError if there is one already."""
     refuse_existing(out)
-    files = bundle_files(weights, title=out.name, form=form)
+    files = bundle_files(weights, title=out.name, form=form, data_note=data_note)
     temporary = temporary_path(out, token="bundle")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -153,6 +137,8 @@ def _about(weights: Weights) -> dict[str, Any]:
     with safe_open(weights.path, "pt") as file:
         about: dict[str, str] = file.metadata()
     config = json.loads(about["config"]) if "config" in about else None
+    before = _bundle_config(weights.path)
+    photos = about.get("num_photos", before.get("photos"))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -160,8 +146,19 @@ def _about(weights: Weights) -> dict[str, Any]:
         "step": weights.step,
         "model": json.loads(about["model"]),
         "shards_digest": about.get("shards_digest"),
+        "photos": None if photos is None else int(photos),
+        "data_note": before.get("data_note"),
         "training": config,
     }
+
+
+def _bundle_config(path: Path) -> dict[str, Any]:
+    """The config.json of the bundle that weights belong to; nothing for other weights."""
+    config = path.with_name("config.json")
+    if path.name != BUNDLED or not config.is_file():
+        return {}
+    check_file(path)
+    return json.loads(config.read_bytes())
 
 
 def _metrics(folder: Path) -> dict[str, float]:
@@ -174,16 +171,6 @@ def _metrics(folder: Path) -> dict[str, float]:
             except (ValueError, TypeError, AttributeError) as error:
                 raise CheckpointError(folder / name, f"damaged ({error!r})", "delete it") from error
     return {}
-
-
-def _card(title: str, config: dict[str, Any], metrics: dict[str, float]) -> str:
-    rows = [f"| `{name}` | {value:.4g} |" for name, value in sorted(metrics.items()) if value is not None]
-    table = "| validation | |\n|---|---|\n" + "\n".join(rows) + "\n" if rows else "Not validated.\n"
-    model = config["model"]
-    return _CARD.format(
-        title=title, generator=model["generator"], head=model["head"], size=model["size"],
-        step=config["step"], version=config["streamgan"], metrics=table,
-    )  # fmt: skip
 
 
 def _licence() -> str:

@@ -69,10 +69,12 @@ class CheckpointWriter:
         progress: Progress,
         lengths: Lengths,
         digest: str,
+        num_photos: int,
         saved: int,
     ):
         self._run, self._config, self._accelerator = Path(config.run.dir), config, accelerator
-        self._networks, self._progress, self._lengths, self._digest = networks, progress, lengths, digest
+        self._networks, self._progress, self._lengths = networks, progress, lengths
+        self._digest, self._num_photos = digest, num_photos  # of the training set
         self._thread: ThreadPoolExecutor | None = None
         if accelerator.is_main_process:
             checkpoint_folder(self._run).mkdir(exist_ok=True)  # what is in its way is found before the work
@@ -95,6 +97,7 @@ class CheckpointWriter:
             "step": step,
             "finished": step == self._lengths.total or progress.out_of_patience,
             "shards_digest": self._digest,
+            "num_photos": self._num_photos,
             "validation": validation,
             "score": score_of(validation, progress.metric),
             "progress": {"best": progress.best, "stale": progress.stale},
@@ -171,6 +174,7 @@ def take_snapshot(
         "model": json.dumps(generator_spec(config)),
         "config": config.model_dump_json(),
         "shards_digest": meta["shards_digest"],
+        "num_photos": str(meta["num_photos"]),
     }
     weights = {name: _copy(dict(module.state_dict())) for name, module in modules.items()}
     trainer = _copy(trainer)

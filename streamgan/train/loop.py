@@ -79,7 +79,9 @@ def _train(
     with (
         closing(iter(loader)) as batches,
         RunReport(config, start_step=step, total_steps=total, active=main) as report,
-        CheckpointWriter(config, accelerator, networks, progress, lengths, probe.digest, step) as writer,
+        CheckpointWriter(
+            config, accelerator, networks, progress, lengths, probe.digest, probe.num_samples, step
+        ) as writer,
         Trace(run, config.run.profile_steps, active=main) as trace,
     ):
         if owed:
