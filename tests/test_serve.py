@@ -242,7 +242,7 @@ def test_two_visitors_wait_in_one_queue_and_get_their_own_photos(models, desk, p
     with running("serve", *words) as address, browser_on(address) as visit:
         first, second = visit(1600), visit(360)
         first.set_input_files("input[type=file]", large)
-        first.wait_for_selector("text=/[0-9]+.6/")
+        first.wait_for_selector("text=/[0-9].6 photos/")
         second.set_input_files("input[type=file]", desk / "scan.tif")
         second.wait_for_selector("text=/queue: 1.1/")
         with zipfile.ZipFile(downloaded(second, "colored.zip", desk)) as packed:
