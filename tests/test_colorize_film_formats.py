@@ -314,3 +314,13 @@ def test_languages_of_sound_stay(colorizer, tmp_path, suffix):
     assert (outcome.kind, outcome.text) == ("colored", "")
     with av.open(str(outcome.target.path)) as film:
         assert [one.language for one in film.streams.audio] == ["deu", "ita"]
+
+
+@pytest.mark.parametrize("codec", ["h264", slow("hevc"), slow("vp9"), "av1"])
+def test_an_odd_number_of_lines_and_columns_stays(colorizer, tmp_path, codec):
+    source = write(tmp_path / "film.mkv", size=(75, 61), codec="ffv1")
+    outcome = color(colorizer, source, tmp_path / "out", FilmOptions(codec))
+    assert (outcome.kind, outcome.text) == ("colored", "")
+    given, made = read(source), read(outcome.target.path)
+    assert made["luma"].shape == (FRAMES, 61, 75)
+    compare(given, made)

@@ -190,3 +190,10 @@ def test_memory_does_not_grow_with_the_length_of_a_film(model, tmp_path):
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
     assert peak(500) < peak(150) + 15_000  # 350 frames are 40 MB
+
+
+def test_a_model_whose_file_is_gone_meanwhile_colours_on(tmp_path):
+    weights = save_generator(tmp_path / "w.safetensors")
+    colorizer = Colorizer.load(weights, device="cpu", batch=BATCH)
+    weights.unlink()  # as a run does with its old checkpoints
+    assert color(colorizer, write_film(tmp_path / "film.mkv"), tmp_path / "out").kind == "colored"

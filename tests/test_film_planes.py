@@ -12,7 +12,7 @@ from streamgan.inference.photo import Photo
 
 av = pytest.importorskip("av")
 
-from streamgan.inference.yuv import Painter, Picture, Space, space_of  # noqa: E402 (needs av)
+from streamgan.inference.yuv import Painter, Picture, Space, _blocks, space_of  # noqa: E402 (needs av)
 
 WIDTH, HEIGHT = 96, 64
 SD = Space(tag=2, full=False, red=0.299, blue=0.114, bits=8)
@@ -120,6 +120,19 @@ def test_chroma_is_as_strong_as_the_gamut_lets_it_be(colorizer, space, a, b):
     rgb = to_rgb(luma, made, space)
     assert -2 * step < rgb.min()
     assert rgb.max() < 1 + 2 * step
+
+
+def test_least_mean_and_largest_luma_of_four_pixels():
+    luma = np.array([[10, 20, 255, 255, 7], [30, 41, 255, 254, 9]], np.uint8)
+    low, mean, high = _blocks(luma, (1, 3))
+    assert (low.tolist(), mean.tolist(), high.tolist()) == ([[10, 254, 7]], [[25, 255, 8]], [[41, 255, 9]])
+
+
+def test_levels_that_ten_bits_do_not_have_are_white(colorizer):
+    frame = frame_of(np.full((HEIGHT, WIDTH), 60_000, np.uint16), "yuv420p10le")
+    picture = Picture(frame, (WIDTH, HEIGHT), "yuv420p10le", DEEP)
+    assert (picture.luma_HW == 1023).all()
+    picture.paint(Painter(colorizer, DEEP), predicted(np.full(1, 255.0), 0.1, 0.1), 0)
 
 
 def test_no_chroma_is_exactly_gray(colorizer):

@@ -86,7 +86,7 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
     type=Count(),
     default=8,
     show_default=True,
-    help="Photos of one shape per forward pass.",
+    help="Photos of one shape, or frames, per forward pass.",
 )
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

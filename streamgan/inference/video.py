@@ -4,13 +4,14 @@ The pictures are coloured and encoded in segments, which a run that was killed f
 they are joined with what else the film has. Needs PyAV, whose wheels bring ffmpeg.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.storage.files import atomic_write, canonical_sha256, sha256_file
+from streamgan.core.storage.files import atomic_write, canonical_sha256
 
 from .colorizer import Colorizer
 from .containers import CONTAINERS, SUGGESTED, FilmOptions
@@ -66,9 +67,13 @@ def color_video(colorizer: Colorizer, source: Path, target: Path, options: FilmO
 
 def _key(colorizer: Colorizer, source: Path, encoding: "Encoding") -> str:
     """What stands for all that the pictures of the result depend on."""
-    found, model = os.stat(source), sha256_file(colorizer.weights.path)
-    film = [_VERSION, found.st_size, found.st_mtime_ns, encoding.text]
-    return canonical_sha256([*film, model, colorizer.size, colorizer.saturation, colorizer.batch])
+    found, weights = os.stat(source), colorizer.weights
+    model = hashlib.sha256(weights.head_name.encode())
+    for name, tensor in weights.generator.state_dict().items():  # not the file, which a run may have removed
+        model.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    film = [_VERSION, found.st_size, found.st_mtime_ns, encoding.text, model.hexdigest()]
+    chroma = [colorizer.size, colorizer.saturation * weights.saturation, colorizer.batch]
+    return canonical_sha256([*film, *chroma])
 
 
 class _Output:

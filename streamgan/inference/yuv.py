@@ -82,7 +82,7 @@ class Picture:
         self.frame = VideoFrame(*size, pix_fmt)
         self.frame.pts, self.frame.time_base = given.pts, given.time_base
         self.luma_HW = _plane(self.frame, 0)
-        self.luma_HW[:] = _plane(source, 0)
+        np.minimum(_plane(source, 0), 2**space.bits - 1, out=self.luma_HW)  # 16 bits may hold anything
 
     def paint(self, painter: "Painter", chroma: Chroma, turn: int, *, num_fields: int = 1) -> None:
         """Set the chroma: of a prediction for the picture after `turn` quarters.
@@ -163,8 +163,8 @@ def _blocks(luma_HW: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.
     parts = [luma_HW[y::2, x::2] for y in (0, 1) for x in (0, 1)]
     low = np.minimum(np.minimum(*parts[:2]), np.minimum(*parts[2:]))
     high = np.maximum(np.maximum(*parts[:2]), np.maximum(*parts[2:]))
-    total = np.add(2, parts, dtype=np.uint32).sum(0)
-    return low, (total >> 2).astype(luma_HW.dtype), high
+    total = np.sum(parts, 0, dtype=np.uint32)
+    return low, ((total + 2) >> 2).astype(luma_HW.dtype), high
 
 
 def _to_chroma(rgb_13hw: Tensor, space: Space) -> Tensor:
