@@ -13,7 +13,7 @@ EXTRA ?= dev
 INSTALLED := $(VENV)/.installed$(if $(filter dev,$(EXTRA)),,-$(EXTRA))
 STALE := $(if $(filter $(FOUND),$(call version,$(PYTHON))),,--clear)
 
-.PHONY: help install test test-slow test-all lint format types docs demo clean
+.PHONY: help install test test-parts test-slow test-all lint format types docs demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ install: $(INSTALLED)  ## Create .venv with streamgan and everything for develop
 
 test: install  ## The fast suite: every subject, with two-process runs, about two minutes on two cores
 	$(PYTEST) -m 'not slow and not gpu'
+
+test-parts: install  ## Ray, and the page in a real browser, which need EXTRA=ci and Chromium
+	$(PYTEST) -m 'slow and not gpu' tests/test_sharding_ray.py tests/test_serve.py
 
 test-slow: install  ## The slow suite: the other tests that need no GPU
 	$(PYTEST) -m 'slow and not gpu'
