@@ -212,6 +212,27 @@ def test_bits_that_a_codec_does_not_keep_are_named(colorizer, tmp_path, codec, t
     assert (outcome.kind, outcome.text) == ("colored", told)
 
 
+def test_colours_that_are_replaced_are_named(colorizer, photo, tmp_path):
+    with av.open(str(tmp_path / "film.mkv"), "w") as film:
+        video = film.add_stream("libx264", rate=RATE)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for index in range(4):
+            frame = av.VideoFrame.from_image(photo(1, (64, 48)))
+            frame.pts, frame.time_base = index, Fraction(1, RATE)
+            film.mux(video.encode(frame))
+        film.mux(video.encode(None))
+    outcome = color(colorizer, tmp_path / "film.mkv", tmp_path / "out")
+    told = "it is in colour already, or parts of it: its own colours are replaced"
+    assert (outcome.kind, outcome.text) == ("colored", told)
+
+
+def test_transparency_that_is_lost_is_named(colorizer, tmp_path):
+    source = write(tmp_path / "film.mkv", codec="ffv1", pix_fmt="yuva420p")
+    outcome = color(colorizer, source, tmp_path / "out")
+    assert (outcome.kind, outcome.text) == ("colored", "without its transparency")
+    compare(read(source), read(outcome.target.path))
+
+
 @pytest.mark.parametrize(
     ("suffix", "codec", "becomes"),
     [

@@ -18,6 +18,7 @@ from .encoding import Encoding
 from .film import Reading, picture_stream, turn_of
 from .segments import FRAMES, Segments
 from .smooth import Smoother
+from .tint import is_in_color
 from .yuv import Painter, Picture
 
 
@@ -53,6 +54,7 @@ def color_pictures(
     return reading.missing(), frames.notes()
 
 
+_LOOKED_AT = 240  # one frame of so many: is it in colour?
 _TIMED = ("audio", "subtitle")  # whose packets tell how long the film is
 
 
@@ -61,7 +63,8 @@ class _Frames:
 
     def __init__(self, reading: Reading, encoding: Encoding, streams: list[Any]):
         self._reading, self._encoding, self._streams = reading, encoding, streams
-        self._interlaced = self._resized = 0
+        self._interlaced = self._resized = self._num_frames = 0
+        self._in_color = False
         self.stopped = False
 
     def __iter__(self) -> Iterator[VideoFrame]:
@@ -74,10 +77,15 @@ class _Frames:
             for frame in self._reading.frames(packet):
                 self._interlaced += frame.interlaced_frame
                 self._resized += (frame.width, frame.height) != size
+                if self._num_frames % _LOOKED_AT == 0 and not self._in_color:
+                    self._in_color = is_in_color(frame.to_ndarray(format="rgb24"))
+                self._num_frames += 1
                 yield frame
 
     def notes(self) -> list[str]:
         notes = []
+        if self._in_color:
+            notes.append("it is in colour already, or parts of it: its own colours are replaced")
         if self._interlaced and not self._encoding.interlaced:
             notes.append("interlaced pictures become whole frames: deinterlace it before if they show combs")
         if self._resized:

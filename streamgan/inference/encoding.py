@@ -39,6 +39,7 @@ class Encoding:
         }
         self.interlaced = codec == "h264" and first.interlaced_frame
         self._lower_first = stream.codec_context.field_order in _LOWER_FIRST
+        self._transparent = any(part.is_alpha for part in first.format.components)
         self._aspect = stream.sample_aspect_ratio
 
     def _format(self, codec: AvCodec) -> tuple[str, int]:
@@ -100,6 +101,8 @@ class Encoding:
         """What of the pictures is not as it was."""
         if self.bits < self.bits_given:
             yield f"{self.bits_given} bits become {self.bits}"
+        if self._transparent:
+            yield "without its transparency"
         if curve := _HDR.get(self._about["color_trc"]):
             yield f"HDR keeps its curve ({curve}), without its mastering data"
 
