@@ -36,7 +36,7 @@ BROWSER = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 START_S = 90
-WAIT_MS = 90_000
+WAIT_MS = 240_000
 
 
 def free_port() -> int:
@@ -235,14 +235,14 @@ def test_the_page_colours_compares_and_refuses_in_a_real_browser(models, desk, w
 @pytest.mark.slow
 def test_two_visitors_wait_in_one_queue_and_get_their_own_photos(models, desk, photo):
     large = []
-    for seed in range(6):
+    for seed in range(5):
         large.append(desk / f"large{seed}.jpg")
-        photo(seed, (3000, 2000)).save(large[-1])
+        photo(seed, (2000, 1500)).save(large[-1])
     words = [word for path in models for word in ("--model", f"{path.parent.name}={path}")]
     with running("serve", *words) as address, browser_on(address) as visit:
         first, second = visit(1600), visit(360)
         first.set_input_files("input[type=file]", large)
-        first.wait_for_selector("text=/[0-9].6 photos/")
+        first.wait_for_selector("text=/[0-9].5 photos/")
         second.set_input_files("input[type=file]", desk / "scan.tif")
         second.wait_for_selector("text=/queue: 1.1/")
         with zipfile.ZipFile(downloaded(second, "colored.zip", desk)) as packed:
@@ -251,8 +251,8 @@ def test_two_visitors_wait_in_one_queue_and_get_their_own_photos(models, desk, p
         with zipfile.ZipFile(downloaded(first, "colored.zip", desk)) as packed:
             assert {Path(name).name for name in packed.namelist()} == {path.name for path in large}
         assert second.locator(".compare figure").count() == 2
-        assert "large" not in second.content()
-        assert "scan" not in first.content()
+        assert "large" not in second.inner_text("body")
+        assert "scan" not in first.inner_text("body")
 
 
 @pytest.mark.slow

@@ -140,6 +140,7 @@ def test_a_photo_with_too_many_pixels_and_a_full_disk_are_told_in_words(
     color(visit, [uploads["old photo.jpg"]])
     assert visit.failed == {uploads["old photo.jpg"]: "No space left on device"}
     assert visit.photos == {}
+    assert list(visit.folder.iterdir()) == []
 
 
 def test_names_of_files_are_text_in_the_comparison(tmp_path):

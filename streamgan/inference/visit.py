@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from streamgan.core.errors import StreamganError
 from streamgan.core.storage.files import atomic_write
 
 from .colorizer import Chroma, Colorizer
 from .formats import ENDINGS, result_name
+from .one_file import line
 from .photo import LIMITS, Limits, Photo, load_pages
 from .saving import Colored, save_pages, to_image
 
@@ -40,7 +42,7 @@ class Given:
     By model: the chroma of every page, the result, and views of the first page.
     """
 
-    source: Path
+    source: Path  # a copy: uploads are removed after a while
     folder: Path
     name: str
     notes: tuple[str, ...] = ()
@@ -71,28 +73,33 @@ class Visit:
         """Put the results of an upload into `photos`, its chroma times `saturation`, or into `failed`."""
         if upload in self.failed:
             return
+        given = self.photos.get(upload) or self._new(upload)
         try:
-            given = self.photos.get(upload) or self._read(Path(upload))
+            if not given.chroma:
+                shutil.copyfile(upload, given.source)
+                self._predict(given)
             for name in self._colorizers:
                 self._paint(given, name, saturation)
             self.photos[upload] = given
-        except Exception as error:  # whatever a decoder meets in foreign bytes, and full disks
-            self.failed[upload] = _line(error)
+        except (OSError, ValueError, MemoryError, StreamganError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None  # without the folders here
+            self.failed[upload] = reason or line(error)
             self.photos.pop(upload, None)
+            shutil.rmtree(given.folder, ignore_errors=True)
 
-    def _read(self, upload: Path) -> Given:
-        """A photo with the chroma that is predicted for it."""
-        folder = self.folder / str(next(self._numbers))
+    def _new(self, upload: str) -> Given:
+        path, folder = Path(upload), self.folder / str(next(self._numbers))
         folder.mkdir(parents=True)
-        source = Path(shutil.copyfile(upload, folder / f"given{upload.suffix}"))  # outlives the upload
-        given = Given(source, folder, self._free(result_name(upload.name)))
+        return Given(folder / f"given{path.suffix}", folder, self._free(result_name(path.name)))
+
+    def _predict(self, given: Given) -> None:
+        """The chroma of all pages, by every model."""
         notes: dict[str, None] = {}
         for photo in self._pages(given):
             notes |= dict.fromkeys(photo.notes)
             for name, colorizer in self._colorizers.items():
                 given.chroma.setdefault(name, []).extend(colorizer.predict([photo]))
         given.notes = tuple(notes)
-        return given
 
     def _free(self, name: str) -> str:
         """`name`, with a number before its ending where another photo is called so."""
@@ -101,7 +108,10 @@ class Visit:
         return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
     def _pages(self, given: Given) -> Iterator[Photo]:
-        return load_pages(given.source, kind=_kind(given), limits=self._limits)
+        try:
+            yield from load_pages(given.source, kind=_kind(given), limits=self._limits)
+        except Exception as error:  # whatever a decoder meets in foreign bytes
+            raise ValueError(line(error)) from error
 
     def _paint(self, given: Given, name: str, saturation: float) -> None:
         """Write what a model makes of a photo: the result, and views of it."""
@@ -157,10 +167,3 @@ def _kind(given: Given) -> str:
 
 def _times(chroma: Chroma, saturation: float) -> Chroma:
     return chroma._replace(chroma_12hw=chroma.chroma_12hw * saturation)
-
-
-def _line(error: Exception) -> str:
-    """For a visitor, who knows nothing of the folders here."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
