@@ -3,10 +3,10 @@
 import io
 import json
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
+from archive_fixtures import RESULTS, gray_of, write_photo
 from click.testing import CliRunner
 from photo_fixtures import lightness, sixteen
 from PIL import Image, UnidentifiedImageError
@@ -17,18 +17,6 @@ from streamgan.core.errors import CheckFailed, ConfigError
 from streamgan.inference import formats, photo
 from streamgan.inference.formats import ENDINGS, FORMATS
 from streamgan.inference.inputs import SUFFIXES
-
-# ending -> ending of the result, and Pillow's name of it
-RESULTS = {
-    ".jpg": (".jpg", "JPEG"), ".jpeg": (".jpeg", "JPEG"), ".jpe": (".jpe", "JPEG"),
-    ".jfif": (".jfif", "JPEG"),
-    ".png": (".png", "PNG"), ".tif": (".tif", "TIFF"), ".tiff": (".tiff", "TIFF"), ".webp": (".webp", "WEBP"),
-    ".bmp": (".bmp", "BMP"), ".dib": (".dib", "DIB"), ".gif": (".png", "PNG"), ".jp2": (".jp2", "JPEG2000"),
-    ".jpx": (".jpx", "JPEG2000"), ".j2k": (".j2k", "JPEG2000"), ".j2c": (".j2c", "JPEG2000"),
-    ".ppm": (".ppm", "PPM"), ".pgm": (".ppm", "PPM"), ".pbm": (".ppm", "PPM"), ".pnm": (".pnm", "PPM"),
-    ".tga": (".tga", "TGA"), ".pcx": (".pcx", "PCX"), ".avif": (".avif", "AVIF"),
-}  # fmt: skip
-WRITERS = {".jfif": "JPEG", ".jpe": "JPEG", ".dib": "DIB", ".pgm": "PPM", ".pbm": "PPM", ".pnm": "PPM"}
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +35,10 @@ def run(model, tmp_path):
 
 @pytest.fixture
 def gray(photo):
-    """A gray photo of middle tones: any luminance in it can be had in colour."""
-
     def make(seed: int, size: tuple[int, int] = (72, 60)) -> Image.Image:
-        return photo(seed, size).convert("L").point(lambda level: 64 + level // 2)
+        return gray_of(photo(seed, size))
 
     return make
-
-
-def write(image: Image.Image, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    given = {"quality": 95} if path.suffix in (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif") else {}
-    image = image.convert("1") if path.suffix == ".pbm" else image
-    image.save(path, WRITERS.get(path.suffix), **given)
-    return path
 
 
 def test_every_ending_that_is_taken_is_tried_here():
@@ -70,7 +48,7 @@ def test_every_ending_that_is_taken_is_tried_here():
 
 @pytest.mark.parametrize("ending", RESULTS)
 def test_a_photo_comes_back_in_colour_with_its_luminance(run, gray, tmp_path, ending):
-    source = write(gray(1), tmp_path / "in" / f"a{ending}")
+    source = write_photo(gray(1), tmp_path / "in" / f"a{ending}")
     result = run(tmp_path / "in")
     assert result.exit_code == 0, result.output
     (made,) = (tmp_path / "out").iterdir()
@@ -88,7 +66,7 @@ def test_a_photo_comes_back_in_colour_with_its_luminance(run, gray, tmp_path, en
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".tif", ".webp", ".avif"])
 def test_format_is_that_of_every_result(run, gray, tmp_path, ending):
     for index, source in enumerate((".jpg", ".jpeg", ".png", ".gif", ".pgm", ".tif", ".bmp")):
-        write(gray(index), tmp_path / "in" / f"{index}{source}")
+        write_photo(gray(index), tmp_path / "in" / f"{index}{source}")
     name = {".jpg": "JPEG", ".tif": "TIFF"}.get(ending, ending[1:].upper())
     assert run(tmp_path / "in", "--format", name.lower(), "--suffix", "-colored").exit_code == 0
     names = {path.stem: path.suffix for path in (tmp_path / "out").iterdir()}
@@ -100,7 +78,7 @@ def test_format_is_that_of_every_result(run, gray, tmp_path, ending):
 
 
 def test_quality_is_that_of_lossy_results_and_refused_where_there_are_none(run, gray, tmp_path):
-    source, sizes = write(gray(1, (200, 160)), tmp_path / "a.jpg"), []
+    source, sizes = write_photo(gray(1, (200, 160)), tmp_path / "a.jpg"), []
     for quality in (30, 95):
         assert run(source, "--quality", quality).exit_code == 0
         sizes.append((tmp_path / "out" / "a.jpg").stat().st_size)
@@ -129,7 +107,7 @@ def test_two_sources_of_one_result_are_refused_before_anything_is_written(run, g
     more = ["--format", "png"] if first == "a.jp2" else []
     for folders in (("in", "in"), ("in", "other")):
         for folder, name in zip(folders, (first, second), strict=True):
-            write(gray(1), tmp_path / folders[0] / folder / "sub" / name)
+            write_photo(gray(1), tmp_path / folders[0] / folder / "sub" / name)
         given = {tmp_path / folders[0] / folder for folder in folders}
         for inputs in (
             sorted(given),
@@ -187,7 +165,7 @@ def test_a_header_of_too_many_pixels_is_refused_before_anything_is_decoded(
 
 
 def test_the_cap_on_pixels_is_said_and_can_be_raised(run, gray, tmp_path, monkeypatch):
-    write(gray(1), tmp_path / "a.png")
+    write_photo(gray(1), tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     result = run(tmp_path / "a.png", "--max-pixels", 4000)
     assert "72 x 60 pixels, over the cap of 4000; raise it with --max-pixels" in result.stderr
@@ -208,7 +186,7 @@ def test_a_side_that_a_format_cannot_hold_is_one_line(run, tmp_path):
 
 
 def test_what_looks_like_targa_is_one_by_its_ending_alone(run, gray, tmp_path):
-    write(gray(1), tmp_path / "a.tga").rename(tmp_path / "a.png")
+    write_photo(gray(1), tmp_path / "a.tga").rename(tmp_path / "a.png")
     assert "not an image that can be read" in run(tmp_path / "a.png").stderr
 
 

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+from archive_fixtures import gray_of
 from click.testing import CliRunner
 from image_fixtures import gray_png
 from photo_fixtures import camera_exif
@@ -36,7 +37,7 @@ def run(model, tmp_path):
 @pytest.fixture
 def gray(photo):
     def make(seed: int, size: tuple[int, int] = (72, 60)) -> Image.Image:
-        return photo(seed, size).convert("L").point(lambda level: 64 + level // 2)
+        return gray_of(photo(seed, size))
 
     return make
 

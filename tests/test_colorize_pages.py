@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from archive_fixtures import gray_of
 from click.testing import CliRunner
 from marks import slow
 from photo_fixtures import camera_exif, sixteen, swapped_profile
@@ -34,7 +35,7 @@ def run(model, tmp_path):
 @pytest.fixture
 def gray(photo):
     def make(seed: int, size: tuple[int, int] = (72, 60)) -> Image.Image:
-        return photo(seed, size).convert("L").point(lambda level: 64 + level // 2)
+        return gray_of(photo(seed, size))
 
     return make
 

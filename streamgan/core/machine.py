@@ -16,3 +16,25 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may take before the system swaps or kills; None where none says it (macOS)."""
+    free = [_number(Path("/proc/meminfo"), "MemAvailable:", 1024)]
+    group = Path("/sys/fs/cgroup")  # of a container
+    if (most := _number(group / "memory.max", "", 1)) is not None:
+        used = (_number(group / "memory.current", "", 1) or 0) - (
+            _number(group / "memory.stat", "inactive_file ", 1) or 0
+        )
+        free.append(most - used)
+    return min((number for number in free if number is not None), default=None)
+
+
+def _number(path: Path, name: str, unit: int) -> int | None:
+    """The number behind `name` in a file of the kernel's; None if there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    words = [line.removeprefix(name).split() for line in lines if line.startswith(name)]
+    return int(words[0][0]) * unit if words and words[0] and words[0][0].isdecimal() else None

@@ -20,6 +20,7 @@ from streamgan.data.image import BadImage, is_cut, to_pixels
 
 from . import profiles
 from .formats import FORMATS, missing, readable
+from .memory import check_memory
 from .metadata import Metadata, fit, read_metadata
 from .salvage import completed
 
@@ -178,11 +179,15 @@ def _pages(path: Path, data: bytes | None, kind: str, limits: Limits) -> Iterato
             duration, loop = image.info.get("duration", 0.0), image.info.get("loop", 1)
             yield replace(shown, duration_ms=duration, loop=loop, lossless=lossless)
     only_first = (f"only the first of {number} pictures",) if kept < number else ()
+    del image  # whoever takes a page has it alone: what Pillow decoded for it is gone
     for index in () if animated else range(kept):
-        with open_photo(path, data) as (image, unread):
-            photo = _page(image, index, kind, limits)
-        # Whoever takes it has it alone: the pixels that were decoded for it are gone.
+        photo = _open_page(path, data, index, kind, limits)
         yield replace(photo, notes=(*unread, *damage, *only_first, *photo.notes), lossless=lossless)
+
+
+def _open_page(path: Path, data: bytes | None, index: int, kind: str, limits: Limits) -> Photo:
+    with open_photo(path, data) as (image, _):
+        return _page(image, index, kind, limits)
 
 
 def _page(image: Image.Image, index: int, kind: str, limits: Limits) -> Photo:
@@ -193,6 +198,7 @@ def _page(image: Image.Image, index: int, kind: str, limits: Limits) -> Photo:
     if max(image.size) > FORMATS[kind].max_side:
         most, got = FORMATS[kind].max_side, f"got {image.width} x {image.height}"
         raise ValueError(f"{kind} holds {most} pixels per side at most ({got})")
+    check_memory(image, kind)
     photo = read_photo(image)
     about, lost = fit(photo.about, kind)
     notes, holds = list(photo.notes), FORMATS[kind].holds
