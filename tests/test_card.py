@@ -44,12 +44,11 @@ def test_the_card_of_a_run_says_what_it_was_trained_on_and_how_gray_does(whole_r
 
 
 def test_what_the_publisher_says_of_the_photos_stays_with_the_bundle(whole_run, tmp_path):
-    first = card_of(whole_run, tmp_path / "a", "--data-note", "By the town's archive, CC BY.")
+    first = card_of(whole_run, tmp_path / "our-photos", "--data-note", "By the town's archive, CC BY.")
     assert "**Terms of the photos.** By the town's archive, CC BY." in first
-    again = card_of(tmp_path / "a", tmp_path / "b")
-    assert again == first.replace("--model a ", "--model b ").replace("# a\n", "# b\n").replace(
-        'load("a")', 'load("b")'
-    ).replace("export a ", "export b ").replace("init_from=a", "init_from=b")
+    assert "`our-photos` stands for this folder; on the Hub write ORG/NAME." in first
+    again = card_of(tmp_path / "our-photos", tmp_path / "town-photos")
+    assert again == first.replace("our-photos", "town-photos")
 
 
 def test_weights_that_say_little_get_a_card_without_figures(tmp_path):

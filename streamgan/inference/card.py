@@ -7,6 +7,7 @@ on what terms the photos may be used, is in `data_note`, or asked for in its pla
 from typing import Any
 
 from streamgan.core.color import AB_SCALE
+from streamgan.core.storage.hub import READY
 
 _CARD = """---
 license: apache-2.0
@@ -97,17 +98,18 @@ def model_card(title: str, config: dict[str, Any], metrics: dict[str, float], *,
     lab = model["head"] == "lab"
     return _CARD.format(
         title=title, generator=model["generator"], head=model["head"], million=num_parameters / 1e6,
-        used=_used(model), runs="; `pip install onnxruntime scikit-image` runs it" if lab else "",
+        used=_used(title, model), runs="; `pip install onnxruntime scikit-image` runs it" if lab else "",
         onnx=_ONNX.format(size=model["size"], scale=scale) if lab else _OTHER_HEAD,
         data=_data(config), terms=config.get("data_note") or _UNKNOWN, figures=_figures(config, metrics),
     )  # fmt: skip
 
 
-def _used(model: dict[str, Any]) -> str:
+def _used(title: str, model: dict[str, Any]) -> str:
     factor = model.get("saturation", 1)
     times = f" and multiplied by {factor:g}" if factor != 1 else ""
+    place = "" if title == READY else f"`{title}` stands for this folder; on the Hub write ORG/NAME. "
     return (
-        f"Colour is predicted at a short side of {model['size']} pixels{times};\n"
+        f"{place}Colour is predicted at a short side of {model['size']} pixels{times};\n"
         "`--size` and `--saturation` change that."
     )
 
