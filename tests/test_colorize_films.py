@@ -319,6 +319,10 @@ def test_a_title_in_another_encoding_stays(colorizer, tmp_path):
             {"x264-params": "interlaced=1:tff=1", "pix_fmt": "yuv420p10le"},  # becomes HEVC
             "interlaced pictures become whole frames",
         ),
+        (
+            {"size": (64, 46), "codec": "mpeg2video", "flags": "+ildct+ilme"},
+            "interlaced pictures become whole frames",
+        ),
         ({"pix_fmt": "yuv420p10le", "color_trc": "smpte2084"}, "HDR keeps its curve (PQ)"),
         slow({"pix_fmt": "yuv420p10le", "color_trc": "arib-std-b67"}, "HDR keeps its curve (HLG)"),
     ],

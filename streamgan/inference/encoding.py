@@ -37,7 +37,7 @@ class Encoding:
             "colorspace": self.space.tag,
             "color_range": 2 if self.space.full else first.color_range,
         }
-        self.interlaced = codec == "h264" and first.interlaced_frame
+        self.interlaced = codec == "h264" and first.interlaced_frame and first.height % 4 == 0
         self._lower_first = stream.codec_context.field_order in _LOWER_FIRST
         self._transparent = any(part.is_alpha for part in first.format.components)
         self._aspect = stream.sample_aspect_ratio

@@ -90,8 +90,6 @@ class Picture:
         The lines of two fields come in turn, in the luma and in the chroma.
         """
         planes = [_plane(self.frame, index) for index in (1, 2)]
-        if planes[0].shape[0] % num_fields:
-            num_fields = 1
         for field in range(num_fields):
             parts = [plane[field::num_fields] for plane in planes]
             levels_2yx = painter(self.luma_HW[field::num_fields], chroma, turn, parts[0].shape)
