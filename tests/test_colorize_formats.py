@@ -75,6 +75,8 @@ def test_format_is_that_of_every_result(run, gray, tmp_path, ending):
     for path in (tmp_path / "out").iterdir():
         with Image.open(path) as image:
             assert image.format == name
+        (source,) = (tmp_path / "in").glob(f"{path.stem[0]}.*")
+        assert np.abs(lightness(source) - lightness(path)).mean() <= 1
 
 
 def test_quality_is_that_of_lossy_results_and_refused_where_there_are_none(run, gray, tmp_path):

@@ -55,6 +55,7 @@ def test_the_report_has_a_line_for_every_file(photos, run, tmp_path):
     kinds = {os.path.basename(name): line["outcome"] for name, line in told.items()}
     colored = {"a.png": "colored", "b.gif": "colored", "\udce9.png": "colored"}
     assert kinds == {**colored, "c.jpg": "failed", "notes.txt": "passed_over"}
+    assert "in another format: 1 .gif to .png\n" in result.stderr
     made = told[str(photos / "b.gif")]
     assert made["result"] == str(tmp_path / "out" / "b.png")
     assert made["bytes"] == (tmp_path / "out" / "b.png").stat().st_size
@@ -62,6 +63,18 @@ def test_the_report_has_a_line_for_every_file(photos, run, tmp_path):
     assert told[str(photos / "c.jpg")]["notes"] == ["not an image that can be read"]
     assert told[str(photos / "c.jpg")]["result"] is None
     assert os.fsencode(told[os.fsdecode(os.fsencode(photos) + b"/\xe9.png")]["result"]).endswith(b"/\xe9.png")
+
+
+def test_a_file_that_may_not_be_read_says_so_once(photos, run, tmp_path, monkeypatch):
+    real = open
+
+    def refused(path, *arguments, **options):
+        if str(path).endswith("a.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("streamgan.inference.photo.open", refused, raising=False)
+    assert f"{photos / 'a.png'}: not coloured (cannot be read (Permission denied))\n" in run().stderr
 
 
 def test_the_report_goes_on_and_loses_a_torn_line_alone(photos, run, tmp_path):

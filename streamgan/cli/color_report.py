@@ -16,6 +16,7 @@ from .output import emit
 
 _NAMED_FAILURES = 1000  # in the result of --json
 _HEAD, _BLOCK = b'{"file": ', 4096
+_MADE = ("planned", "colored", "partial", "left_alone")
 _WORDS = {"failed": "not coloured", "partial": "coloured in part"}
 
 
@@ -29,7 +30,7 @@ class ColorReport:
 
     def __init__(self, path: Path | None = None):
         self.counts = {"colored": 0, "left_alone": 0, "skipped": 0, "failed": 0}
-        self.passed = Counter[str]()
+        self.passed, self.changed = Counter[str](), Counter[str]()
         self.failed: dict[str, str] = {}
         self._path, self._file = path, None if path is None else _continued(path)
 
@@ -57,6 +58,9 @@ class ColorReport:
             self.counts[kind] = self.counts.get(kind, 0) + 1
             if text and kind != "skipped":
                 say(f"{click.format_filename(target.source)}: {text}")
+        before, after = target.source.suffix.lower(), target.path.suffix.lower()
+        if kind in _MADE and before != after:
+            self.changed[f"{before or 'no ending'} to {after}"] += 1
         made = None if kind == "failed" else target.path
         self._line(target.source, kind, [text] if text else [], made, seconds)
 
@@ -85,6 +89,8 @@ class ColorReport:
         result: dict[str, Any] = {"out": str(out)}
         result |= {f"num_{kind}": number for kind, number in self.counts.items()}
         result["passed_over"] = dict(self.passed)
+        if self.changed:
+            say(f"in another format: {counted(self.changed, most=None)}")
         if self.passed:
             say(f"passed over: {counted(self.passed, most=None)}")
         if self.failed:

@@ -100,11 +100,13 @@ def colorize(
 
     Folders keep their tree. Photos stay what they are (JPEG, PNG, TIFF, WebP, AVIF, JPEG 2000, BMP, TGA, PCX;
     HEIC with the extra `heic`), with transparency, metadata and colour profile, upright; GIF becomes PNG, PGM
-    and PBM become PPM; 16-bit gray becomes 16-bit colour in PNG, TIFF and PPM. Films (.mp4, .m4v, .mov,
-    .mkv, .webm, .ts, .m2ts, .mts stay what they are, .avi, .mpg, .mpeg, .wmv, .flv, .ogv become .mkv; extra
-    `video`) keep frames, times, luma, sound, subtitles and chapters; one that was killed goes on near where
-    it was; a damaged one is coloured as far as it goes. A file that cannot be read whole is reported, the
-    others are done, and the exit code is 1. stdout has the names of the results.
+    and PBM become PPM; 16-bit gray becomes 16-bit colour in PNG, TIFF and PPM. Photos that are in colour
+    already are copied as they are; sepia and other tints are no colour. A file that cannot be read whole is
+    reported, the others are done, and the exit code is 1. stdout has the names of the results.
+
+    Films (.mp4, .m4v, .mov, .mkv, .webm, .ts, .m2ts, .mts stay what they are, .avi, .mpg, .mpeg, .wmv, .flv,
+    .ogv become .mkv; extra `video`) keep frames, times, luma, sound, subtitles and chapters; one that was
+    killed goes on near where it was; a damaged one is coloured as far as it goes.
 
     \b
     streamgan colorize old/*.jpg --out colored

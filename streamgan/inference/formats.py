@@ -57,7 +57,6 @@ FORMATS = {
 _CHANGED = {".gif": "PNG", ".pgm": "PPM", ".pbm": "PPM"}
 # The format of a result by the ending of its source.
 ENDINGS = {ending: name for name, one in FORMATS.items() for ending in one.endings} | _CHANGED
-CHOICES = ("jpeg", "png", "tiff", "webp", "avif")  # for --format
 
 # What a photo may be, whatever its name says: of the others Pillow has some that start programs (EPS).
 _READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")

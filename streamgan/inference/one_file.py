@@ -156,4 +156,6 @@ def line(error: Exception) -> str:
         return "not enough memory"
     if isinstance(error, TooManyPixels):
         return f"{error}; raise it with --max-pixels if that is right"
+    if isinstance(error, OSError) and error.strerror:  # its text has a number and the name once more
+        return f"cannot be read ({error.strerror})"
     return " ".join(str(error).split()) or type(error).__name__
