@@ -12,6 +12,7 @@ server that breaks. What the process that lives longest holds in memory, descrip
 
 import argparse
 import hashlib
+import math
 import os
 import random
 import shlex
@@ -54,7 +55,7 @@ def child(
     options: dict[str, Any] = {
         "workers": int(workers),
         "start_step": len(done),
-        "stop_step": int(steps),
+        "stop_step": int(steps) or None,
         "seed": int(seed),
     }
     with open(log, "a", buffering=1) as out:
@@ -92,20 +93,21 @@ class Reader:
 
 
 class Soak:
-    """The server, the reading processes, and what is done to them."""
+    """The server, the reading processes, and what is done to them, for `steps` batches or `minutes`."""
 
     def __init__(
         self,
         root: Path,
         folder: Path,
         *,
-        steps: int,
         pause_s: float,
         every_s: float,
+        steps: int = 0,
+        minutes: float = math.inf,
         processes: int = 1,
         port: int = 0,
     ):
-        self.server, self.steps, self.pause_s = Faulty(root, port), steps, pause_s
+        self.server, self.steps, self.minutes, self.pause_s = Faulty(root, port), steps, minutes, pause_s
         self.every_s, self.draw, self.cache = every_s, random.Random(0), folder / "cache"
         self.faults: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -127,6 +129,7 @@ class Soak:
         for reader in self.readers:
             self.start(reader)
         next_fault = next_look = time.monotonic() + self.every_s
+        end = time.monotonic() + 60 * self.minutes
         while not all(reader.done for reader in self.readers):
             time.sleep(0.2)
             alive = [reader for reader in self.readers if not reader.done]
@@ -140,6 +143,10 @@ class Soak:
             for reader in alive:
                 if reader.process.poll() is not None:
                     self.ended(reader)
+                elif time.monotonic() > end:
+                    reader.process.kill()
+                    reader.process.wait()
+                    reader.done = True
         self.server.shutdown()
 
     def ended(self, reader: Reader) -> None:
@@ -178,9 +185,14 @@ class Soak:
             self.draw.choice(blobs).unlink(missing_ok=True)
 
 
+def batches(reader: Reader) -> list[str]:
+    """The batches that it has written down; a last line without an end was cut by a kill."""
+    return [line.rstrip() for line in reader.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def wrong_batches(reader: Reader, root: Path, steps: int) -> int:
     """How many lines differ from a local read, missing and surplus ones included."""
-    found = reader.log.read_text().splitlines()
+    found = batches(reader)
     clean = build_loader(root, workers=1, stop_step=steps, seed=reader.seed, **SETTINGS)
     wanted = [digest(batch) for batch in clean]
     return sum(a != b for a, b in zip(found, wanted, strict=False)) + abs(len(found) - len(wanted))
@@ -222,17 +234,18 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that read, each in an order of its own")
     parser.add_argument("--s3", action="store_true", help="the set lies in a bucket, else at a website")
     args = parser.parse_args()
-    steps = round(args.minutes * 60 / args.pause * 0.9)  # a batch takes a little longer than the pause
     with scratch(args.scratch) as folder:
         root = make_set(folder, args.photos, args.samples)
         with bucket(root) if args.s3 else nullcontext(0) as port:
             pace: dict[str, float] = {"pause_s": args.pause, "every_s": args.every}
-            soak = Soak(root, folder, steps=steps, processes=args.processes, port=port, **pace)
+            soak = Soak(root, folder, minutes=args.minutes, processes=args.processes, port=port, **pace)
             began = time.monotonic()
             soak.run()
             minutes = (time.monotonic() - began) / 60
-        wrong = sum(wrong_batches(reader, root, steps) for reader in soak.readers)
-    rows = [["batches, of them wrong", f"{steps * args.processes}, {wrong}"], ["minutes", f"{minutes:.1f}"]]
+        read = [len(batches(reader)) for reader in soak.readers]
+        wrong = sum(wrong_batches(*one) for one in zip(soak.readers, [root] * len(read), read, strict=True))
+    rows = [["batches, of them wrong", f"{sum(read)}, {wrong}"], ["minutes", f"{minutes:.1f}"]]
+    rows += [["fewest and most batches of a process", f"{min(read)}, {max(read)}"]]
     rows += [[f"fault: {name}", str(soak.faults[name])] for name in FAULTS]
     rows += [["ends that were not asked for", "; ".join(soak.failures) or "none"], *held(soak.readers)]
     command = f"python benchmarks/soak_load.py {shlex.join(['PHOTOS', *sys.argv[2:]])}"

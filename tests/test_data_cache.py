@@ -461,6 +461,25 @@ def test_a_damaged_index_in_the_cache_is_fetched_again(root, site, tmp_path):
     reader.close()
 
 
+@pytest.mark.parametrize("workers", [0, slow(2)])
+def test_an_index_that_is_damaged_while_it_is_read_is_fetched_again(root, site, tmp_path, workers):
+    settings = {**SETTINGS, "workers": workers, "epochs": 2}
+    expected = list(build_loader(root, **settings))
+    batches = iter(build_loader(site.url, cache=tmp_path, **settings))
+    got = [next(batches)]
+    path = tmp_path / "blobs" / read_manifest(root).splits["train"].index_sha256
+    with open(path, "r+b") as file:  # as a disk does it: the same file, other bytes
+        for offset in range(0, path.stat().st_size - 8, 200):
+            file.seek(offset)
+            file.write(b"damage")
+    got += batches
+    assert ids(got) == ids(expected)
+    assert all(bool((a.color_B3HW == b.color_B3HW).all()) for a, b in zip(got, expected, strict=True))
+    assert np.array_equal(
+        ShardReader(site.url, "train", cache=tmp_path).index, ShardReader(root, "train").index
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_where_other_jobs_hold_all_space_images_are_read_by_range(root, site, tmp_path, workers):

@@ -90,7 +90,17 @@ class CachedFiles(RemoteFiles):
                     self.index_bytes, self._index = about.st_size, FileId.of(path)
                     self._rows = load_index(redacted(self.index_address), path, self.entry)
                     return self._rows
-                self.cache.mark_damaged(blob, about.st_ino)
+                self.cache.discard(blob, about.st_ino)
+
+    def renew_index(self) -> bool:
+        """Whether the index in the cache is another one than was checked; it is right again then."""
+        path = self.cache.path(self.entry.index_sha256)
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            if self._index == FileId.of(path) and sha256_of(file.fileno()) == self.entry.index_sha256:
+                return False
+        self._index = self._rows = None
+        self.load_index()
+        return True
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptor(shard)

@@ -124,6 +124,12 @@ class NodeCache:
             if self.path(blob.sha256).stat().st_ino == inode:
                 os.replace(self.path(blob.sha256), self._part(blob))
 
+    def discard(self, blob: Blob, inode: int) -> None:
+        """Remove a damaged file; who has mapped it keeps what it had."""
+        with self._locked(), suppress(FileNotFoundError):
+            if self.path(blob.sha256).stat().st_ino == inode:
+                self.path(blob.sha256).unlink()
+
     def _part(self, blob: Blob) -> Path:
         return self.blobs / f"{blob.sha256}.{blob.bytes}.part"
 

@@ -98,6 +98,15 @@ class ShardReader:
 
     def read(self, sample_id: int, *, gray: bool = False) -> Encoded:
         """The encoded colour image (and gray twin) of a sample; DataError naming shard and key if damaged."""
+        try:
+            return self._read(sample_id, gray=gray)
+        except DataError:
+            if not (isinstance(self.files, CachedFiles) and self.files.renew_index()):
+                raise
+        vars(self).pop("index", None)
+        return self._read(sample_id, gray=gray)
+
+    def _read(self, sample_id: int, *, gray: bool) -> Encoded:
         row = self.index[sample_id]
         color = self._member(sample_id, row, "color")
         return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
