@@ -237,8 +237,15 @@ def main() -> None:
     with scratch(args.scratch) as folder:
         root = make_set(folder, args.photos, args.samples)
         with bucket(root) if args.s3 else nullcontext(0) as port:
-            pace: dict[str, float] = {"pause_s": args.pause, "every_s": args.every}
-            soak = Soak(root, folder, minutes=args.minutes, processes=args.processes, port=port, **pace)
+            soak = Soak(
+                root,
+                folder,
+                minutes=args.minutes,
+                pause_s=args.pause,
+                every_s=args.every,
+                processes=args.processes,
+                port=port,
+            )
             began = time.monotonic()
             soak.run()
             minutes = (time.monotonic() - began) / 60
