@@ -95,7 +95,7 @@ class CachedFiles(RemoteFiles):
     def renew_index(self) -> bool:
         """Whether the index in the cache is another one than was checked; it is right again then."""
         path = self.cache.path(self.entry.index_sha256)
-        with suppress(FileNotFoundError), open(path, "rb") as file:
+        with suppress(OSError), open(path, "rb") as file:
             if self._index == FileId.of(path) and sha256_of(file.fileno()) == self.entry.index_sha256:
                 return False
         self._index = self._rows = None
