@@ -33,7 +33,7 @@ from streamgan.core.color import HEADS
 from streamgan.core.errors import CheckFailed, ConfigError, DataError
 from streamgan.inference.inputs import Inputs
 from streamgan.inference.photo import read_photo
-from streamgan.inference.pipeline import color_files
+from streamgan.inference.pipeline import Handling, color_files
 from streamgan.inference.profiles import color_space, srgb
 
 FAST_COUNT = 32
@@ -249,7 +249,7 @@ def test_memory_does_not_grow_with_the_number_of_files(photo, model, tmp_path, c
     colorizer = streamgan.Colorizer.load(model, device="cpu", size=16)
     todo, process, sizes = Inputs([str(tmp_path / "in")], tmp_path / "out"), psutil.Process(), []
     held = 0
-    for outcome in color_files(colorizer, todo):
+    for outcome in color_files(colorizer, todo, Handling(recolor=True)):
         assert outcome.kind == "colored"
         sizes.append(process.memory_info().rss)
         held += 1

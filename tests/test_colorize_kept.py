@@ -16,6 +16,7 @@ from test_colorize import lightness, save_generator
 
 from streamgan.cli.colorize import colorize
 from streamgan.core.errors import CheckFailed
+from streamgan.inference import one_file
 from streamgan.inference.salvage import completed
 from streamgan.inference.tint import is_in_color
 
@@ -99,6 +100,45 @@ def test_a_photo_in_colour_comes_back_to_the_byte_unless_told_otherwise(run, pho
     told = json.loads(run(folder, "--recolor", "--json").stdout)
     assert (told["num_colored"], told["num_left_alone"]) == (3, 0)
     assert (tmp_path / "out" / "color.jpg").read_bytes() != (folder / "color.jpg").read_bytes()
+
+
+def test_a_cut_photo_in_colour_is_no_whole_one(run, photo, tmp_path):
+    data = encoded(photo(1, (400, 300)), "JPEG", quality=95)
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 9 // 10])
+    result = run(tmp_path / "a.jpg", "--salvage")
+    assert isinstance(result.exception, CheckFailed)
+    assert "coloured in part" in result.stderr
+    assert "of 300 rows are missing; in colour already: copied as it is" in result.stderr
+
+
+def test_a_photo_in_colour_that_can_no_longer_be_read_fails_alone(run, photo, gray, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    photo(1).save(tmp_path / "in" / "a.png")
+    gray(2).save(tmp_path / "in" / "b.png")
+
+    def gone(path, *_):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("streamgan.inference.one_file.open", gone, raising=False)
+    result = run(tmp_path / "in")
+    assert "a.png: not coloured (cannot be read (Input/output error))" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_a_photo_that_memory_does_not_suffice_to_write_fails_alone(run, gray, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        gray(1).save(tmp_path / "in" / name)
+    real = one_file.save_pages
+
+    def full(pages, file, *arguments, **options):
+        if "a.png" in file.name:
+            raise MemoryError
+        real(pages, file, *arguments, **options)
+
+    monkeypatch.setattr(one_file, "save_pages", full)
+    assert "a.png: not coloured (not enough memory)" in run(tmp_path / "in").stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 
 def test_a_photo_in_colour_takes_another_format_without_other_colours(run, photo, gray, tmp_path):

@@ -1,11 +1,12 @@
 """One file: coloured page by page, or as a film, or left alone; how files are treated, what became of one."""
 
 import errno
-import shutil
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from streamgan.core.errors import ConfigError, file_error
@@ -20,6 +21,8 @@ from .tint import is_in_color
 from .video import color_video
 
 _OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
+_ENCODING = (OSError, ValueError, MemoryError, OverflowError, struct.error)  # what saving raises
+_PIECE = 1 << 20  # bytes that are copied at a time
 _ALREADY = "in colour already"
 
 
@@ -88,12 +91,27 @@ def leave_alone(target: Target, pages: Iterable[Photo], handling: Handling) -> O
         done = save(target, ((photo, [photo.pixels]) for photo in pages), handling)
         text = "; ".join(filter(None, (f"{_ALREADY}: saved as {target.kind}, not coloured", done.text)))
         return done._replace(kind="left_alone", text=text) if done.kind == "colored" else done
+    missing = [photo.missing for photo in pages if photo.missing] if handling.limits.salvage else []
     try:
-        with open(target.source, "rb") as source, _writing(target) as file:
-            shutil.copyfileobj(source, file)
+        with _writing(target) as file:
+            for piece in _pieces(target.source):
+                file.write(piece)
+    except ValueError as error:
+        return Outcome(target, "failed", line(error))
     except OSError as error:
         return unwritten(error, target)
-    return Outcome(target, "left_alone", f"{_ALREADY}: copied as it is")
+    text = "; ".join([*missing, f"{_ALREADY}: copied as it is"])
+    return Outcome(target, "partial" if missing else "left_alone", text)
+
+
+def _pieces(source: Path) -> Iterator[bytes]:
+    """The bytes of a file; ValueError if it cannot be read."""
+    try:
+        with open(source, "rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise ValueError(line(error)) from error
 
 
 def save(target: Target, pages: Iterable[Colored], handling: Handling) -> Outcome:
@@ -112,7 +130,7 @@ def save(target: Target, pages: Iterable[Colored], handling: Handling) -> Outcom
     try:
         with _writing(target) as file:
             save_pages(noted(), file, target.kind, quality=handling.quality)
-    except (OSError, ValueError) as error:
+    except _ENCODING as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the encoder
             return unwritten(error, target)
         return Outcome(target, "failed", line(error))
