@@ -29,6 +29,7 @@ from training import ROOT
 from streamgan.cli.serve import serve
 from streamgan.cli.tensorboard import board
 from streamgan.core.errors import CheckpointError, ConfigError
+from streamgan.inference.photo import Limits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROWSER = [
@@ -102,9 +103,10 @@ class StubPage:
     def __init__(self, number: int):
         self.number = number
 
-    def build_page(self, colorizers: object, folder: Path, **_: object) -> "StubPage":
+    def build_page(self, colorizers: object, folder: Path, **limits: object) -> "StubPage":
         assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
-        self.folder = folder
+        assert os.environ["GRADIO_RUN_HISTORY"] == "False"
+        self.folder, self.limits = folder, limits
         return self
 
     def look(self) -> dict[str, object]:
@@ -121,12 +123,14 @@ class StubPage:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_no_upload_outlives_a_server_that_is_ended(models, monkeypatch, run_as_program, number):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setenv("GRADIO_RUN_HISTORY", "")
     page = StubPage(number)
     monkeypatch.setitem(sys.modules, "gradio", page)
     monkeypatch.setitem(sys.modules, "streamgan.inference.page", page)
     before = signal.getsignal(number)
-    done = run_as_program("serve", "--model", models[0])
+    done = run_as_program("serve", "--model", models[0], "--max-pixels", 1000, "--max-mb", 3)
     assert done.code == 128 + number
+    assert page.limits == {"limits": Limits(max_pixels=1000), "max_mb": 3}
     assert "uploads and results are removed" in done.stderr
     assert not page.folder.exists()
     assert signal.getsignal(number) is before

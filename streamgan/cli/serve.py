@@ -75,7 +75,8 @@ def serve(
     from streamgan.inference.page import build_page, look
     from streamgan.inference.photo import Limits
 
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, MAX_PIXELS)
+    if max_pixels > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
     # No photo outlives the server; a request that is under way may still write.
     with tempfile.TemporaryDirectory(prefix="streamgan-serve-", ignore_cleanup_errors=True) as files:
         # Gradio would keep what its visitors do in their browsers.
