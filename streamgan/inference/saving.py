@@ -52,21 +52,16 @@ def save_pages(pages: Iterable[Colored], file: BinaryIO, kind: str, *, quality: 
     elif kind == "PNG" and photo.pixels.dtype == np.uint16:
         write_png16(file, _shape(photo, kind), colors, profile=photo.profile, about=photo.about)
     else:
-        given, image = _options(photo, kind, quality), _image(photo, bands, FORMATS[kind].holds)
+        given, images = _options(photo, kind, quality), [_image(photo, bands, FORMATS[kind].holds)]
         if "frames" in FORMATS[kind].holds:
-            given |= _animation(photo, rest, kind)
-        image.save(file, FORMATS[kind].pillow, **given)
-
-
-def _animation(first: Photo, rest: Iterator[Colored], kind: str) -> dict[str, Any]:
-    """For Pillow's save, if there is more than the first frame."""
-    frames, durations = [], [first.duration_ms]
-    for photo, bands in rest:
-        frames.append(_image(photo, bands, FORMATS[kind].holds))
-        durations.append(photo.duration_ms)
-    if not frames:
-        return {}
-    return {"save_all": True, "append_images": frames, "duration": durations, "loop": first.loop}
+            durations = [photo.duration_ms]
+            for frame, bands in rest:
+                images.append(_image(frame, bands, FORMATS[kind].holds))
+                durations.append(frame.duration_ms)
+            if len(images) > 1:
+                more = {"append_images": images[1:], "duration": durations, "loop": photo.loop}
+                given |= {"save_all": True, **more}
+        images[0].save(file, FORMATS[kind].pillow, **given)
 
 
 def _image(photo: Photo, bands: Iterable[np.ndarray], holds: frozenset[str]) -> Image.Image:
