@@ -73,6 +73,13 @@ def test_gray_and_toned_photos_are_not_in_colour(photo, gray, seed):
     assert is_in_color(np.asarray(muted))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_paper_that_yellowed_unevenly_is_not_in_colour(gray, seed):
+    one = np.asarray(gray(seed, (480, 400)).convert("RGB"), np.float32)
+    left_to_right = np.linspace(0.02, 0.4, 480)[None, :, None] * np.array([0.2, 0.4, 1.0])
+    assert not is_in_color((one * (1 - left_to_right)).astype(np.uint8))
+
+
 def test_a_small_stamp_is_no_colour_and_a_larger_thing_is_one(gray):
     one = gray(1, (400, 400)).convert("RGB")
     one.paste((200, 20, 20), (350, 350, 380, 380))  # half a percent
