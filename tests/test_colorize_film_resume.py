@@ -190,7 +190,7 @@ def test_memory_does_not_grow_with_the_length_of_a_film(model, tmp_path):
         command = [sys.executable, "-c", PEAK, model, source, tmp_path / "out" / source.name]
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
-    assert peak(500) < peak(150) + 15_000  # 350 frames are 40 MB
+    assert peak(500) < peak(150) + 30_000  # 350 frames are 40 MB; what is allocated settles by 1,000
 
 
 def test_a_model_whose_file_is_gone_meanwhile_colours_on(tmp_path):
