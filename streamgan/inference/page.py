@@ -5,7 +5,7 @@ All visitors wait in one queue for the models and are told their place in it; wh
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def build_page(
         ) -> list[Any]:
             visit = before or Visit(Path(tempfile.mkdtemp(dir=folder)), colorizers, limits)
             visit.keep(given or [])
-            for upload in bar.tqdm(given or [], desc="Colouring", unit="photos"):
+            for upload in _watched(given or [], bar):
                 visit.color(upload, factor)
             return [visit, *_show(visit)]
 
@@ -66,7 +66,7 @@ def build_page(
             visit: Visit | None, factor: float, upload: str | None, bar: gr.Progress = _BAR
         ) -> list[Any]:
             if visit is not None:
-                for one in bar.tqdm(list(visit.photos), desc="Colouring", unit="photos"):
+                for one in _watched(list(visit.photos), bar):
                     visit.color(one, factor)
             return _show(visit, upload)
 
@@ -114,6 +114,10 @@ def _show(visit: Visit | None, upload: str | None = None) -> list[Any]:
 def _compare(visit: Visit | None, upload: str | None) -> str:
     given = visit.photos.get(upload or "") if visit else None
     return comparison(given.name, given.views) if given else ""
+
+
+def _watched(uploads: list[str], bar: Any) -> Iterator[str]:
+    return bar.tqdm(uploads, desc="Colouring", unit="photos")
 
 
 def _told(visit: Visit | None) -> str:
