@@ -65,6 +65,7 @@ def test_every_page_of_a_tiff_is_coloured_with_its_own_metadata(run, gray, tmp_p
             given = {"icc_profile": swapped_profile()} if index == 2 else {}
             page.save(writer, "TIFF", tiffinfo=tags, dpi=(100 + index, 100), **given)
             writer.newFrame()
+    writer.finalize = lambda: None  # it ends the file once more when it is collected
     result = run(tmp_path / "a.tif")
     assert result.exit_code == 0, result.output
     assert "only the first" not in result.stderr
