@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml
 
 install: $(INSTALLED)  ## Create .venv with streamgan and everything for development
 
-test: install  ## The fast suite: every subject, with two-process runs, about two minutes on two cores
+test: install  ## The fast suite: every subject, with two-process runs, about five minutes on two cores
 	$(PYTEST) -m 'not slow and not gpu'
 
 test-parts: install  ## Ray, and the page in a real browser, which need EXTRA=ci and Chromium
