@@ -6,39 +6,17 @@ import struct
 
 import numpy as np
 import pytest
-from archive_fixtures import RESULTS, gray_of, write_photo
-from click.testing import CliRunner
+from archive_fixtures import RESULTS, write_photo
 from photo_fixtures import lightness, sixteen
 from PIL import Image, UnidentifiedImageError
-from test_colorize import save_generator
 
-from streamgan.cli.colorize import MAX_PIXELS, colorize
+from streamgan.cli.colorize import MAX_PIXELS
 from streamgan.core.errors import CheckFailed, ConfigError
 from streamgan.inference import formats, photo
 from streamgan.inference.formats import ENDINGS, FORMATS
 from streamgan.inference.inputs import SUFFIXES
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_generator(tmp_path_factory.mktemp("model") / "ema.safetensors")
-
-
-@pytest.fixture
-def run(model, tmp_path):
-    def made(*arguments: object):
-        fixed = ("--model", model, "--out", tmp_path / "out", "--device", "cpu")
-        return CliRunner().invoke(colorize, [str(one) for one in (*arguments, *fixed)])
-
-    return made
-
-
-@pytest.fixture
-def gray(photo):
-    def make(seed: int, size: tuple[int, int] = (72, 60)) -> Image.Image:
-        return gray_of(photo(seed, size))
-
-    return make
+pytest_plugins = ["colorize_fixtures"]
 
 
 def test_every_ending_that_is_taken_is_tried_here():

@@ -7,40 +7,17 @@ import zlib
 
 import numpy as np
 import pytest
-from archive_fixtures import gray_of
-from click.testing import CliRunner
 from image_fixtures import gray_png
 from photo_fixtures import camera_exif
 from PIL import Image, ImageOps
-from test_colorize import lightness, save_generator
+from test_colorize import lightness
 
-from streamgan.cli.colorize import colorize
 from streamgan.core.errors import CheckFailed
 from streamgan.inference import one_file
 from streamgan.inference.salvage import completed
 from streamgan.inference.tint import is_in_color
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_generator(tmp_path_factory.mktemp("model") / "ema.safetensors")
-
-
-@pytest.fixture
-def run(model, tmp_path):
-    def made(*arguments: object):
-        fixed = ("--model", model, "--out", tmp_path / "out", "--device", "cpu")
-        return CliRunner().invoke(colorize, [str(one) for one in (*arguments, *fixed)])
-
-    return made
-
-
-@pytest.fixture
-def gray(photo):
-    def make(seed: int, size: tuple[int, int] = (72, 60)) -> Image.Image:
-        return gray_of(photo(seed, size))
-
-    return make
+pytest_plugins = ["colorize_fixtures"]
 
 
 def sepia(image: Image.Image) -> Image.Image:

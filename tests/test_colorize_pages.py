@@ -6,38 +6,15 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from archive_fixtures import gray_of
-from click.testing import CliRunner
 from marks import slow
 from photo_fixtures import camera_exif, sixteen, swapped_profile
 from PIL import Image, TiffImagePlugin
-from test_colorize import lightness, save_generator
+from test_colorize import lightness
 
-from streamgan.cli.colorize import colorize
 from streamgan.core.errors import CheckFailed
 from streamgan.inference import deep, pipeline
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_generator(tmp_path_factory.mktemp("model") / "ema.safetensors")
-
-
-@pytest.fixture
-def run(model, tmp_path):
-    def made(*arguments: object):
-        fixed = ("--model", model, "--out", tmp_path / "out", "--device", "cpu")
-        return CliRunner().invoke(colorize, [str(one) for one in (*arguments, *fixed)])
-
-    return made
-
-
-@pytest.fixture
-def gray(photo):
-    def make(seed: int, size: tuple[int, int] = (72, 60)) -> Image.Image:
-        return gray_of(photo(seed, size))
-
-    return make
+pytest_plugins = ["colorize_fixtures"]
 
 
 def pages_of(path) -> list[Image.Image]:

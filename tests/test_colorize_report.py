@@ -1,32 +1,23 @@
 """What `streamgan colorize` tells of its files: --report, --dry-run, words for the saturation."""
 
+import functools
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
-from test_colorize import save_generator
 
-from streamgan.cli.colorize import colorize
 from streamgan.core.errors import CheckFailed, ConfigError
 from streamgan.inference import pipeline
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_generator(tmp_path_factory.mktemp("model") / "ema.safetensors")
+pytest_plugins = ["colorize_fixtures"]
 
 
 @pytest.fixture
-def run(model, tmp_path):
-    def made(*arguments: object):
-        fixed = ("--model", model, "--out", tmp_path / "out", "--device", "cpu")
-        return CliRunner().invoke(colorize, [str(one) for one in (tmp_path / "in", *arguments, *fixed)])
-
-    return made
+def run(run, tmp_path):
+    return functools.partial(run, tmp_path / "in")
 
 
 @pytest.fixture

@@ -37,22 +37,18 @@ def ended_by(number: int, monkeypatch, *, call: int) -> None:
     monkeypatch.setattr(Colorizer, "predict", ending)
 
 
+def one_by_one(model, tmp_path) -> tuple[object, ...]:
+    """The command that colours the photos of `in`, each in a batch of its own."""
+    words = ("colorize", tmp_path / "in", "--model", model, "--out", tmp_path / "out")
+    return (*words, "--batch", 1, "--recolor")
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_photos_go_on_with_skip_existing(model, photo, tmp_path, monkeypatch, run_as_program, number):
     for index in range(12):
         (tmp_path / "in").mkdir(exist_ok=True)
         photo(index).save(tmp_path / "in" / f"{index:02}.png")
-    command = (
-        "colorize",
-        tmp_path / "in",
-        "--model",
-        model,
-        "--out",
-        tmp_path / "out",
-        "--batch",
-        1,
-        "--recolor",
-    )
+    command = one_by_one(model, tmp_path)
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
         ended_by(number, patched, call=2)
@@ -175,17 +171,7 @@ def test_an_out_that_is_deleted_meanwhile_is_made_again(model, photo, tmp_path, 
         return predict(self, photos)
 
     monkeypatch.setattr(Colorizer, "predict", deleting)
-    command = (
-        "colorize",
-        tmp_path / "in",
-        "--model",
-        model,
-        "--out",
-        tmp_path / "out",
-        "--batch",
-        1,
-        "--recolor",
-    )
+    command = one_by_one(model, tmp_path)
     done = run_as_program(*command)
     assert done.code == 0
     assert 0 < len(files_in(tmp_path / "out")) < 12
