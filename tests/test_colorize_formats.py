@@ -10,7 +10,7 @@ from archive_fixtures import RESULTS, write_photo
 from photo_fixtures import lightness, sixteen
 from PIL import Image, UnidentifiedImageError
 
-from streamgan.cli.colorize import MAX_PIXELS
+from streamgan.cli.options import MAX_PIXELS
 from streamgan.core.errors import CheckFailed, ConfigError
 from streamgan.inference import formats, photo
 from streamgan.inference.formats import ENDINGS, FORMATS
@@ -153,7 +153,7 @@ def test_the_cap_on_pixels_is_said_and_can_be_raised(run, gray, tmp_path, monkey
     assert run(tmp_path / "a.png", "--max-pixels", 5000).exit_code == 0
     assert photo.MAX_PIXELS == MAX_PIXELS
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice this is what Pillow refuses by itself
-    monkeypatch.setattr("streamgan.cli.colorize.MAX_PIXELS", 4000)
+    monkeypatch.setattr(photo, "MAX_PIXELS", 4000)
     assert "far more pixels than the cap" in run(tmp_path / "a.png", "--max-pixels", 3000).stderr
     assert run(tmp_path / "a.png", "--max-pixels", 5000).exit_code == 0
 

@@ -9,7 +9,7 @@ import click
 from streamgan.core.logs import progress
 
 from .color_report import ColorReport
-from .options import MAX_PIXELS, Command, Count, Number, device_option, max_pixels_option, ready_model
+from .options import Command, Count, Number, device_option, max_pixels_option, ready_model
 
 if TYPE_CHECKING:
     from streamgan.inference.containers import Codec
@@ -124,19 +124,16 @@ def colorize(
         raise click.UsageError(f"--suffix is a part of a name, without {os.sep}")
     import warnings
 
-    from PIL import Image
-
     from streamgan.inference.colorizer import Colorizer
     from streamgan.inference.containers import FilmOptions, check_options
     from streamgan.inference.inputs import Inputs, Naming
     from streamgan.inference.one_file import Handling
-    from streamgan.inference.photo import Limits
+    from streamgan.inference.photo import Limits, allow_pixels
     from streamgan.inference.pipeline import color_files, plan_files
     from streamgan.inference.saving import QUALITY
 
     warnings.filterwarnings("ignore", module="PIL")  # of what becomes a line of its own here
-    if max_pixels > MAX_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    allow_pixels(max_pixels)
     naming, film = Naming(wanted and wanted.upper(), suffix, codec), FilmOptions(codec, crf)
     check_options(film)
     handling = Handling(

@@ -9,7 +9,7 @@ import click
 
 from streamgan.core.errors import ConfigError
 
-from .options import MAX_PIXELS, Command, Count, device_option, max_pixels_option, ready_model
+from .options import Command, Count, device_option, max_pixels_option, ready_model
 from .output import emit
 
 
@@ -70,13 +70,10 @@ def serve(
             raise ConfigError("--model", f"two models have the name {name!r}", "write --model NAME=MODEL")
         colorizers[name] = Colorizer.load(model, device=device, size=size)
 
-    from PIL import Image
-
     from streamgan.inference.page import build_page, look
-    from streamgan.inference.photo import Limits
+    from streamgan.inference.photo import Limits, allow_pixels
 
-    if max_pixels > MAX_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
+    allow_pixels(max_pixels)
     # No photo outlives the server; a request that is under way may still write.
     with tempfile.TemporaryDirectory(prefix="streamgan-serve-", ignore_cleanup_errors=True) as files:
         # Gradio would keep what its visitors do in their browsers.

@@ -65,9 +65,14 @@ def file_error(
     `where`: the file or folder; None: what the error itself names.
     """
     where = where if where is not None else error.filename or "a file"
-    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    reason = error.strerror or in_one_line(error)
     advice = _advice(error.errno, os.fspath(error.filename or str(where)))
     return kind(where, f"{what} ({reason})" if what else reason, f"{advice}, then {then}" if then else advice)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def is_of_file_system(error: OSError) -> bool:

@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def forecast(
         fitting_window=_fitting(needs, slice(0, rows), cache_bytes),
         first_bytes=int(sizes[list(first)].sum()),
         all_bytes=int(whole.sum()),
-        epoch_bytes=tuple(downloads(per_epoch, sizes, cache_bytes))[:epochs],
+        epoch_bytes=tuple(islice(downloads(per_epoch, sizes, cache_bytes), epochs)),
         epoch_requests=int((-(-whole // CHUNK_BYTES)).sum()),
         copies=lanes_met / order.lanes,
     )

@@ -21,6 +21,8 @@ from .smooth import Smoother
 from .tint import is_in_color
 from .yuv import Painter, Picture
 
+_TIMED = ("audio", "subtitle")  # whose packets tell how long the film is
+
 
 def color_pictures(
     colorizer: Colorizer, film: Any, damage: str, encoding: Encoding, segments: Segments, *, name: str
@@ -55,7 +57,6 @@ def color_pictures(
 
 
 _LOOKED_AT = 240  # one frame of so many: is it in colour?
-_TIMED = ("audio", "subtitle")  # whose packets tell how long the film is
 
 
 class _Frames:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from streamgan.core.errors import ConfigError, DataError, file_error
+from streamgan.core.errors import ConfigError, DataError, file_error, in_one_line
 
 from .photo import MAX_PIXELS, Photo, check_pixels, load_photo, read_photo
 
@@ -42,5 +42,5 @@ def photo_of(given: Any) -> Photo:
 
 def _unread(given: str | Path | Image.Image, error: Exception) -> DataError:
     where = "an image" if isinstance(given, Image.Image) else given
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(where, f"not a photo that can be read ({reason})", "look at it with another program")
+    what = f"not a photo that can be read ({in_one_line(error)})"
+    return DataError(where, what, "look at it with another program")

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from streamgan.core.errors import ConfigError, file_error
+from streamgan.core.errors import ConfigError, file_error, in_one_line
 from streamgan.core.storage.files import atomic_write
 
 from .colorizer import Colorizer
@@ -61,10 +61,7 @@ def color_pages(colorizer: Colorizer, target: Target, handling: Handling) -> Out
     """A page after the other, a band of rows after the other; pages in colour stay as they are."""
 
     def load() -> Iterator[Photo]:
-        try:
-            yield from load_pages(target.source, kind=target.kind, limits=handling.limits)
-        except Exception as error:  # whatever a decoder meets in foreign bytes
-            raise ValueError(line(error)) from error
+        return read_pages(target.source, target.kind, handling.limits)
 
     def colored(pages: Iterable[Photo]) -> Iterator[Colored]:
         for photo in pages:
@@ -83,6 +80,14 @@ def color_pages(colorizer: Colorizer, target: Target, handling: Handling) -> Out
         return save(target, colored(load()), handling)
     except ValueError as error:
         return Outcome(target, "failed", line(error))
+
+
+def read_pages(source: Path, kind: str, limits: Limits) -> Iterator[Photo]:
+    """As `load_pages`; whatever is wrong with the file is a ValueError that says so."""
+    try:
+        yield from load_pages(source, kind=kind, limits=limits)
+    except Exception as error:  # whatever a decoder meets in foreign bytes
+        raise ValueError(line(error)) from error
 
 
 def leave_alone(target: Target, pages: Iterable[Photo], handling: Handling) -> Outcome:
@@ -176,4 +181,4 @@ def line(error: Exception) -> str:
         return f"{error}; raise it with --max-pixels if that is right"
     if isinstance(error, OSError) and error.strerror:  # its text has a number and the name once more
         return f"cannot be read ({error.strerror})"
-    return " ".join(str(error).split()) or type(error).__name__
+    return in_one_line(error)

@@ -28,6 +28,12 @@ MAX_PIXELS = 170_000_000  # a little below the size that Pillow takes for an att
 _SPACES = {"L": ("GRAY", "RGB"), "I;16": ("GRAY", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
 
 
+def allow_pixels(most: int) -> None:
+    """Raise Pillow's own cap for this process, if photos of so many pixels are to be read."""
+    if most > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most
+
+
 class TooManyPixels(ValueError):
     """A photo, or a header that claims it, over the cap."""
 

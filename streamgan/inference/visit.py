@@ -20,8 +20,8 @@ from streamgan.core.storage.files import atomic_write
 
 from .colorizer import Chroma, Colorizer
 from .formats import ENDINGS, result_name
-from .one_file import line
-from .photo import LIMITS, Limits, Photo, load_pages
+from .one_file import line, read_pages
+from .photo import LIMITS, Limits, Photo
 from .saving import Colored, save_pages, to_image
 
 VIEW_PIXELS = 1600  # long side of what the browser is shown
@@ -108,10 +108,7 @@ class Visit:
         return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
     def _pages(self, given: Given) -> Iterator[Photo]:
-        try:
-            yield from load_pages(given.source, kind=_kind(given), limits=self._limits)
-        except Exception as error:  # whatever a decoder meets in foreign bytes
-            raise ValueError(line(error)) from error
+        return read_pages(given.source, _kind(given), self._limits)
 
     def _paint(self, given: Given, name: str, saturation: float) -> None:
         """Write what a model makes of a photo: the result, and views of it."""

@@ -93,7 +93,7 @@ class CachedFiles(RemoteFiles):
                 self.cache.discard(blob, about.st_ino)
 
     def renew_index(self) -> bool:
-        """Whether the index in the cache is another one than was checked; it is right again then."""
+        """As of `RemoteFiles`: whether the index in the cache is another one than was checked."""
         path = self.cache.path(self.entry.index_sha256)
         with suppress(OSError), open(path, "rb") as file:
             if self._index == FileId.of(path) and sha256_of(file.fileno()) == self.entry.index_sha256:

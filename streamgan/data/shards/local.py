@@ -54,6 +54,10 @@ class LocalFiles:
         """After damaged bytes at the n-th attempt: whether to read once more."""
         return False
 
+    def renew_index(self) -> bool:
+        """Whether the index was damaged since it was read, and is right again: there is no other copy."""
+        return False
+
     def release(self) -> None:
         """What is open may stay so."""
 

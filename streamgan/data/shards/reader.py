@@ -101,7 +101,7 @@ class ShardReader:
         try:
             return self._read(sample_id, gray=gray)
         except DataError:
-            if not (isinstance(self.files, CachedFiles) and self.files.renew_index()):
+            if not self.files.renew_index():
                 raise
         vars(self).pop("index", None)
         return self._read(sample_id, gray=gray)

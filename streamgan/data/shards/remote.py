@@ -46,6 +46,10 @@ class RemoteFiles:
         address = join(self.root, idx_name(self.entry.shards[shard].name))
         return parse_idx(redacted(address), read_whole(address))
 
+    def renew_index(self) -> bool:
+        """Whether the index was damaged since it was read, and is right again."""
+        return False
+
     def is_by_range(self, shard: int) -> bool:
         """Whether images of this shard are read by range now."""
         return True

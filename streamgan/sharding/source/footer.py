@@ -7,7 +7,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import DataError, in_one_line
 from streamgan.core.storage.address import redacted
 
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
@@ -55,4 +55,4 @@ def parse(path: str, footer: bytes) -> tuple[pq.FileMetaData, pa.Schema]:
 
 def words(error: BaseException) -> str:
     """An error of pyarrow in one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return in_one_line(error)[:200]
