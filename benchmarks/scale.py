@@ -145,6 +145,7 @@ def fleet_rows(samples: int, per_shard: int, options: argparse.Namespace) -> lis
                     f"{found.distinct / found.distinct_full:.0%}",
                     f"{epoch_s / 3600:.1f} h",
                     f"{found.first_bytes / 1e9:.3g}",
+                    f"{found.first_index_bytes / 1e6:,.1f}, {found.epoch_index_bytes / 1e6:,.0f}",
                     f"{found.working_set_bytes / 1e9:.3g}",
                     f"{found.epoch_bytes[0] / 1e12:.3g}, {found.epoch_bytes[1] / 1e12:.3g}",
                     f"{found.copies:.3g}",
@@ -166,6 +167,7 @@ FLEET_HEAD = [
     "mixing",
     "epoch",
     "first batch, GB",
+    "index, MB",
     "cache, GB",
     "downloads, TB",
 ]
@@ -191,7 +193,8 @@ read and checked once per process.
 {fleet}
 
 Mixing: shards that a batch is drawn from, as a share of a full shuffle's. First batch: the shards that it is
-drawn from; until they have arrived, images are read by range. Cache: what it must hold. Downloads: of a
+drawn from; until they have arrived, images are read by range. Index: what the first batch and the first epoch
+fetch of it; a small one comes whole. Cache: what it must hold. Downloads: of a
 machine, in the first epoch and in the second. Copies: machines that download a shard in an epoch. Gbit/s:
 of whole shards, and of single images by range (`data.cache=none`), on average over the first epoch. Dollars:
 for the requests of all machines at {usd:g} per 1,000, of whole shards and by range; what the bytes cost

@@ -12,10 +12,11 @@ from remote_fixtures import website
 
 from streamgan.cli.bench import bench
 from streamgan.core.errors import ConfigError
-from streamgan.data.forecast import advice, forecast
+from streamgan.data.forecast import IDX_BYTES, advice, forecast
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 from streamgan.data.plan import Shuffle
+from streamgan.data.shards import index_parts
 from streamgan.sharding.run import ShardOptions, shard
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -75,6 +76,31 @@ def test_a_loader_downloads_what_was_forecast(root, tmp_path, monkeypatch, rank,
     else:
         assert sum(found.epoch_bytes) * 0.9 <= seen[-1] <= sum(found.epoch_bytes) * 1.1
     assert found.epoch_bytes[0] == found.all_bytes
+
+
+@pytest.mark.parametrize("share", [1, 2])
+def test_a_loader_fetches_the_index_that_was_forecast(root, monkeypatch, share):
+    impatient(monkeypatch)
+    shuffle = Shuffle(8, lanes=2, window=2)
+    entry = read_manifest(root).splits["train"]
+    whole = of(root, shuffle, cache_bytes=1e9, ranks=share, machines=share)
+    assert whole.first_index_bytes == whole.epoch_index_bytes == (root / "train.index").stat().st_size
+    monkeypatch.setattr(index_parts, "WHOLE_BYTES", 0)
+    found = of(root, shuffle, cache_bytes=1e9, ranks=share, machines=share)
+    settings = {"batch": 8, "lanes": 2, "window": 2, "size": 16, "workers": 0, "world": share}
+    with website(root) as site:
+        batches = iter(build_loader(site.url, cache="none", epochs=1, **settings))
+
+        def index_bytes() -> int:
+            asked = {one for one in range(24) if f"/train-{one:06d}.idx " in site.requests}
+            return sum(entry.shards[one].samples for one in asked) * IDX_BYTES
+
+        more = (0, entry.shards[0].samples * IDX_BYTES)  # the first shard tells whether the set has twins
+        next(batches)
+        assert index_bytes() - found.first_index_bytes in more
+        list(batches)
+        assert index_bytes() - found.epoch_index_bytes in more
+    assert 0 < found.first_index_bytes < found.epoch_index_bytes <= 96 * IDX_BYTES
 
 
 def _tar_bytes(requests: list[str]) -> int:

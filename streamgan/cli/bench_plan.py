@@ -10,7 +10,7 @@ from .output import emit, table
 if TYPE_CHECKING:
     from streamgan.data.forecast import Forecast
 
-_FEW_ROWS = 10_000  # of the index, for the mean size of an image
+_FEW_SHARDS = 64  # in which images are measured
 
 
 @click.command(cls=Command, short_help="What a run on many machines would need.")
@@ -70,8 +70,10 @@ def plan(
     found = forecast(
         reader.shard_sizes, shard_bytes, shuffle, ranks=ranks, machines=machines, cache_bytes=cache_gb * 1e9
     )
-    some = reader.index[np.unique(np.linspace(0, len(reader) - 1, _FEW_ROWS).astype(int))]
-    image_bytes = float(some["color_size"].mean())
+    some = np.unique(np.linspace(0, len(shard_bytes) - 1, _FEW_SHARDS).astype(int))
+    edges = zip(reader.starts[some].tolist(), reader.starts[some + 1].tolist(), strict=True)
+    ids = np.concatenate([np.arange(begin, end) for begin, end in edges])
+    image_bytes = float(reader.rows(ids)["color_size"].mean())
     reader.close()
     epoch_s = found.steps_per_epoch * step_ms / 1000
     images = found.steps_per_epoch * batch // machines  # of a machine and an epoch
@@ -108,9 +110,11 @@ def _text(
     rows = [
         ["first batch waits for", _size(found.first_bytes), _size(one_batch)],
         ["  at least, s", _seconds(found.first_bytes, gbit), _seconds(one_batch, gbit)],
+        ["  and of the index", *[_size(found.first_index_bytes)] * 2],
         ["cache must hold", _size(found.working_set_bytes), "-"],
         ["download, first epoch", _size(first), _size(value["ranged_epoch_bytes"])],
         ["download, later epochs", _size(last), _size(value["ranged_epoch_bytes"])],
+        ["index, first epoch", *[_size(found.epoch_index_bytes)] * 2],
         ["network, Gbit/s", f"{value['needed_gbit'][0]:.3g}", f"{value['ranged_needed_gbit']:.3g}"],
         ["requests per epoch", f"{found.epoch_requests:,}", f"{value['ranged_epoch_requests']:,}"],
     ]

@@ -25,6 +25,11 @@ class SharedMemory:
         weakref.finalize(self, os.close, self._descriptor)
         self.map = mmap.mmap(self._descriptor, size)
 
+    def free(self, begin: int, end: int) -> None:
+        """Give back the memory of these pages, where the system can; then they are 0 again."""
+        if hasattr(mmap, "MADV_REMOVE"):
+            self.map.madvise(mmap.MADV_REMOVE, begin, end - begin)
+
     def __reduce__(self) -> tuple[Any, ...]:
         assert_spawning(self)
         return _take_over, (self.size, DupFd(self._descriptor))

@@ -12,11 +12,14 @@ import numpy as np
 from streamgan.core.errors import ConfigError
 from streamgan.core.storage.download import CHUNK_BYTES
 
+from .format import index_size
 from .order.canonical import Order, distinct_shards, rank_slice
 from .plan import Shuffle
 from .prefetch.demand import OrderNeeds, Use
+from .shards.index_parts import in_parts
 
 EPOCHS = 3  # what a cache is worth shows from the second on
+IDX_BYTES = 170  # of a sample with a twin in an `.idx`, about
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,12 @@ class Forecast:
     """What one machine of a run needs; bytes and requests are those of whole shards through its cache.
 
     `working_set_bytes`: what its cache must hold. `first_bytes`: the shards that the first batch is drawn
-    from. `epoch_bytes`: downloads in each of the first epochs, `epoch_requests` the requests for those of the
-    first. `all_bytes`: every shard that it reads in an epoch. `copies`: how many machines download a shard in
-    an epoch, on average. `fitting_window`: the largest data.window with which the cache holds what it must, 0
-    if none. `distinct`: shards that a global batch is drawn from, `distinct_full` of a full
-    shuffle. `left_over`: samples that an epoch does not reach, others in each.
+    from. `first_index_bytes`: of the index, what its part of the first batch needs, `epoch_index_bytes` what
+    the first epoch does. `epoch_bytes`: downloads in each of the first epochs, `epoch_requests` the requests
+    for those of the first. `all_bytes`: every shard that it reads in an epoch. `copies`: how many machines
+    download a shard in an epoch, on average. `fitting_window`: the largest data.window with which the cache
+    holds what it must, 0 if none. `distinct`: shards that a global batch is drawn from, `distinct_full` of a
+    full shuffle. `left_over`: samples that an epoch does not reach, others in each.
     """
 
     steps_per_epoch: int
@@ -40,6 +44,8 @@ class Forecast:
     working_set_bytes: int
     fitting_window: int
     first_bytes: int
+    first_index_bytes: int
+    epoch_index_bytes: int
     all_bytes: int
     epoch_bytes: tuple[int, ...]
     epoch_requests: int
@@ -68,7 +74,9 @@ def forecast(
     needs = OrderNeeds(order, sizes, slice(0, rows), start=0, stop=None)
     per_epoch = [list(needs.of_epoch(epoch)) for epoch in range(epochs + 1)]
     first = {use.shard for use in per_epoch[0] if use.first == 0}
-    whole = sizes[np.unique([use.shard for use in per_epoch[0]])]
+    met = np.unique([use.shard for use in per_epoch[0]])
+    whole = sizes[met]
+    drawn_from = np.unique(_shards_of(order, order.batch_ids(0, slice(0, rows))[1]))
     lanes_met = sum(len(needs.lanes_of(slice(n * rows, (n + 1) * rows))) for n in range(machines))
     return Forecast(
         steps_per_epoch=order.steps_per_epoch,
@@ -80,6 +88,8 @@ def forecast(
         working_set_bytes=needs.budget_bytes,
         fitting_window=_fitting(needs, slice(0, rows), cache_bytes),
         first_bytes=int(sizes[list(first)].sum()),
+        first_index_bytes=_index_bytes(order, drawn_from),
+        epoch_index_bytes=_index_bytes(order, met),
         all_bytes=int(whole.sum()),
         epoch_bytes=tuple(islice(downloads(per_epoch, sizes, cache_bytes), epochs)),
         epoch_requests=int((-(-whole // CHUNK_BYTES)).sum()),
@@ -171,7 +181,17 @@ def _fitting(needs: OrderNeeds, rows: slice, cache_bytes: float) -> int:
 
 def _distinct(order: Order, *, steps: int = 20) -> float:
     """Shards that a batch is drawn from, on average over steps all over the first epoch."""
-    ends = np.cumsum(order.shard_sizes)
     chosen = np.unique(np.linspace(0, order.steps_per_epoch - 1, steps).astype(int)).tolist()
-    met = [len(np.unique(np.searchsorted(ends, order.batch_ids(step)[1], side="right"))) for step in chosen]
+    met = [len(np.unique(_shards_of(order, order.batch_ids(step)[1]))) for step in chosen]
     return float(np.mean(met))
+
+
+def _shards_of(order: Order, ids: np.ndarray) -> np.ndarray:
+    return np.searchsorted(np.cumsum(order.shard_sizes), ids, side="right")
+
+
+def _index_bytes(order: Order, shards: np.ndarray) -> int:
+    """What knowing the index of these shards takes: that of all if it comes whole."""
+    if not in_parts(order.num_samples):
+        return index_size(order.num_samples)
+    return int(order.shard_sizes[shards].sum()) * IDX_BYTES

@@ -37,15 +37,15 @@ class _OtherRange(BadAnswer):
     """The answer is another part of the file than the one asked for."""
 
 
-def read_whole(address: str) -> bytes:
-    """All bytes of a small file."""
+def read_whole(address: str, *, stop: threading.Event | None = None) -> bytes:
+    """All bytes of a small file. Raises Stopped soon after `stop` is set."""
 
     def ask() -> bytes:
         pieces: list[bytes] = []
-        _request(address, None, pieces.append, None)
+        _request(address, None, pieces.append, stop)
         return b"".join(pieces)
 
-    return with_retries(address, ask)
+    return with_retries(address, ask, stop=stop)
 
 
 def read_range(address: str, begin: int, end: int) -> bytes:

@@ -94,9 +94,15 @@ class Attempts:
             raise Stopped from error
 
 
-def with_retries(address: str, action: Callable[[], _T], *, to: Literal["read", "write"] = "read") -> _T:
+def with_retries(
+    address: str,
+    action: Callable[[], _T],
+    *,
+    to: Literal["read", "write"] = "read",
+    stop: threading.Event | None = None,
+) -> _T:
     """What `action` returns; it is repeated after pauses while it fails for reasons that may pass."""
-    attempts = Attempts(address, to=to)
+    attempts = Attempts(address, to=to, stop=stop)
     while True:
         try:
             return action()

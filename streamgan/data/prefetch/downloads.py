@@ -54,6 +54,7 @@ class Ahead:
         self._full_first = math.inf  # urgency of what there is no space for
         self._looked = time.monotonic()
         self._numbers = {blob.sha256: shard for shard, blob in enumerate(files.blobs)}
+        self._numbers |= {one.idx_sha256: shard for shard, one in enumerate(files.entry.shards)}
         self._lease = files.cache.lease()
         self._threads = [
             threading.Thread(target=task, name="shards ahead", daemon=True)
@@ -161,7 +162,7 @@ class Ahead:
 
     def _refresh(self) -> None:
         """Let go of what is past, look as far ahead as the budget goes."""
-        bytes_of = self._files.blobs
+        bytes_of, gone = self._files.blobs, set(self._wanted)
         while self._near and self._near[0].last < self._position:
             self._near.popleft()
         self._wanted = {}
@@ -177,10 +178,15 @@ class Ahead:
                 self._near.append(use)
                 self._wanted.setdefault(use.shard, use.first)
                 total += more
+            else:
+                gone.add(use.shard)
             self._following = next(self._uses, None)
         for shard in self._early - self._wanted.keys():  # another time it is waited for
             self._early.discard(shard)
             self._files.by_range[shard] = 0
+        if self._files.parts:
+            for shard in gone - self._wanted.keys():
+                self._files.parts.drop(shard)
         past = self._held - self._wanted.keys()
         if past:
             self._let_go(past)
@@ -198,8 +204,10 @@ class Ahead:
         self._lease.drop([self._files.blobs[shard].sha256 for shard in shards])
 
     def _fetch(self, shard: int) -> None:
-        files, blob = self._files, self._files.blobs[shard]
-        claim = files.cache.claim(blob, self._lease, self._furthest())
+        files, blob, furthest = self._files, self._files.blobs[shard], self._furthest()
+        if files.parts and not files.parts.known(shard):
+            files.load_part(shard, next_use=furthest, stop=self._stop)
+        claim = files.cache.claim(blob, self._lease, furthest)
         if claim.state == "full":
             self._full(shard)
             return

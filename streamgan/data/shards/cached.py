@@ -6,15 +6,15 @@ in the cache; `by_range`, in shared memory, tells them which shards are read fro
 those that a run begins with, and those that cannot get space there, because other jobs need all of it.
 """
 
-import math
+import hashlib
 import mmap
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cached_property
+from contextlib import closing, suppress
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,16 @@ from streamgan.core.errors import ConfigError
 from streamgan.core.shared_memory import SharedMemory
 from streamgan.core.storage.address import join, redacted
 from streamgan.core.storage.locks import close_descriptor, open_descriptor
+from streamgan.core.storage.retry import Stopped
 from streamgan.data.format import SplitEntry, index_size, load_index
 
 from .node_cache import Blob, CacheLease, Deleted, NodeCache
 from .open_files import FileId, OpenShards
-from .remote import NotArrived, RemoteFiles
-from .verified_download import Spans, fill, sha256_of
+from .remote import NotArrived, RemoteFiles, never
+from .verified_download import Spans, fill, fill_small, sha256_of
 
 _POLL_S = 0.01
+_IDX_BYTES = 1024  # of a sample in an `.idx`: what is reserved for it, more than it has
 _AGAIN = "run the same command again"
 
 
@@ -80,7 +82,8 @@ class CachedFiles(RemoteFiles):
         while True:
             size = index_size(self.entry.samples)
             blob = Blob(sha256, size, self.index_address)
-            if not self._obtain(blob, damaged=lambda descriptor: []):
+            none = partial(self.download, blob, damaged=lambda descriptor: [])
+            if not self._obtain(blob, none, self._own_lease()):
                 cap, need = gigabytes(self.cache.cap_bytes), gigabytes(size)
                 what = f"{cap} leave no space for {self.split}.index ({need})"
                 raise ConfigError("data.cache_gb", what, "raise it")
@@ -94,6 +97,8 @@ class CachedFiles(RemoteFiles):
 
     def renew_index(self) -> bool:
         """As of `RemoteFiles`: whether the index in the cache is another one than was checked."""
+        if self.parts:
+            return False
         path = self.cache.path(self.entry.index_sha256)
         with suppress(OSError), open(path, "rb") as file:
             if self._index == FileId.of(path) and sha256_of(file.fileno()) == self.entry.index_sha256:
@@ -119,14 +124,20 @@ class CachedFiles(RemoteFiles):
 
     def damaged(self, shard: int, descriptor: int) -> Spans:
         """Images of a shard whose CRC-32 is not that of the index, as stretches of the file."""
-        rows = self.load_index() if self._rows is None else self._rows
         wrong = []
-        for row in rows[self._starts[shard] : self._starts[shard + 1]]:
+        for row in self._rows_of(shard):
             for kind in ("color", "gray"):
                 offset, size = int(row[f"{kind}_offset"]), int(row[f"{kind}_size"])
                 if isal_zlib.crc32(os.pread(descriptor, size, offset)) != int(row[f"{kind}_crc32"]):
                     wrong.append((offset, offset + size))
         return wrong
+
+    def _rows_of(self, shard: int) -> np.ndarray:
+        begin, end = self._starts[shard], self._starts[shard + 1]
+        if self.parts:
+            return self.rows(np.full(end - begin, shard), np.arange(end - begin))
+        rows = self.load_index() if self._rows is None else self._rows
+        return rows[begin:end]
 
     def manage(self, managed: bool) -> None:
         """Whether this process downloads ahead; if no longer, workers that wait for a shard give up."""
@@ -166,7 +177,9 @@ class CachedFiles(RemoteFiles):
         return descriptor
 
     def _obtain_alone(self, shard: int) -> bool:
-        while not self._obtain(self.blobs[shard], lambda descriptor: self.damaged(shard, descriptor)):
+        blob = self.blobs[shard]
+        fetch = partial(self.download, blob, damaged=lambda descriptor: self.damaged(shard, descriptor))
+        while not self._obtain(blob, fetch, self._own_lease()):
             if not (self._lease and self._leased):
                 return False
             oldest = self._leased.popitem(last=False)[0]
@@ -175,20 +188,55 @@ class CachedFiles(RemoteFiles):
         self._leased[shard] = None
         return True
 
-    def _obtain(self, blob: Blob, damaged: Callable[[int], Spans]) -> bool:
-        """Have a blob in the cache, leased; False if there is no space that could be freed for it."""
+    def _own_lease(self) -> CacheLease:
         if not self._lease or not self._lease.valid:  # closed, or of the process that this one is a fork of
             self._lease = self.cache.lease()
             self._leased.clear()
-        while True:
+        return self._lease
+
+    def _obtain(
+        self,
+        blob: Blob,
+        fetch: Callable[[int], bool],
+        lease: CacheLease,
+        *,
+        next_use: Callable[[str], float] = never,
+        stop: threading.Event | None = None,
+    ) -> bool:
+        """Have a blob in the cache, leased; False if there is no space that could be freed for it."""
+        while not (stop and stop.is_set()):
             with suppress(Deleted):
-                claim = self.cache.claim(blob, self._lease, lambda sha256: math.inf)
+                claim = self.cache.claim(blob, lease, next_use)
                 if claim.state in ("there", "full"):
                     return claim.state == "there"
                 self.num_missed += 1
-                if claim.state == "mine" and self.download(blob, claim.descriptor, damaged):
+                if claim.state == "mine" and fetch(claim.descriptor):
                     return True
             time.sleep(_POLL_S)
+        raise Stopped
+
+    def _idx(self, shard: int, next_use: Callable[[str], float], stop: threading.Event | None) -> bytes:
+        """From the cache, whose space it may have as long as its shard may."""
+        one = self.entry.shards[shard]
+        blob = Blob(one.idx_sha256, one.samples * _IDX_BYTES, self.idx_address(shard))
+        fetch = partial(self._complete, blob, fill=partial(fill_small, blob=blob, stop=stop))
+        data = self._kept(blob)
+        while data is None:
+            with suppress(Deleted), closing(self.cache.lease()) as lease:
+                if not self._obtain(blob, fetch, lease, next_use=next_use, stop=stop):
+                    return super()._idx(shard, next_use, stop)
+                data = self._kept(blob)
+        return data
+
+    def _kept(self, blob: Blob) -> bytes | None:
+        """The bytes of a small file, if it is in the cache and undamaged."""
+        with suppress(OSError), open(self.cache.path(blob.sha256), "rb") as file:
+            data = file.read()
+            if hashlib.sha256(data).hexdigest() == blob.sha256:
+                os.utime(file.fileno())
+                return data
+            self.cache.discard(blob, os.fstat(file.fileno()).st_ino)
+        return None
 
     def download(
         self,
@@ -198,8 +246,11 @@ class CachedFiles(RemoteFiles):
         stop: threading.Event | None = None,
     ) -> bool:
         """Fill and commit what was claimed, or leave it to be continued; False if it has been deleted."""
+        return self._complete(blob, descriptor, partial(fill, blob=blob, damaged=damaged, stop=stop))
+
+    def _complete(self, blob: Blob, descriptor: int, fill: Callable[[int], None]) -> bool:
         try:
-            fill(descriptor, blob, damaged=damaged, stop=stop)
+            fill(descriptor)
             return self.cache.commit(blob, descriptor)
         except BaseException:
             close_descriptor(descriptor)

@@ -68,9 +68,11 @@ class ShardReader:
         self.split = split
         self.entry = self.manifest.split(split, self.root)
         self.files = _files(root, split, self.entry, None if str(cache) == "none" else cache, cache_gb)
-        self.index = self.files.load_index()  # now, so that a damaged one is known at once
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
+        # now, so that a damaged index is known at once
+        if isinstance(self.files, LocalFiles) or not self.files.begins_with_part(self._shard(0)):
+            self.index = self.files.load_index()
 
     def __del__(self) -> None:
         self.close()
@@ -80,8 +82,15 @@ class ShardReader:
 
     @cached_property
     def index(self) -> np.ndarray:
-        """Where each image lies: rows of INDEX_DTYPE, in the memory that all processes share."""
+        """The whole index, which of a large set at an address nothing but this property fetches."""
         return self.files.load_index()
+
+    def rows(self, sample_ids: np.ndarray) -> np.ndarray:
+        """Where the images of these samples lie, as INDEX_DTYPE."""
+        if isinstance(self.files, LocalFiles) or self.files.parts is None:
+            return self.index[sample_ids]
+        shards = self.shards_of(sample_ids)
+        return self.files.rows(shards, sample_ids - self.starts[shards])
 
     def __len__(self) -> int:
         return self.entry.samples
@@ -94,7 +103,7 @@ class ShardReader:
     @property
     def has_gray(self) -> bool:
         """Whether the samples have gray twins (a set has them throughout or not at all)."""
-        return bool(self.index[0]["gray_size"])
+        return bool(self.rows(np.zeros(1, np.int64))["gray_size"][0])
 
     def read(self, sample_id: int, *, gray: bool = False) -> Encoded:
         """The encoded colour image (and gray twin) of a sample; DataError naming shard and key if damaged."""
@@ -107,7 +116,7 @@ class ShardReader:
         return self._read(sample_id, gray=gray)
 
     def _read(self, sample_id: int, *, gray: bool) -> Encoded:
-        row = self.index[sample_id]
+        row = self.rows(np.array([sample_id]))[0]
         color = self._member(sample_id, row, "color")
         return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
 
@@ -115,10 +124,10 @@ class ShardReader:
         """These samples are read next, until `release`: images by range are all asked for at once."""
         if isinstance(self.files, LocalFiles):
             return
-        shards = self.shards_of(sample_ids)
+        shards, rows = self.shards_of(sample_ids), self.rows(sample_ids)
         ranged = np.isin(shards, [one for one in np.unique(shards).tolist() if self.files.is_by_range(one)])
         if ranged.any():
-            rows, numbers = self.index[sample_ids[ranged]], shards[ranged].tolist()
+            rows, numbers = rows[ranged], shards[ranged].tolist()
             self.files.expect(
                 [
                     ByteRange(shard, offset, size)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.address import redacted
-from streamgan.core.storage.download import download
+from streamgan.core.storage.download import download, read_whole
 
 from .node_cache import Blob
 
@@ -27,13 +27,7 @@ def fill(
     """
 
     def write(offset: int, data: bytes) -> None:
-        try:
-            while data:
-                written = os.pwrite(descriptor, data, offset)
-                data, offset = data[written:], offset + written
-        except OSError as error:
-            then = "lower data.cache_gb or choose another data.cache"
-            raise file_error(error, "data.cache", what="cannot be written", then=then) from error
+        _write(descriptor, offset, data)
 
     for attempt in range(1, MAX_DOWNLOADS + 1):
         if os.fstat(descriptor).st_size > blob.bytes:
@@ -47,6 +41,32 @@ def fill(
         if not wrong:
             os.ftruncate(descriptor, 0)
     raise never_right(blob.address)
+
+
+def fill_small(descriptor: int, blob: Blob, *, stop: threading.Event | None = None) -> None:
+    """As `fill`, of a small file whose size nobody knows: `blob.bytes` are enough for it."""
+    data = read_sealed(blob.address, blob.sha256, stop=stop)
+    os.ftruncate(descriptor, 0)
+    _write(descriptor, 0, data)
+
+
+def read_sealed(address: str, sha256: str, *, stop: threading.Event | None = None) -> bytes:
+    """All bytes of a small file; DataError if they do not become what the manifest says."""
+    for _ in range(MAX_DOWNLOADS):
+        data = read_whole(address, stop=stop)
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+    raise never_right(address)
+
+
+def _write(descriptor: int, offset: int, data: bytes) -> None:
+    try:
+        while data:
+            written = os.pwrite(descriptor, data, offset)
+            data, offset = data[written:], offset + written
+    except OSError as error:
+        then = "lower data.cache_gb or choose another data.cache"
+        raise file_error(error, "data.cache", what="cannot be written", then=then) from error
 
 
 def never_right(address: str) -> DataError:
