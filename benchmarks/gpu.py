@@ -31,7 +31,7 @@ from streamgan.core.storage.files import atomic_write, write_json
 # Seconds of each part when --minutes is 8, else in proportion. What one leaves, the later ones may use.
 SECONDS = {
     "environment": 20, "tests": 90, "step": 135, "memory": 20, "feed": 65,
-    "paper": 25, "resume": 45, "learn": 50, "colorize": 30,
+    "decode": 25, "paper": 25, "resume": 45, "learn": 50, "colorize": 30,
 }  # fmt: skip
 GRACE_S = 5.0  # beyond its time, for the last words of a part
 POLL_S = 0.5

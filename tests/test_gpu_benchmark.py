@@ -11,7 +11,7 @@ from training import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 from gpu_parts.memory import batch_that_fits, parts, report
 
-PARTS = ["environment", "tests", "step", "memory", "feed", "paper", "resume", "learn", "colorize"]
+PARTS = ["environment", "tests", "step", "memory", "feed", "decode", "paper", "resume", "learn", "colorize"]
 
 
 def measure(source, tmp_path, *options: str) -> subprocess.CompletedProcess:

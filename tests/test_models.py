@@ -171,6 +171,26 @@ def test_subpixels_start_as_nearest_neighbours_and_blur_keeps_a_constant():
         torch.testing.assert_close(blur(pattern)[..., 1:, 1:], torch.full((1, 1, 5, 5), 0.5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 8, 1, 6), (1, 8, 6, 1)])
+def test_blur_is_the_same_in_training_to_the_bit_and_keeps_the_layout(dtype, layout, shape):
+    image = torch.randn(shape).to(dtype, memory_format=layout)
+    with torch.no_grad():
+        plain = blur(image)
+    training = blur(image.clone().requires_grad_())
+    assert training.grad_fn is not None
+    assert torch.equal(training, plain)
+    if shape[1] > 1 and min(shape[2:]) > 1:
+        assert training.is_contiguous(memory_format=layout)
+
+
+def test_the_gradient_of_blur():
+    for shape in ((2, 3, 5, 4), (1, 2, 1, 3), (1, 2, 3, 1)):
+        image = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(blur, (image,))
+
+
 def test_the_unet_normalises_neither_its_first_nor_its_innermost_map():
     norms = [m for m in generator("unet", depth=5, norm="batch").modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == (5 - 2) + (5 - 1)  # down steps but two, up steps but the last

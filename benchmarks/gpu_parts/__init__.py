@@ -4,7 +4,7 @@ A part is a module with `measure(task)`, which yields its result so far (JSON va
 and `report(result)`, its Markdown.
 """
 
-from . import colorize, environment, feed, learn, memory, paper, pytest_gpu, resume, step
+from . import colorize, decode, environment, feed, learn, memory, paper, pytest_gpu, resume, step
 
 PARTS = {
     "environment": environment,
@@ -12,6 +12,7 @@ PARTS = {
     "step": step,
     "memory": memory,
     "feed": feed,
+    "decode": decode,
     "paper": paper,
     "resume": resume,
     "learn": learn,

@@ -1,5 +1,6 @@
 """tests/test_gpu.py on this machine: the result of every test."""
 
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -10,20 +11,27 @@ from common import markdown
 
 from .task import ROOT, Result, Task
 
+LAST_WORDS_S = 8.0
+PROCESSES = 4  # the card has room for as many tests at once
+
 
 def measure(task: Task) -> Iterator[Result]:
-    log, listed = task.scratch / "pytest.log", task.scratch / "pytest.xml"
-    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider"]
+    log, listed = task.out / "pytest_gpu.log", task.scratch / "pytest.xml"
+    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider", "-rA"]
     with open(log, "w") as file:
-        done = subprocess.run(
-            [*command, "-rA", f"--junitxml={listed}"],
+        process = subprocess.Popen(
+            [*command, "-n", str(task.choose(PROCESSES, 1)), f"--junitxml={listed}"],
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
-            check=False,
         )
+        try:
+            process.wait(timeout=max(1.0, task.seconds - LAST_WORDS_S))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it writes what it has
+            process.wait()
     if not listed.exists():
-        raise RuntimeError(f"pytest ended with {done.returncode}: {log.read_text()[-2000:]}")
+        raise RuntimeError(f"pytest ended with {process.returncode}: {log.read_text()[-2000:]}")
     tests = []
     for case in ElementTree.parse(listed).iter("testcase"):
         bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
@@ -36,7 +44,9 @@ def measure(task: Task) -> Iterator[Result]:
                 "text": "" if bad is None or bad.tag == "skipped" else (bad.text or "")[-4000:],
             }
         )
-    yield {"exit_code": done.returncode, "tests": tests}
+    if process.returncode == 0:
+        log.unlink()
+    yield {"exit_code": process.returncode, "tests": tests}
 
 
 def report(result: Result) -> str:

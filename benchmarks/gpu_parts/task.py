@@ -121,24 +121,39 @@ def seconds_per_call(call: Callable[[], object], *, at_least_s: float) -> float:
         count = max(count + 1, min(8 * count, round(count * at_least_s / max(took, 1e-6))))
 
 
-def kernels(call: Callable[[], object], *, calls: int = 3) -> tuple[float, float] | None:
-    """(kernels and copies per call, ms per call in which the card does any of them); None without a card."""
+def kernels(call: Callable[[], object], *, calls: int = 3) -> Result | None:
+    """Of a call: `kernels` and copies, `busy_ms` in which the card does any of them, `host_ms` that the host
+    takes to ask for them, and the `top` of the kernels as (ms, times, name). None without a card."""
     if not on_gpu():
         return None
+    synchronize()
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    host_ms = 1e3 * (time.perf_counter() - began) / calls
+    synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         for _ in range(calls):
             call()
-        torch.cuda.synchronize()
-    spans = sorted(
-        (event.time_range.start, event.time_range.end)
+        synchronize()
+    events = [
+        event
         for event in seen.events() or []
         if event.device_type.name == "CUDA" and not event.is_user_annotation
+    ]
+    by_name: dict[str, list[float]] = {}
+    for event in events:
+        by_name.setdefault(event.name[:90], []).append(event.time_range.elapsed_us() / 1e3)
+    top = sorted(
+        ((sum(took) / calls, len(took) / calls, name) for name, took in by_name.items()), reverse=True
     )
     busy_us, end = 0.0, 0.0
-    for start, stop in spans:
+    for start, stop in sorted((event.time_range.start, event.time_range.end) for event in events):
         busy_us += max(0.0, stop - max(start, end))
         end = max(end, stop)
-    return len(spans) / calls, busy_us / 1e3 / calls
+    return {
+        "kernels": len(events) / calls, "busy_ms": busy_us / 1e3 / calls, "host_ms": host_ms, "top": top[:40]
+    }  # fmt: skip
 
 
 def train_lines(config: TrainConfig) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ Shape suffixes: B batch, C channels, D skip channels, O output channels, H heigh
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -31,8 +33,41 @@ def blur(image_BCHW: Tensor) -> Tensor:
 
     It removes the pattern of period two that PixelShuffle 2 can leave.
     """
+    if image_BCHW.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Blur.apply(image_BCHW)  # type: ignore[no-any-return]
     rows = (image_BCHW + torch.cat((image_BCHW[..., :1, :], image_BCHW[..., :-1, :]), -2)) / 2
     return (rows + torch.cat((rows[..., :1], rows[..., :-1]), -1)) / 2
+
+
+class _Blur(torch.autograd.Function):
+    """The same to the last bit, and its gradient, without the copies that autograd makes of every slice."""
+
+    @staticmethod
+    def forward(image_BCHW: Tensor) -> Tensor:
+        for dim in (-2, -1):
+            inner, summed = image_BCHW.shape[dim] - 1, torch.empty_like(image_BCHW)
+            here, before = image_BCHW.narrow(dim, 1, inner), image_BCHW.narrow(dim, 0, inner)
+            torch.add(here, before, out=summed.narrow(dim, 1, inner))
+            border = image_BCHW.narrow(dim, 0, 1)
+            torch.add(border, border, out=summed.narrow(dim, 0, 1))
+            image_BCHW = summed
+        return image_BCHW.mul_(0.25)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is needed to go back."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BCHW: Tensor) -> Tensor:  # type: ignore[override]
+        for dim in (-1, -2):
+            inner, summed = grad_BCHW.shape[dim] - 1, torch.empty_like(grad_BCHW)
+            here, behind = grad_BCHW.narrow(dim, 0, inner), grad_BCHW.narrow(dim, 1, inner)
+            torch.add(here, behind, out=summed.narrow(dim, 0, inner))
+            summed.narrow(dim, inner, 1).copy_(grad_BCHW.narrow(dim, inner, 1))
+            summed.narrow(dim, 0, 1).add_(grad_BCHW.narrow(dim, 0, 1))
+            grad_BCHW = summed
+        return grad_BCHW.mul_(0.25)
 
 
 class ShuffleUp(nn.Module):
