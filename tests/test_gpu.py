@@ -21,12 +21,14 @@ from training import ACCELERATE, COMMON, ROOT, TORCHRUN, losses, read_metrics, s
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
 from streamgan.data.loader import build_loader
+from streamgan.data.workers.samples import Batch
 from streamgan.losses import r1_penalty
 from streamgan.models import GENERATORS
 from streamgan.train import build
 from streamgan.train.loop import train
 from streamgan.train.step import GanStep
 from streamgan.train.terms import build_losses
+from streamgan.train.upload import Upload
 
 pytestmark = [
     pytest.mark.gpu,
@@ -135,6 +137,24 @@ def test_batches_arrive_in_pinned_memory_for_copies_beside_the_computation(shard
             assert batch.color_B3HW.is_contiguous(memory_format=torch.channels_last)
             copied = batch.color_B3HW.to("cuda", non_blocking=True)
             assert torch.equal(copied.cpu(), batch.color_B3HW)
+
+
+def test_a_batch_arrives_while_the_card_computes_and_what_follows_waits_for_it():
+    upload = Upload(torch.device("cuda"))
+    colors = [torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8).pin_memory() for _ in range(4)]
+    busy = torch.randn(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    for _ in range(200):
+        busy @ busy
+    computed = torch.cuda.Event()
+    computed.record()
+    moved = [upload(Batch(None, color, torch.arange(8))).color_B3HW for color in colors]
+    upload._stream.synchronize()
+    assert not computed.query()  # the card still multiplies
+    sums = [image.long().sum() for image in moved]  # on the stream that multiplies
+    del moved
+    assert [int(one) for one in sums] == [int(color.long().sum()) for color in colors]
+    assert computed.query()
 
 
 def test_a_compiled_generator_trains_like_an_eager_one_and_keeps_its_names(shard_set, tmp_path, monkeypatch):

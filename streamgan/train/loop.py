@@ -23,6 +23,7 @@ from .report import Interval, RunReport, format_values
 from .schedule import Due, Lengths
 from .terms import build_losses
 from .trace import Trace
+from .upload import Upload
 from .validation import Validation
 
 _Outcome = tuple[int, int, dict[str, float]]  # steps done, steps of the whole run, last validation
@@ -74,6 +75,7 @@ def _train(
     validate = Validation(config, accelerator, networks)
     loader = build.build_train_loader(config, accelerator, start_step=step, stop_step=total)
     train_step = build.build_step(config, accelerator, networks, losses)
+    upload = Upload(accelerator.device)
     interval = Interval(config, accelerator, loader, start_step=step)
     bad_in_a_row = torch.zeros((), device=accelerator.device)
     with (
@@ -93,7 +95,7 @@ def _train(
             with trace.step(step + 1):
                 with interval.waiting():
                     batch = next(batches)
-                gray_B1HW, color_B3HW, _ = batch.to(accelerator.device)
+                gray_B1HW, color_B3HW, _ = upload(batch)
                 rates = schedule.set_learning_rates(networks, config, step, total)
                 weight = schedule.adversarial_weight(config, step, lengths)
                 train_g = schedule.generator_moves(config, step, lengths)

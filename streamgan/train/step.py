@@ -225,6 +225,7 @@ def _power_iteration(network: nn.Module, micro: MicroBatch) -> None:
 
 
 def _add(scalars: dict[str, Tensor], share: float, values: dict[str, Tensor]) -> None:
-    """Add a micro-batch's share to the scalars of the step."""
+    """Add a micro-batch's share to the scalars of the step; most steps have one, and launch nothing here."""
     for tag, value in values.items():
-        scalars[tag] = scalars.get(tag, 0.0) + value.detach().float() * share
+        value = value.detach().float() * share if share != 1 else value.detach().float()
+        scalars[tag] = scalars[tag] + value if tag in scalars else value
