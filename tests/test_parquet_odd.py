@@ -11,6 +11,7 @@ from parquet_fixtures import HUB_IMAGE, encode, hub, pair, picture, write_rows
 
 from streamgan.core.errors import ConfigError, DataError, StreamganError
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.source import parquet
 from streamgan.sharding.source.read import Wanted, read_source
 
 IMAGES = [encode(picture(i)) for i in range(6)]
@@ -42,6 +43,11 @@ KINDS = {
         pa.struct([("size", pa.int32()), ("path", pa.large_string()), ("bytes", pa.large_binary())]),
     ),
 }
+
+
+def test_few_large_rows_are_in_memory_at_a_time_and_many_small_ones():
+    assert [parquet.batch_rows(1000, 1000 * size) for size in (4_000_000, 131_000, 2_000)] == [16, 64, 128]
+    assert parquet.batch_rows(1000, 0) == 128  # a footer that does not know
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,6 +20,7 @@ from streamgan.core.storage.local import LocalPath
 from streamgan.sharding.engine import execute, local
 from streamgan.sharding.folder import local as folders
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.unit import writer
 
 OPTIONS = ShardOptions(samples_per_shard=5)
 SCRIPT = """
@@ -217,6 +218,21 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(source, wanted, 
     assert all(wanted[name] == data for name, data in left.items() if not name.startswith(".work"))
     assert not [name for name in left if name.endswith(".tmp")]
     shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
+    assert tree(tmp_path / "set") == wanted
+
+
+@pytest.mark.parametrize("most", [0, 1000, 1 << 20])
+def test_a_disk_that_takes_part_of_what_is_written_gets_the_rest(source, wanted, tmp_path, monkeypatch, most):
+    monkeypatch.setattr(writer, "CHUNK_BYTES", 4096)
+    sizes = []
+
+    def part(descriptor, pieces):
+        sizes.append(os.write(descriptor, b"".join(pieces)[:most]))
+        return sizes[-1]
+
+    monkeypatch.setattr(writer.os, "writev", part)
+    shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
+    assert len(sizes) > sum(name.endswith(".tar") for name in wanted)
     assert tree(tmp_path / "set") == wanted
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from streamgan.core.seeding import hash64
 from streamgan.sharding.sample import check
-from streamgan.sharding.sample.check import BadRow, check_image
+from streamgan.sharding.sample.check import BadRow, check_image, check_pair
 from streamgan.sharding.sample.jpeg import plain_size
 from streamgan.sharding.source.read import Cell
 
@@ -37,7 +37,7 @@ OTHERS = {
 
 def verdict(data: bytes) -> tuple:
     try:
-        return check_image(Cell(data), "color", check="header", max_pixels=10_000).size
+        return check_image(Cell(memoryview(data)), "color", check="header", max_pixels=10_000).size
     except BadRow as bad:
         return bad.reason, bad.detail
 
@@ -52,6 +52,17 @@ def verdict_of_pil(data: bytes, monkeypatch) -> tuple:
 def test_an_ordinary_jpeg_needs_no_pil(kind, monkeypatch):
     monkeypatch.setattr(check.Image, "open", None)
     assert verdict(ORDINARY[kind]) == ((1, 1) if kind == "one pixel" else (24, 16))
+
+
+def test_an_ordinary_gray_twin_needs_no_pil_to_be_gray(monkeypatch):
+    monkeypatch.setattr(check.Image, "open", None)
+    color, gray = (
+        check_image(Cell(memoryview(ORDINARY[kind])), "gray", check="header", max_pixels=10_000)
+        for kind in ("plain", "gray")
+    )
+    check_pair(color, gray, look=True)
+    with pytest.raises(BadRow):
+        check_pair(color, color, look=True)
 
 
 @pytest.mark.parametrize("kind", OTHERS)

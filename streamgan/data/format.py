@@ -11,8 +11,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,7 @@ MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
 SPLITS = ("train", "val", "test")
 
+_SAMPLE, _MEMBER = "[%s, %d, %d, {%s}]", "%s: [%d, %d, %d]"  # a line of an .idx file
 _RESTORE_IDX = "restore it or shard the source again"
 
 INDEX_DTYPE = np.dtype(
@@ -44,8 +46,7 @@ INDEX_DTYPE = np.dtype(
 )
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One file of a sample: `suffix` (color.jpg, gray.png, json), where its data lies, its CRC-32."""
 
     suffix: str
@@ -54,8 +55,7 @@ class Member:
     crc32: int
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One sample of a shard: its key and members; header and data lie in [offset, offset + span)."""
 
     key: str
@@ -192,11 +192,11 @@ def idx_name(shard_name: str) -> str:
 def idx_bytes(shard: dict[str, Any], samples: list[Sample]) -> bytes:
     """A shard's index: `shard` (name, bytes, sha256), then one line per sample."""
     head = json.dumps({"format": FORMAT, "version": VERSION, **shard})
-    rows = [
-        [s.key, s.offset, s.span, {m.suffix: [m.offset, m.size, m.crc32] for m in s.members}] for s in samples
-    ]
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    return f'{head[:-1]}, "samples": [\n{lines}\n]}}\n'.encode()
+    lines = []  # as json.dumps would have them, which makes an encoder for each
+    for key, *where, members in samples:
+        listed = ", ".join([_MEMBER % (_quoted(suffix), *at) for suffix, *at in members])
+        lines.append(_SAMPLE % (_quoted(key), *where, listed))
+    return (head[:-1] + ', "samples": [\n' + ",\n".join(lines) + "\n]}\n").encode()
 
 
 def read_idx(path: Path | Place) -> list[Sample]:
@@ -220,17 +220,11 @@ def _samples(path: Path | Place | str, raw: Any) -> list[Sample]:
 
 def pack_index(samples: list[Sample]) -> np.ndarray:
     """Samples as an array of INDEX_DTYPE, one row each, 32 bytes per row."""
-    rows = np.zeros(len(samples), INDEX_DTYPE)
-    for row, sample in zip(rows, samples, strict=True):
-        for member in sample.members:
-            kind = member.suffix.split(".", 1)[0]
-            if kind in ("color", "gray"):
-                row[f"{kind}_offset"], row[f"{kind}_size"], row[f"{kind}_crc32"] = (
-                    member.offset,
-                    member.size,
-                    member.crc32,
-                )
-    return rows
+    none = (0, 0, 0)
+    by_kind = (
+        {member.suffix.split(".", 1)[0]: member[1:] for member in sample.members} for sample in samples
+    )
+    return np.array([(*one.get("color", none), *one.get("gray", none)) for one in by_kind], INDEX_DTYPE)
 
 
 def index_bytes(rows: np.ndarray) -> bytes:

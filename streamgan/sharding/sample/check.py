@@ -9,15 +9,14 @@ releases, and the list of bad rows is part of the set's digest.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
 from streamgan.core.images import bits, orientation
 from streamgan.core.png import readable_png
 from streamgan.data.image import HEADER, BadImage, damage, is_cut, to_pixels
-from streamgan.sharding.source.rows import Cell
+from streamgan.sharding.source.rows import Cell, Data
 
 from .jpeg import plain_size
 from .pixels import Unusable, changes_of_mode, look_alike, normalise, open_image, shows_color
@@ -33,6 +32,7 @@ _OTHER_IMAGES = {
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\xff\x0a": "JPEG XL",
 }
+_MAGIC_BYTES = 12  # of any format
 _JPEG_END = b"\xff\xd9"
 _TURNING = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # in a PNG, behind its pixels too
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}  # JPEG markers that stand alone (ITU-T T.81, B.1.1.3)
@@ -46,26 +46,26 @@ class BadRow(Exception):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     """An image fit for a shard. `extension` says what the bytes are; the size is None if nobody looked.
 
     `pixels` stand in the place of `data` where `changes` says that those cannot be used; `size` is theirs.
     """
 
-    data: bytes
+    data: Data
     extension: str
     size: tuple[int, int] | None
     orientation: int = 1
     changes: tuple[str, ...] = ()
     pixels: Image.Image | None = None
+    one_channel: bool = False  # and certainly gray; a JPEG that PIL has not looked at
 
 
 def check_image(cell: Cell, role: Role, *, check: Check, max_pixels: int) -> Checked:
     """The image in `cell`, or BadRow. `header` looks at all but the pixels, `none` at the magic."""
     try:
         data = _bytes(cell)
-        extension = _extension(data)
+        extension = _extension(bytes(data[:_MAGIC_BYTES]))
         if check == "none" and extension != "tif":
             return Checked(data, extension, None)
         return _inspect(data, extension, role, check == "decode", max_pixels)
@@ -99,6 +99,8 @@ def _pixels(checked: Checked, role: Role) -> Image.Image:
 
 
 def _is_color(gray: Checked) -> bool:
+    if gray.one_channel:
+        return False
     if gray.pixels:
         return shows_color(gray.pixels.copy())
     with _opened(gray, "gray") as image:
@@ -125,7 +127,7 @@ def check_text(text: bytes | None) -> str | None:
         raise BadRow("text_not_utf8", f"byte {error.start}") from None
 
 
-def _bytes(cell: Cell) -> bytes:
+def _bytes(cell: Cell) -> Data:
     if cell.data is None:
         if cell.path:
             raise BadRow("only_a_path", cell.path)
@@ -161,15 +163,18 @@ def look_at_pixels(data: bytes, role: Role, mode: str = "") -> None:
         raise BadRow(bad.reason, details.get(bad.reason, bad.what)) from bad
 
 
-def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: int) -> Checked:
+def _inspect(data: Data, extension: str, role: Role, decode: bool, max_pixels: int) -> Checked:
     plain = plain_size(data) if extension == "jpg" and not decode else None
-    if data.rfind(_JPEG_END, plain[2]) < 0 if plain else _is_cut(data, extension):
-        raise BadRow("truncated", f"{len(data)} bytes")
+    if not plain or data[-2:] != _JPEG_END:
+        data = bytes(data)
+        if data.rfind(_JPEG_END, plain[3]) < 0 if plain else _is_cut(data, extension):
+            raise BadRow("truncated", f"{len(data)} bytes")
     if plain and plain[0] * plain[1] <= PIXEL_LIMIT:
-        width, height, _ = plain
+        width, height, channels, _ = plain
         if width * height > max_pixels:
             raise BadRow("too_many_pixels", f"{width}x{height}")
-        return Checked(data, extension, (width, height))
+        return Checked(data, extension, (width, height), one_channel=channels == 1)
+    data = bytes(data)
     unread: tuple[str, ...] = ()
     if extension == "png":
         file, unread = readable_png(io.BytesIO(data))
@@ -200,7 +205,7 @@ def _inspect(data: bytes, extension: str, role: Role, decode: bool, max_pixels: 
                 look_at_pixels(data, role, image.mode)
             if changes:
                 pixels = normalise(image)
-                return replace(found, size=pixels.size, pixels=pixels)
+                return found._replace(size=pixels.size, pixels=pixels)
             return found
         except Unusable as unusable:
             raise BadRow(*unusable.args) from unusable

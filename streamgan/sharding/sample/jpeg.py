@@ -5,45 +5,46 @@ the image), no ICC profile, no Adobe segment (which changes the colours), 8-bit 
 ITU-T T.81, annex B.
 """
 
+import struct
+
 _SOI_BYTES = 2
 _JFIF, _QUANTIZATION, _FRAMES, _SCAN = 0xE0, 0xDB, (0xC0, 0xC1, 0xC2), 0xDA
 _SKIPPED = (0xC4, 0xDD, 0xFE)  # Huffman tables, restart interval, comment
 _JFIF_BYTES = 14  # of payload, as far as PIL reads
 _TABLE_BYTES = 65  # of 8 bits
+_segment = struct.Struct(">BBH").unpack_from  # 0xff, marker, length
 
 
-def plain_size(data: bytes) -> tuple[int, int, int] | None:
-    """(width, height, where the first scan begins) of an ordinary JPEG whose header is whole.
+def plain_size(data: bytes | memoryview) -> tuple[int, int, int, int] | None:
+    """(width, height, channels, where the first scan begins) of an ordinary JPEG whose header is whole.
 
     None if PIL must look.
     """
-    at, size = _SOI_BYTES, None
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+    at, end, size = _SOI_BYTES, len(data), None
+    while at + 4 <= end:
+        fill, marker, length = _segment(data, at)
         begin, at = at + 4, at + 2 + length
-        if length < 2 or at > len(data):
+        if fill != 0xFF or length < 2 or at > end:
             return None
+        if marker in _SKIPPED or (marker == _QUANTIZATION and _are_tables(data[begin:at])):
+            continue
         if marker == _SCAN:
             return (*size, begin - 4) if size else None
         if marker in _FRAMES and size is None:
             size = _frame_size(data[begin:at])
             if size is None:
                 return None
-        elif not (
-            marker in _SKIPPED
-            or (marker == _QUANTIZATION and _are_tables(data[begin:at]))
-            or (marker == _JFIF and data.startswith(b"JFIF\0", begin) and at - begin >= _JFIF_BYTES)
-        ):
+        elif not (marker == _JFIF and data[begin : begin + 5] == b"JFIF\0" and at - begin >= _JFIF_BYTES):
             return None
     return None
 
 
-def _frame_size(payload: bytes) -> tuple[int, int] | None:
+def _frame_size(payload: bytes | memoryview) -> tuple[int, int, int] | None:
     if len(payload) < 6 or payload[0] != 8 or payload[5] not in (1, 3) or len(payload) != 6 + 3 * payload[5]:
         return None
     height, width = int.from_bytes(payload[1:3], "big"), int.from_bytes(payload[3:5], "big")
-    return (width, height) if width and height else None
+    return (width, height, payload[5]) if width and height else None
 
 
-def _are_tables(payload: bytes) -> bool:
-    return len(payload) % _TABLE_BYTES == 0 and all(first < 16 for first in payload[::_TABLE_BYTES])
+def _are_tables(payload: bytes | memoryview) -> bool:
+    return len(payload) % _TABLE_BYTES == 0 and max(payload[::_TABLE_BYTES], default=0) < 16

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamgan.data.image import damage
-from streamgan.sharding.source.rows import Row
+from streamgan.sharding.source.rows import Data, Row
 
 from .check import BadRow, Check, Checked, Role, check_image, check_pair, check_text, look_at_pixels
 from .pixels import Encoding, encode, open_image, resize, smaller
@@ -23,7 +23,7 @@ class Rules:
     encoding: Encoding = field(default_factory=Encoding)
 
 
-def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, Data], tuple[str, ...]]:
     """(members by suffix, what was changed) of a good row; BadRow otherwise."""
     color = check_image(row.color, "color", check=rules.check, max_pixels=rules.max_pixels)
     gray = None
@@ -34,7 +34,7 @@ def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, 
     target = smaller(color.size, rules.encoding.size) if color.size else None
     size = target or color.size
     data, extension = _encoded(color, "color", target, rules)
-    members = {f"color.{extension}": data}
+    members: dict[str, Data] = {f"color.{extension}": data}
     if gray is not None:
         data, extension = _encoded(gray, "gray", target, rules)
         members[f"gray.{extension}"] = data
@@ -54,7 +54,7 @@ def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, 
     return members, changes
 
 
-def _encoded(image: Checked, role: Role, target: tuple[int, int] | None, rules: Rules) -> tuple[bytes, str]:
+def _encoded(image: Checked, role: Role, target: tuple[int, int] | None, rules: Rules) -> tuple[Data, str]:
     """(bytes, extension): those of the source unless its pixels had to change."""
     if target is None and image.pixels is None:
         return image.data, image.extension
@@ -62,7 +62,7 @@ def _encoded(image: Checked, role: Role, target: tuple[int, int] | None, rules: 
     kind = encoding.kind(resized=target is not None)
     try:
         if image.pixels is None and image.extension == "jpg" and rules.check != "decode":
-            look_at_pixels(image.data, role)
+            look_at_pixels(bytes(image.data), role)
         pixels = image.pixels or open_image(image.data, image.extension)
         if target:
             pixels = resize(pixels, target, "L" if role == "gray" else pixels.mode)

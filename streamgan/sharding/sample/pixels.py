@@ -13,6 +13,7 @@ from PIL import Image
 
 from streamgan.core.images import UnknownRange, plain
 from streamgan.data.image import PIL_FORMATS
+from streamgan.sharding.source.rows import Data
 
 PLAIN_MODES = ("RGB", "L")
 DEFAULT_QUALITY = 95
@@ -41,7 +42,7 @@ class Unusable(Exception):
     """Pixels that no conversion makes 8-bit RGB or gray without loss of meaning: (reason, detail)."""
 
 
-def open_image(data: bytes, extension: str) -> Image.Image:
+def open_image(data: Data, extension: str) -> Image.Image:
     """The header of an image, as the format that its first bytes say and no other."""
     return Image.open(io.BytesIO(data), formats=[PIL_FORMATS[extension]])
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from multiprocessing import parent_process
 from typing import Any, Self
 
@@ -32,7 +33,8 @@ from .listing import Found, identity_of, refuse_changed, relative_names, source_
 from .rows import Cell, Row
 
 SUFFIX = ".parquet"
-BATCH_ROWS = 16  # rows in memory at a time: 16 images of 4 MB are 64 MB
+BATCH_BYTES = 8 << 20  # in memory at a time, if the rows are of one size
+MIN_BATCH_ROWS, MAX_BATCH_ROWS = 16, 128  # so 16 images of 4 MB are 64 MB
 BUFFER_BYTES = 1 << 20  # of a column, read ahead
 REMOTE_BUFFER_BYTES = 8 << 20  # a request a column: large, since each costs a round trip
 NUM_REQUESTS = 8  # footers of remote files that are fetched at a time
@@ -187,8 +189,9 @@ def _read_rows(file: ParquetFile, *, row_group: int, start: int, stop: int) -> I
                 page_checksum_verification=True,
             ) as parquet,
         ):
+            rows = batch_rows(file.group_rows[row_group], metadata.row_group(row_group).total_byte_size)
             batches = parquet.iter_batches(
-                BATCH_ROWS, row_groups=[row_group], columns=_columns(file), use_threads=False
+                rows, row_groups=[row_group], columns=_columns(file), use_threads=False
             )
             for batch in batches:
                 if mapped:
@@ -206,6 +209,11 @@ def _read_rows(file: ParquetFile, *, row_group: int, start: int, stop: int) -> I
         raise DataError(redacted(file.path), f"{what} ({words(error)})", "download the file again") from error
     what = f"row group {row_group} ends after {position} rows (the footer says {stop} or more)"
     raise DataError(redacted(file.path), what, "download the file again")
+
+
+def batch_rows(rows: int, size: int) -> int:
+    """How many rows of a group of so many, and of `size` bytes, are read at a time."""
+    return min(max(MIN_BATCH_ROWS, BATCH_BYTES * rows // max(1, size)), MAX_BATCH_ROWS)
 
 
 def _mapped(opened: Any) -> AbstractContextManager[mmap.mmap | None]:
@@ -236,13 +244,25 @@ def _plain(values: Any) -> Any:
 
 def _cells(batch: pa.RecordBatch, column: Column) -> list[Cell]:
     values = batch.column(column.name)
-    if not isinstance(values, pa.StructArray):
-        return [Cell(value.as_py()) for value in values]
-    names = [field.name for field in values.type]
-    paths = (
-        values.field("path").cast(pa.large_binary()).to_pylist() if "path" in names else [None] * len(values)
-    )
+    nested = isinstance(values, pa.StructArray)
+    images = values.field("bytes") if nested else values
+    if not pa.types.is_binary(images.type):
+        images = images.cast(pa.large_binary())
+    if not images.null_count:
+        return [Cell(data) for data in _views(images)]
+    paths = [None] * len(values)
+    if nested and "path" in [field.name for field in values.type]:
+        paths = values.field("path").cast(pa.large_binary()).to_pylist()
     return [
-        Cell(data.as_py(), None if path is None else path.decode(errors="replace"))
-        for data, path in zip(values.field("bytes"), paths, strict=True)
+        Cell(data, None if path is None else path.decode(errors="replace"))
+        for data, path in zip(images.to_pylist(), paths, strict=True)
     ]
+
+
+def _views(values: pa.BinaryArray | pa.LargeBinaryArray) -> list[memoryview]:
+    """Each value where it lies; none of them is null."""
+    _, ends, data = values.buffers()
+    ends = memoryview(ends).cast("i" if pa.types.is_binary(values.type) else "q")
+    data = memoryview(data or b"").cast("B")
+    first = values.offset
+    return [data[begin:end] for begin, end in pairwise(ends[first : first + len(values) + 1])]

@@ -10,9 +10,9 @@ from streamgan.core.storage.walk import counted, ending
 from . import hub, images, parquet
 from .columns import Wanted
 from .listing import Found, find, without_copies
-from .rows import Cell, Row, SourceFile
+from .rows import Cell, Data, Row, SourceFile
 
-__all__ = ["Cell", "Row", "SourceFile", "Wanted", "read_rows", "read_source"]
+__all__ = ["Cell", "Data", "Row", "SourceFile", "Wanted", "read_rows", "read_source"]
 
 ALL = Wanted()
 

@@ -1,20 +1,19 @@
 """What a source gives, whatever it is made of: files that can be listed, and rows of encoded images."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
+
+Data = bytes | memoryview  # a view of unsigned bytes saves a copy of each image
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """An image as the row holds it: its bytes, or None with perhaps a path to a file we do not have."""
 
-    data: bytes | None
+    data: Data | None
     path: str | None = None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row by its number in the file. `text` is raw UTF-8, not yet checked; `name` an image file's."""
 
     number: int

@@ -6,6 +6,7 @@ costs at most one unit a worker.
 """
 
 import hashlib
+import os
 import secrets
 import warnings
 from collections import Counter
@@ -23,13 +24,14 @@ from streamgan.core.storage.place import Place
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 from streamgan.sharding.sample.check import BadRow
 from streamgan.sharding.sample.members import Rules, make_members
-from streamgan.sharding.source.read import Row, SourceFile, read_rows
+from streamgan.sharding.source.read import Data, Row, SourceFile, read_rows
 from streamgan.sharding.splits import split_of_content
 
 from . import tar
 from .plan import Unit
 
 WORK = ".work"
+CHUNK_BYTES = 1 << 18  # of a tar, written at once: less than IOV_MAX pieces, still in the cache of the core
 
 
 @dataclass(frozen=True)
@@ -63,30 +65,39 @@ class _Shard:
     def __init__(self, file: BinaryIO):
         self.file, self.sha256, self.size = file, hashlib.sha256(), 0
         self.samples: list[Sample] = []
+        self._pieces: list[Data] = []  # not written yet
+        self._written = 0
 
-    def add(self, key: str, members: dict[str, bytes], known: tuple[bytes, int]) -> None:
+    def add(self, key: str, members: dict[str, Data], known: tuple[Data, int]) -> None:
         """Append a sample. `members` in the order of their names, as WebDataset has them.
 
         `known`: bytes whose CRC-32 is known already; a member mostly is this very object.
         """
-        begin, listed, before = self.size, [], b""
+        begin, listed = self.size, []
         for suffix, data in members.items():
-            header = before + tar.header(f"{key}.{suffix}", len(data))
-            self._write(header)
             crc32 = known[1] if data is known[0] else isal_zlib.crc32(data)
-            listed.append(Member(suffix, self.size, len(data), crc32))
-            self._write(data)
-            before = tar.padding(len(data))
-        self._write(before)
+            listed.append(Member(suffix, self.size + tar.BLOCK, len(data), crc32))
+            padding = tar.padding(len(data))
+            self._pieces += (tar.header(f"{key}.{suffix}", len(data)), data, padding)
+            self.size += tar.BLOCK + len(data) + len(padding)
         self.samples.append(Sample(key, begin, self.size - begin, tuple(listed)))
+        if self.size - self._written >= CHUNK_BYTES:
+            self._write()
 
     def close(self) -> None:
-        self._write(tar.end(self.size))
+        self._pieces.append(tar.end(self.size))
+        self.size += len(self._pieces[-1])
+        self._write()
 
-    def _write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)
+    def _write(self) -> None:
+        for piece in self._pieces:
+            self.sha256.update(piece)
+        done = os.writev(self.file.fileno(), self._pieces)
+        if done < self.size - self._written:  # the file itself tries again and says what is wrong
+            self.file.write(b"".join(self._pieces)[done:])
+            self.file.flush()
+        self._pieces.clear()
+        self._written = self.size
 
 
 @contextmanager
@@ -144,7 +155,8 @@ def make_unit(job: Job, unit: Unit, heartbeat: Callable[[int, int, int], None] =
                     }
                     rejected.append({**where, "reason": bad.reason, "detail": bad.detail})
                     continue
-                changed.update(changes)
+                if changes:
+                    changed.update(changes)
                 # the bytes of the source, not those of the member: the split must not depend on --size
                 source = row.color.data or b""
                 known = source, isal_zlib.crc32(source)
