@@ -2,11 +2,13 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -83,14 +85,16 @@ def test_every_rename_is_a_place_to_stop(tmp_path, monkeypatch, after):
     source = write_source(tmp_path / "in", files=1, rows=10)
     shard([str(source)], tmp_path / "wanted", options=OPTIONS, num_workers=0)
     wanted = tree(tmp_path / "wanted")
-    replace, unlink, renames, cut = os.replace, Path.unlink, 0, 0
+    replace, unlink, renames, cut, lock = os.replace, Path.unlink, 0, 0, threading.Lock()
 
     def replace_or_crash(old, new):
         nonlocal renames
-        renames += 1
-        if renames < cut or (renames == cut and after):
+        with lock:  # small files are renamed by several threads
+            renames += 1
+            number = renames
+        if number < cut or (number == cut and after):
             replace(old, new)
-        if renames == cut:
+        if number == cut:
             raise _Crash
 
     def unlink_before_the_cut(path, **options):
@@ -202,12 +206,10 @@ def _fail(unit, heartbeat):
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_no_half_file(source, wanted, tmp_path, monkeypatch):
-    fsync, calls = os.fsync, 0
+    fsync, calls = os.fsync, itertools.count(1)
 
     def full(descriptor):
-        nonlocal calls
-        calls += 1
-        if calls == 12:
+        if next(calls) == 12:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
