@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -70,6 +70,7 @@ class ShardReader:
         self.files = _files(root, split, self.entry, None if str(cache) == "none" else cache, cache_gb)
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
+        self._expected: dict[int, tuple[int, ...]] = {}  # rows of the index, by sample
         # now, so that a damaged index is known at once
         if isinstance(self.files, LocalFiles) or not self.files.begins_with_part(self._shard(0)):
             self.index = self.files.load_index()
@@ -113,18 +114,21 @@ class ShardReader:
             if not self.files.renew_index():
                 raise
         vars(self).pop("index", None)
+        self._expected = {}
         return self._read(sample_id, gray=gray)
 
     def _read(self, sample_id: int, *, gray: bool) -> Encoded:
-        row = self.rows(np.array([sample_id]))[0]
-        color = self._member(sample_id, row, "color")
-        return Encoded(color, self._member(sample_id, row, "gray") if gray else None)
+        row = self._expected.get(sample_id) or self.rows(np.array([sample_id]))[0].item()
+        color = self._member(sample_id, "color", *row[:3])
+        return Encoded(color, self._member(sample_id, "gray", *row[3:]) if gray else None)
 
     def expect(self, sample_ids: np.ndarray, *, gray: bool) -> None:
         """These samples are read next, until `release`: images by range are all asked for at once."""
+        rows = self.rows(sample_ids)
+        self._expected = dict(zip(sample_ids.tolist(), rows.tolist(), strict=True))
         if isinstance(self.files, LocalFiles):
             return
-        shards, rows = self.shards_of(sample_ids), self.rows(sample_ids)
+        shards = self.shards_of(sample_ids)
         ranged = np.isin(shards, [one for one in np.unique(shards).tolist() if self.files.is_by_range(one)])
         if ranged.any():
             rows, numbers = rows[ranged], shards[ranged].tolist()
@@ -171,10 +175,9 @@ class ShardReader:
             self.files.close()
 
     def _shard(self, sample_id: int) -> int:
-        return int(self.shards_of(np.asarray(sample_id)))
+        return int(self.starts.searchsorted(sample_id, "right")) - 1
 
-    def _member(self, sample_id: int, row: np.void, kind: Literal["color", "gray"]) -> bytes:
-        offset, size, crc32 = (int(row[f"{kind}_{part}"]) for part in ("offset", "size", "crc32"))
+    def _member(self, sample_id: int, kind: str, offset: int, size: int, crc32: int) -> bytes:
         if kind == "gray" and not size:
             raise DataError(self.where(sample_id), "has no gray twin", "use data.gray=derive")
         lies = Member(f"{kind} image", offset, size, crc32)
