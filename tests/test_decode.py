@@ -8,8 +8,9 @@ from parquet_fixtures import encode
 from PIL import Image
 
 from streamgan.data import image as image_module
+from streamgan.data.image import to_pixels
 from streamgan.data.workers import decode as decode_module
-from streamgan.data.workers.decode import CENTER, Crop, decode, sampled_crops
+from streamgan.data.workers.decode import CENTER, Crop, decode, sampled_crops, write_luma
 
 
 def with_pillow(data: bytes, mode: str, size: int, crop: Crop) -> np.ndarray:
@@ -71,11 +72,48 @@ def test_the_position_runs_along_the_long_side(kind, shape):
         assert (pixels.argmax(2) == channel).all()
 
 
-def test_a_flip_mirrors_left_and_right(photo):
-    data = encode(photo(9), "PNG")
-    plain, flipped = (decode(data, "RGB", size=40, crop=Crop(0.2, flip)) for flip in (False, True))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [40, 39, 38, 36, 80, 81])  # rows of words, of odd bytes, enlarged ones
+def test_a_flip_mirrors_left_and_right(photo, size, kind, mode):
+    data = encode(photo(9), kind)
+    plain, flipped = (decode(data, mode, size=size, crop=Crop(0.2, flip)) for flip in (False, True))
     assert np.array_equal(plain[:, ::-1], flipped)
     assert not np.array_equal(plain, flipped)
+
+
+@pytest.mark.parametrize(
+    "shape", [(80, 80), (79, 80), (160, 160), (161, 161), (300, 200), (41, 40), (39, 39)]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_crop_is_written_where_it_is_wanted(photo, shape, kind, flip):
+    data, out = encode(photo(4, shape), kind), np.full((3, 40, 40, 3), 99, np.uint8)
+    assert decode(data, "RGB", size=40, crop=Crop(0.6, flip), out=out[1]).base is out
+    assert np.array_equal(out[1], decode(data, "RGB", size=40, crop=Crop(0.6, flip)))
+    assert np.abs(out[1].astype(int) - with_pillow(data, "RGB", 40, Crop(0.6, flip))).mean() < 5
+    assert (out[[0, 2]] == 99).all()
+
+
+@pytest.mark.parametrize("side", range(37, 90))
+@pytest.mark.parametrize("long", [0, 1, 5, 41])
+def test_a_jpeg_of_the_wanted_size_lands_in_the_memory_given(side, long):
+    """Whether it will is foreseen from its header: `out` of another size would be refused as damage."""
+    data = encode(Image.new("RGB", (side, side + long), (9, 90, 200)), "JPEG")
+    pixels = to_pixels(data, "RGB", short=37)
+    out = np.zeros(pixels.shape, np.uint8)
+    assert np.shares_memory(to_pixels(data, "RGB", short=37, out=out), out)
+    assert np.array_equal(out, pixels)
+    other = np.zeros((pixels.shape[0] - 1, *pixels.shape[1:]), np.uint8)
+    assert np.array_equal(to_pixels(data, "RGB", short=37, out=other), pixels)
+
+
+def test_the_luma_of_many_images_is_what_pillow_makes_of_each():
+    color = np.random.default_rng(0).integers(0, 256, (11, 5, 7, 3), np.uint8)
+    gray = np.zeros((11, 5, 7, 1), np.uint8)
+    write_luma(color, gray)
+    for image, made in zip(color, gray[..., 0], strict=True):
+        assert np.array_equal(made, np.asarray(Image.fromarray(image).convert("L")))
 
 
 @pytest.mark.parametrize(("side", "size", "decoded"), [(1024, 200, 256), (512, 300, 320), (512, 321, 384)])

@@ -16,11 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from .jpeg import plainer, with_noise
 
-Mode = Literal["RGB", "L", "CMYK"]
+Mode = Literal["RGB", "BGR", "L", "CMYK"]
 PIL_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tif": "TIFF"}  # by the suffix of a member
 MAX_PIXELS = 200_000_000  # refuse decompression bombs before decoding
 
-_COLORSPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_COLORSPACES = {"RGB": "RGB", "BGR": "BGR", "L": "GRAY", "CMYK": "CMYK"}
 _PNG_MAGIC, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _HARMLESS = " extraneous bytes before marker "
 _INCOMPLETE = ("remature end", "instead of RST")  # of a message of libjpeg
@@ -46,27 +46,30 @@ def damage(error: BaseException) -> str:
     return HEADER if no_header else PIXELS
 
 
-def to_pixels(data: bytes, mode: Mode, *, short: int, max_pixels: int | None = None) -> np.ndarray:
+def to_pixels(
+    data: bytes, mode: Mode, *, short: int, max_pixels: int | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
     """uint8 (H, W, 3) for RGB, (H, W, 1) for L; BadImage if that cannot be had in full. CMYK: JPEG only.
 
-    A JPEG comes as small as its short side still has `short` pixels. `max_pixels`: None for MAX_PIXELS.
+    A JPEG comes as small as its short side still has `short` pixels, and in the memory of `out` if it has
+    this shape then. `max_pixels`: None for MAX_PIXELS.
     """
     max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     if data[:2] == b"\xff\xd8":
-        return _jpeg(data, _Wanted(mode, short, max_pixels))
+        return _jpeg(data, _Wanted(mode, short, max_pixels, out))
     if is_cut(data):
         raise BadImage("truncated", "cut short")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "TIFF")) as image:
             _check_pixels(*image.size, max_pixels)
-            pixels = np.asarray(image.convert(mode))
+            pixels = np.asarray(image.convert("RGB" if mode == "BGR" else mode))
     except (MemoryError, BadImage):
         raise
     except Image.DecompressionBombError as error:
         raise BadImage("too_many_pixels", "too many pixels") from error
     except Exception as error:  # PIL raises half a dozen unrelated types
         raise BadImage("damaged", damage(error)) from error
-    return pixels[:, :, None] if mode == "L" else pixels
+    return pixels[:, :, None] if mode == "L" else pixels[:, :, ::-1] if mode == "BGR" else pixels
 
 
 def is_cut(data: bytes | mmap) -> bool:
@@ -80,6 +83,7 @@ class _Wanted(NamedTuple):
     mode: Mode
     short: float
     max_pixels: int
+    out: np.ndarray | None
 
 
 def _jpeg(data: bytes, wanted: _Wanted) -> np.ndarray:
@@ -110,14 +114,18 @@ def _jpeg(data: bytes, wanted: _Wanted) -> np.ndarray:
 def _decode(data: bytes, wanted: _Wanted, *, strict: bool = True) -> np.ndarray:
     height, width = (int(side) for side in simplejpeg.decode_jpeg_header(data, strict=strict)[:2])
     _check_pixels(width, height, wanted.max_pixels)
-    scale = wanted.short / min(height, width)
-    # min_factor 1 lets libjpeg choose the smallest n/8 scale whose result still covers what is wanted.
+    scale, out = wanted.short / min(height, width), wanted.out
+    min_height, min_width = (min(side, round(side * scale)) for side in (height, width))
+    # min_factor 1 lets libjpeg choose the smallest n/8 scale whose result, rounded up, covers what is wanted.
+    eighths = max(8 * (min_height - 1) // height, 8 * (min_width - 1) // width) + 1
+    fits = out is not None and out.shape[:2] == (-(-height * eighths // 8), -(-width * eighths // 8))
     return simplejpeg.decode_jpeg(
         data,
         colorspace=_COLORSPACES[wanted.mode],
-        min_height=min(height, round(height * scale)) if scale < 1 else 0,
-        min_width=min(width, round(width * scale)) if scale < 1 else 0,
+        min_height=min_height,
+        min_width=min_width,
         min_factor=1,
+        buffer=out if fits else None,
         strict=strict,
     )
 

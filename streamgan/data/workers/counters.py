@@ -72,6 +72,10 @@ class Meter:
         """A sample of `size` bytes, which were here (`hit`) or had to arrive first, is read and decoded."""
         self._counters.add(self._row, (1, size, read_ns, decode_ns, hit), column=_SAMPLES)
 
+    def decoded(self, decode_ns: int) -> None:
+        """More time has gone into images, of several samples together."""
+        self._counters.add(self._row, (decode_ns,), column=_SAMPLES + 3)
+
     def idle(self) -> None:
         """The request is fulfilled."""
         self._counters.write(self._row, (0,), column=_SAMPLE)

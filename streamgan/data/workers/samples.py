@@ -3,6 +3,7 @@
 Shape suffixes: B local batch, H and W = size, 1/3 channels.
 """
 
+from operator import attrgetter
 from time import perf_counter_ns
 from typing import Any, Literal, NamedTuple
 
@@ -22,10 +23,11 @@ from streamgan.data.shards.reader import unplanned
 
 from .batch_memory import Ring, hand_over
 from .counters import Board, Meter
-from .decode import CENTER, Crop, decode, luma, sampled_crops
+from .decode import CENTER, Crop, decode, sampled_crops, write_luma
 
 _SUBSTITUTE = 7  # hash key of what stands in for a bad sample
 _ATTEMPTS = 10
+_NUM_MISSED = attrgetter("num_missed")
 
 
 class Batch(NamedTuple):
@@ -99,6 +101,7 @@ class Samples(Dataset):
         self.reader, self.seed, self.substitute_from = reader, seed, substitute_from
         self.size, self.gray, self.on_bad = reading.size, reading.gray, reading.on_bad
         self.board = Board(reading.workers)
+        self._files = reader.all_files
         self.ring: Ring | None = None
 
     def shapes(self, count: int) -> list[tuple[int, int, int, int]]:
@@ -130,12 +133,13 @@ class Samples(Dataset):
         self, images: list[np.ndarray], request: Request, meter: Meter
     ) -> tuple[np.ndarray, list[str]]:
         """Fill in the images of a batch; the ids they are of, and what was replaced."""
-        color_BHW3, *gray_BHW1 = images
+        color_BHW3, gray_BHW1 = images[0], images[-1]
+        twin = self.gray == "twin"
         ids, replaced = request.ids.copy(), []
         crops = self._crops(request.epochs, ids)
-        self.reader.expect(ids[ids >= 0], gray=self.gray == "twin")
+        self.reader.expect(ids[ids >= 0], gray=twin)
         for row, sample_id in enumerate(ids.tolist()):
-            out = color_BHW3[row], gray_BHW1[0][row] if gray_BHW1 else None
+            out = color_BHW3[row], gray_BHW1[row] if twin else None
             if sample_id < 0:  # padding
                 for image in out:
                     if image is not None:
@@ -148,6 +152,10 @@ class Samples(Dataset):
                     raise
                 ids[row] = self._substitute(*out, sample_id, request, row, meter)
                 replaced.append(f"{error.where}: {error.what}; sample {ids[row]} stands in for {sample_id}")
+        if self.gray == "derive":
+            began = perf_counter_ns()
+            write_luma(color_BHW3, gray_BHW1)
+            meter.decoded(perf_counter_ns() - began)
         return ids, replaced
 
     def _crops(self, epochs: np.ndarray | None, ids: np.ndarray) -> list[Crop]:
@@ -156,28 +164,27 @@ class Samples(Dataset):
     def _fill(
         self, color_HW3: np.ndarray, gray_HW1: np.ndarray | None, sample_id: int, crop: Crop, meter: Meter
     ) -> None:
-        """Write the crop of a sample into the places given."""
+        """Write the crop of a sample, and of its gray twin, into the places given."""
         meter.begin(sample_id)
         began, missed = perf_counter_ns(), self._num_missed()
-        encoded = self.reader.read(sample_id, gray=self.gray == "twin")
+        encoded = self.reader.read(sample_id, gray=gray_HW1 is not None)
         read = perf_counter_ns()
-        color_HW3[:] = self._decode(encoded.color, "RGB", crop, sample_id)
-        if gray_HW1 is not None:
-            if encoded.gray is None:
-                gray_HW1[..., 0] = luma(color_HW3)
-            else:
-                gray_HW1[:] = self._decode(encoded.gray, "L", crop, sample_id)
+        self._decode(encoded.color, "RGB", crop, sample_id, color_HW3)
+        if gray_HW1 is not None and encoded.gray is not None:
+            self._decode(encoded.gray, "L", crop, sample_id, gray_HW1)
         size = len(encoded.color) + len(encoded.gray or b"")
         hit = self._num_missed() == missed
         meter.done(size, read - began, perf_counter_ns() - read, hit=hit)
 
     def _num_missed(self) -> int:
         """Grows when bytes had to be waited for."""
-        return sum(files.num_missed for files in self.reader.all_files)
+        return sum(map(_NUM_MISSED, self._files))
 
-    def _decode(self, data: bytes, mode: Literal["RGB", "L"], crop: Crop, sample_id: int) -> np.ndarray:
+    def _decode(
+        self, data: bytes, mode: Literal["RGB", "L"], crop: Crop, sample_id: int, out: np.ndarray
+    ) -> None:
         try:
-            return decode(data, mode, size=self.size, crop=crop)
+            decode(data, mode, size=self.size, crop=crop, out=out)
         except ValueError as error:
             where = self.reader.where(sample_id)
             todo = "run `streamgan verify --full`, or set data.on_bad=substitute"
