@@ -26,7 +26,8 @@ def plain_size(data: bytes | memoryview) -> tuple[int, int, int, int] | None:
         begin, at = at + 4, at + 2 + length
         if fill != 0xFF or length < 2 or at > end:
             return None
-        if marker in _SKIPPED or (marker == _QUANTIZATION and _are_tables(data[begin:at])):
+        tables = marker == _QUANTIZATION and (length - 2) % _TABLE_BYTES == 0
+        if marker in _SKIPPED or (tables and max(data[begin:at:_TABLE_BYTES], default=0) < 16):
             continue
         if marker == _SCAN:
             return (*size, begin - 4) if size else None
@@ -44,7 +45,3 @@ def _frame_size(payload: bytes | memoryview) -> tuple[int, int, int] | None:
         return None
     height, width = int.from_bytes(payload[1:3], "big"), int.from_bytes(payload[3:5], "big")
     return (width, height, payload[5]) if width and height else None
-
-
-def _are_tables(payload: bytes | memoryview) -> bool:
-    return len(payload) % _TABLE_BYTES == 0 and max(payload[::_TABLE_BYTES], default=0) < 16

@@ -11,6 +11,7 @@ from .check import BadRow, Check, Checked, Role, check_image, check_pair, check_
 from .pixels import Encoding, encode, open_image, resize, smaller
 
 _json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each row
+_SIZE = b'{"width": %d, "height": %d}'  # as `_json` has what most images are described by
 LOOK_EVERY = 16  # rows: how often the pixels of a twin stored as RGB are looked at without --check decode
 
 
@@ -50,7 +51,8 @@ def make_members(row: Row, rules: Rules, *, with_text: bool) -> tuple[dict[str, 
         about["name"] = row.name
     if with_text:
         about["text"] = check_text(row.text)
-    members["json"] = _json(about).encode()
+    no_more = size and len(about) == len(size)
+    members["json"] = _SIZE % size if no_more else _json(about).encode()
     return members, changes
 
 
