@@ -17,7 +17,7 @@ from typing import Any
 from streamgan.core.errors import DataError
 from streamgan.core.logs import say
 from streamgan.core.storage.address import is_remote, redacted
-from streamgan.core.storage.files import atomic_write, json_bytes
+from streamgan.core.storage.files import atomic_write
 from streamgan.core.storage.hub import pinned
 from streamgan.core.storage.retry import error_kind, is_transient
 from streamgan.data.format import Manifest, checked_manifest, read_manifest
@@ -54,7 +54,8 @@ def read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
 
 
 def _keep(copy: Path, manifest: Manifest, *, commit: str | None) -> None:
-    text = json_bytes({"root": commit, "manifest": {"digest": manifest.digest, **manifest.body()}})
+    value = {"root": commit, "manifest": {"digest": manifest.digest, **manifest.body()}}
+    text = json.dumps(value).encode()  # a large one takes seconds to indent
     if copy.exists() and copy.read_bytes() == text:
         return
     copy.parent.mkdir(parents=True, exist_ok=True)
