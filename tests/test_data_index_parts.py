@@ -343,12 +343,13 @@ def test_a_part_cut_by_sigkill_is_fetched_by_the_next_run(root, site, tmp_path):
 
 
 def test_a_loader_that_is_left_early_waits_for_no_part(root, site, tmp_path):
-    held, leave = threading.Event(), threading.Event()
+    held, leave, late = threading.Event(), threading.Event(), threading.Event()
 
     def hold(handler, attempt) -> bool:
         if handler.path.endswith(".idx") and int(handler.path[7:13]) not in (0, *in_order(root)[:2]):
             held.set()
-            leave.wait(60)
+            if not leave.wait(20):
+                late.set()
         return False
 
     site.fault = hold
@@ -356,7 +357,7 @@ def test_a_loader_that_is_left_early_waits_for_no_part(root, site, tmp_path):
     next(batches)
     assert held.wait(60)
     batches.close()
-    assert not leave.is_set()
+    assert not late.is_set()
     leave.set()
 
 
