@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from remote_fixtures import website
 from worker_fixtures import (
     BlockAfter,
     Change,
@@ -262,11 +263,11 @@ def test_a_fork_of_the_program_has_workers_of_its_own_and_ends_none_of_its_paren
 
 def test_the_memory_of_an_index_from_an_address_is_shared(shard_set):
     reader = ShardReader(shard_set, "train")
-    files = RangedFiles(str(shard_set), "train", reader.entry)
-    files._download_index = lambda: reader.index
-    rows = files.load_index()
-    assert np.array_equal(rows, reader.index)
-    assert np.shares_memory(rows, files.load_index())
+    with website(shard_set) as site:
+        files = RangedFiles(site.url, "train", reader.entry)
+        rows = files.load_index()
+        assert np.array_equal(rows, reader.index)
+        assert np.shares_memory(rows, files.load_index())
     reader.close()
 
 
