@@ -1,10 +1,11 @@
-"""Loading side by side: streamgan, webdataset, mosaicml-streaming, litdata and datasets, interleaved.
+"""Loading side by side: streamgan beside the loaders that `load_arms.py` and `load_engines.py` have, in turn.
 
     python benchmarks/load.py PHOTOS --data "what PHOTOS is" --out benchmarks/results/load.md
 
 PHOTOS is a folder of parquet in the Hub's schema. The same encoded photos are written in every library's
 format; every round runs every arm once, in a new process, to 256 x 256 uint8 batches. CPU is user + sys of
-the process and its workers after the first batches.
+the process and its workers after the first batches. What `load_engines.py` needs may be missing: the report
+says so.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import shlex
 import statistics
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from common import (
@@ -28,20 +30,26 @@ from common import (
     write_parquet,
     write_report,
 )
-from load_arms import ARMS
+from load_arms import ARMS, OPTIONAL
+from load_engines import BATCH
 from shard_arms import litdata, mosaicml
 
 from streamgan.sharding.run import ShardOptions, shard
 
-CEILING, ALONE, ONE, TWO = (
+BARE, CEILING, CEILING_GRAY, ALONE, GRAY, ONE, TWO = (
+    "bare decode, bytes in memory",
     "decoder alone, bytes in memory",
+    "the same and Pillow's gray",
     "streamgan, no workers",
+    "streamgan, no workers, gray derived",
     "streamgan, 1 worker",
     "streamgan, 2 workers",
 )
 SLOW = ("webdataset", "mosaicml-streaming", "litdata", "datasets")  # with Pillow: fewer images
+ENGINES = ("SPDL", "DALI, CPU", "FFCV, JPEG")
 FILES = 4
 PACKAGES = ("datasets", "webdataset", "mosaicml-streaming", "litdata", "simplejpeg", "pillow", "torch")
+MORE_PACKAGES = ("torchvision", "spdl", "nvidia-dali-cuda120", "ffcv", "nvidia-nvimgcodec-cu12")
 
 
 def prepare(photos: Path, folder: Path, repeat: int) -> int:
@@ -95,14 +103,21 @@ def targets(costs: dict[str, list[dict[str, float]]]) -> str:
         return statistics.median(a[key] / a["images"] / (b[key] / b["images"]) for a, b in pairs)
 
     rows = []
-    overhead = ratio(ALONE, CEILING)
-    rows.append(["CPU per image at most 1.1 x the decoder alone", f"{overhead:.2f} x", overhead <= 1.1])
+    for under, over, what in (
+        (CEILING, ALONE, "the decoder alone"),
+        (CEILING_GRAY, GRAY, "that and Pillow's gray, gray derived"),
+        (BARE, ALONE, "a bare decode: no crop, no mirroring"),
+    ):
+        overhead = ratio(over, under)
+        rows.append([f"CPU per image at most 1.08 x {what}", f"{overhead:.2f} x", overhead <= 1.08])
     for name in SLOW:
         rows.append(
             [f"4 x better than {name} with Pillow", f"{ratio(name, ALONE):.2f} x", ratio(name, ALONE) >= 4]
         )
         same = ratio(f"{name}, our decoder", ALONE)
         rows.append([f"no worse than {name} with our decoder", f"{same:.2f} x", same >= 1])
+    for name in (name for name in ENGINES if name in costs):
+        rows.append([f"less CPU than {name}", f"{ratio(name, ALONE):.2f} x", ratio(name, ALONE) >= 1])
     speedup = ratio(ONE, TWO, "wall_s")
     rows.append(["2 workers 1.6 x the images/s of 1", f"{speedup:.2f} x", speedup >= 1.6])
     return markdown(["target", "measured", ""], [[*row[:2], "met" if row[2] else "MISSED"] for row in rows])
@@ -119,9 +134,19 @@ Command: `{command}`. n = {rounds} rounds, every arm once a round, in turn; medi
 Every arm makes 256 x 256 uint8 batches of {batch}, shuffled, cropped and mirrored at random, in one process
 unless workers are named. "Our decoder" is simplejpeg at the scale that is needed; without it Pillow decodes
 in full, as the pages of these libraries do. streamgan also checks the CRC-32 of every image; the peers check
-nothing.
+nothing. The bare decode neither reads nor crops nor mirrors; the decoder alone crops and mirrors. A training
+run asks for no gray image, since the device derives it: "gray derived" is for other users of `build_loader`.
+SPDL, DALI, FFCV and the other decoders decode all 512 x 512 pixels, and where they are alone keep them.
 
-{targets}"""
+{missing}{targets}"""
+
+
+def versions() -> str:
+    found = []
+    for name in (*PACKAGES, *MORE_PACKAGES):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
 def main() -> None:
@@ -139,12 +164,22 @@ def main() -> None:
     options = parser.parse_args()
     before = load()
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
+    missing: dict[str, str] = {}
     with scratch(options.scratch) as folder:
         count = prepare(options.photos, folder, options.repeat)
         for number in range(options.rounds):
             for name in [*ARMS, *ARMS][number : number + len(ARMS)]:
+                if name not in costs:
+                    continue
                 images = options.images // 4 if name in SLOW else options.images
-                costs[name].append(run_arm(name, folder, images))
+                try:
+                    costs[name].append(run_arm(name, folder, images))
+                except SystemExit as error:
+                    if name not in OPTIONAL or costs[name]:
+                        raise
+                    missing[name] = str(error).strip().splitlines()[-1][:200]
+                    del costs[name]
+                    continue
                 per_image = 1e3 * costs[name][-1]["cpu_s"] / costs[name][-1]["images"]
                 print(f"round {number + 1}/{options.rounds}: {name}: {per_image:.3f} ms", file=sys.stderr)
     arguments = ["PHOTOS", "--rounds", str(options.rounds), "--repeat", str(options.repeat)]
@@ -158,11 +193,12 @@ def main() -> None:
             data=options.data,
             repeat=options.repeat,
             count=count,
-            versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+            versions=versions(),
             command=shlex.join(["python", "benchmarks/load.py", *arguments, "--images", str(options.images)]),
             rounds=options.rounds,
             table=table(costs),
-            batch=32,
+            batch=BATCH,
+            missing="".join(f"Not measured: {name} ({why}).\n\n" for name, why in missing.items()),
             targets=targets(costs),
         ),
     )

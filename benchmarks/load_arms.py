@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import load_engines
 import numpy as np
+from load_engines import BATCH, PHOTO, SIZE, Batches
 
-Batches = Iterator[np.ndarray]
-SIZE, BATCH, WARM = 256, 32, 4
+WARM = 4
 _random = np.random.default_rng(0)
-PHOTO = "color.jpg"
 
 
 def fast(data: bytes) -> np.ndarray:
@@ -58,25 +58,39 @@ def batched(images: Iterator[np.ndarray]) -> Batches:
         yield np.stack([next(images) for _ in range(BATCH)])
 
 
-def ceiling(data: Path) -> Batches:
-    """The decoder alone on bytes in memory."""
-    from streamgan.data.shards.reader import ShardReader
+def bare(data: Path) -> Batches:
+    """simplejpeg at the scale that is needed, and nothing else."""
+    import simplejpeg
 
-    reader = ShardReader(data / "streamgan", "train")
-    encoded = [reader.read(i).color for i in range(len(reader))]
-    out = np.empty((BATCH, SIZE, SIZE, 3), np.uint8)
-    number = 0
+    photos = load_engines.in_memory(data)
+    decode = partial(simplejpeg.decode_jpeg, colorspace="RGB", min_height=SIZE, min_width=SIZE, min_factor=1)
+    while True:
+        for _ in range(BATCH - 1):
+            decode(next(photos))  # not kept, so that the next one is written to the same memory
+        yield [decode(next(photos))] * BATCH
+
+
+def ceiling(data: Path, *, gray: bool) -> Batches:
+    """The decoder alone on bytes in memory, with crop and mirroring, and Pillow's gray of each image."""
+    from PIL import Image
+
+    from streamgan.data.workers.decode import Crop, decode
+
+    photos = load_engines.in_memory(data)
+    out, grays = np.empty((BATCH, SIZE, SIZE, 3), np.uint8), np.empty((BATCH, SIZE, SIZE), np.uint8)
     while True:
         for row in range(BATCH):
-            out[row] = fast(encoded[number % len(encoded)])
-            number += 1
+            draw = _random.random(2)
+            decode(next(photos), "RGB", size=SIZE, crop=Crop(draw[0], draw[1] < 0.5), out=out[row])
+            if gray:
+                grays[row] = np.asarray(Image.fromarray(out[row]).convert("L"))
         yield out
 
 
-def streamgan(data: Path, *, workers: int) -> Batches:
+def streamgan(data: Path, *, workers: int, gray: Literal["derive"] | None = None) -> Batches:
     from streamgan.data import build_loader
 
-    for batch in build_loader(data / "streamgan", "train", BATCH, SIZE, workers, gray=None):
+    for batch in build_loader(data / "streamgan", "train", BATCH, SIZE, workers, gray=gray):
         yield batch.color_B3HW.numpy()
 
 
@@ -128,9 +142,20 @@ def datasets(data: Path, *, decode: Callable[[Any], np.ndarray], pil: bool) -> B
     yield from batched(decode(image) for image in images)
 
 
+OPTIONAL: dict[str, Callable[[Path], Batches]] = {
+    "torchvision's decoder alone": load_engines.torchvision,
+    "nvImageCodec's CPU decoder alone": load_engines.nvimagecodec,
+    "SPDL": load_engines.spdl,
+    "SPDL, our decoder": partial(load_engines.spdl, decode=fast),
+    "DALI, CPU": load_engines.dali,
+    "FFCV, JPEG": load_engines.ffcv,
+}
 ARMS: dict[str, Callable[[Path], Batches]] = {
-    "decoder alone, bytes in memory": ceiling,
+    "bare decode, bytes in memory": bare,
+    "decoder alone, bytes in memory": partial(ceiling, gray=False),
+    "the same and Pillow's gray": partial(ceiling, gray=True),
     "streamgan, no workers": partial(streamgan, workers=0),
+    "streamgan, no workers, gray derived": partial(streamgan, workers=0, gray="derive"),
     "streamgan, 1 worker": partial(streamgan, workers=1),
     "streamgan, 2 workers": partial(streamgan, workers=2),
     "webdataset": partial(webdataset, decode=usual, pil=True),
@@ -141,7 +166,7 @@ ARMS: dict[str, Callable[[Path], Batches]] = {
     "litdata, our decoder": partial(litdata, decode=fast),
     "datasets": partial(datasets, decode=usual, pil=True),
     "datasets, our decoder": partial(datasets, decode=fast, pil=False),
-}
+} | OPTIONAL
 
 
 def _cpu_s() -> float:
