@@ -96,7 +96,7 @@ def first_batches(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
 
 def measuring_share(folder: Path, *, samples: int = 20_000) -> tuple[float, float]:
     """Microseconds of what is noted of a sample, and milliseconds of reading and decoding it."""
-    meter = Board(0).meter()
+    meter = Board(0).meter(0)
     began = time.perf_counter()
     for number in range(samples):
         meter.begin(number)

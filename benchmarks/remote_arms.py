@@ -45,9 +45,9 @@ def streamgan(place: Place, *, cached: bool, started: bool = False) -> Batches:
     from streamgan.data import build_loader
 
     if started:
-        from streamgan.data.workers.processes import Workers
+        from streamgan.data.workers.processes import _Worker
 
-        process = Workers().Process(target=int)
+        process = _Worker(target=int)
         process.start()
         process.join()
     yield

@@ -21,7 +21,7 @@ from training import ACCELERATE, COMMON, ROOT, TORCHRUN, losses, read_metrics, s
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
 from streamgan.data.loader import build_loader
-from streamgan.data.workers.samples import Batch
+from streamgan.data.workers.batch import Batch
 from streamgan.losses import r1_penalty
 from streamgan.models import GENERATORS
 from streamgan.train import build

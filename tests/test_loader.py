@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from itertools import islice
 
 import numpy as np
@@ -29,8 +30,8 @@ from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.order.canonical import Order
 from streamgan.data.shards.reader import ShardReader
 from streamgan.data.workers import watchdog as workers_module
+from streamgan.data.workers.batch import Batch
 from streamgan.data.workers.decode import CENTER, decode
-from streamgan.data.workers.samples import Batch
 from streamgan.sharding.run import ShardOptions, shard
 
 BATCH, SIZE, STEPS = 12, 32, 7  # 64 samples: 5 steps per epoch, so that 7 reach into the second
@@ -265,9 +266,12 @@ def test_an_image_that_does_not_decode_is_named_too(tmp_path):
 def blocked_worker(shard_set, monkeypatch):
     """(batches after the first, pid of the only worker), which never finishes the second batch."""
     let_workers_decode(monkeypatch, BlockAfter(BATCH))
-    batches = iter(build(shard_set, workers=1, stop_step=None, stall_s=60))
+    loader = build(shard_set, workers=1, stop_step=None, stall_s=60)
+    batches = iter(loader)
     next(batches)
     (worker,) = loader_workers()
+    while loader._samples.board.sample(0) is None:  # until it is at the second
+        time.sleep(0.01)
     return batches, worker.pid
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 
 from streamgan.core.counters import Counters
-from streamgan.data import loader
 from streamgan.data.workers import queues
 from streamgan.data.workers.decode import decode
 from streamgan.data.workers.samples import begin
@@ -50,6 +49,8 @@ class Change:
 
 def let_workers_decode(monkeypatch, how: Callable[..., Any]) -> None:
     """Workers of loaders that begin now decode with `how`."""
+    from streamgan.data import loader  # not for the workers, which import this file too
+
     monkeypatch.setattr(loader, "begin", Change("samples", "decode", how))
 
 

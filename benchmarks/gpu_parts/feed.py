@@ -10,7 +10,7 @@ from common import markdown
 from streamgan.data.bottleneck import Rate, decode_ceiling, workers_estimated, workers_for
 from streamgan.data.loader import build_loader
 from streamgan.data.reading import Reading, Source
-from streamgan.data.workers.samples import Batch
+from streamgan.data.workers.batch import Batch
 
 from .task import SMALL, Result, Task, on_gpu, precision, recipe, steady, synchronize, train_lines
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .loader import Loader, build_loader
     from .reading import Weighted
-    from .workers.samples import Batch
+    from .workers.batch import Batch
 
 __all__ = ["Batch", "Loader", "Weighted", "build_loader"]
 _MODULES = {
-    "Batch": "workers.samples",
+    "Batch": "workers.batch",
     "Loader": "loader",
     "Weighted": "reading",
     "build_loader": "loader",

@@ -14,16 +14,17 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from streamgan.core.errors import DataError, StreamganError
+from streamgan.core.errors import DataError
 from streamgan.core.logs import say
 from streamgan.core.storage import retry
 from streamgan.data.order.canonical import Reshuffle, rank_slice
 from streamgan.data.prefetch.prefetch import Supply, evaluation_supply, training_supply
 from streamgan.data.shards.joint import Reader, open_reader
+from streamgan.data.workers.batch import Batch, Fetched, Parcel
 from streamgan.data.workers.batch_memory import Ring
 from streamgan.data.workers.counters import LoaderStats
 from streamgan.data.workers.processes import SERVER, Workers
-from streamgan.data.workers.samples import Batch, Fetched, Samples, as_it_is, begin
+from streamgan.data.workers.samples import Samples, Work, as_it_is, begin
 from streamgan.data.workers.watchdog import close_at_exit, read
 
 from .limits import GrayMode, OnBad, check_options
@@ -62,9 +63,10 @@ class Loader:
             batches = read(torch_loader, samples.board, stall_s=stall_s, where=samples.reader.where)
             stack.enter_context(closing(batches))
             flow = stack.enter_context(self._supply.flowing()) if self._supply else None
-            for number, fetched in enumerate(batches):
-                if isinstance(fetched, StreamganError):
-                    raise (flow and flow.failure()) or fetched
+            for number, answer in enumerate(batches):
+                if isinstance(answer, Exception):
+                    raise (flow and flow.failure()) or answer
+                fetched = answer.unpack() if isinstance(answer, Parcel) else answer
                 self._count(fetched)
                 if flow:
                     flow.advance(number + 1)
@@ -74,14 +76,14 @@ class Loader:
         workers = self._reading.workers
         samples = copy.copy(self._samples)  # two iterators may be open at once
         samples.ring = Ring(workers * PREFETCH + _HELD, samples.shapes(self._plan.local_batch))
+        work = Work(samples, partial(begin, retry.shared()))
         return DataLoader(
-            samples,
+            samples,  # type: ignore[arg-type]
             batch_sampler=_placed(self._plan, samples.ring),  # type: ignore[arg-type]
             collate_fn=as_it_is,
             num_workers=workers,
-            worker_init_fn=partial(begin, retry.shared()),
             pin_memory=self._reading.pin_memory,
-            multiprocessing_context=Workers() if workers else None,
+            multiprocessing_context=Workers(work) if workers else None,
             prefetch_factor=PREFETCH if workers else None,
         )
 

@@ -17,7 +17,7 @@ from streamgan.core.logs import progress
 from streamgan.data.loader import Loader, evaluation_loader
 from streamgan.data.reading import Ranks, Reading
 from streamgan.data.shards.joint import split_size
-from streamgan.data.workers.samples import Batch
+from streamgan.data.workers.batch import Batch
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
     Cf,

@@ -5,7 +5,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-streams
 
 import torch
 
-from streamgan.data.workers.samples import Batch
+from streamgan.data.workers.batch import Batch
 
 
 class Upload:

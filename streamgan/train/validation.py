@@ -8,7 +8,7 @@ from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader, evaluation_loader
 from streamgan.data.reading import ALONE, Ranks
 from streamgan.data.shards.joint import split_size
-from streamgan.data.workers.samples import Batch
+from streamgan.data.workers.batch import Batch
 
 from .build import build_head, build_reading
 from .evaluate import measure_median_ab, sample_rows, score_baselines, score_generator

@@ -2,7 +2,7 @@
 
 A ring is memory that the training process shares with its loader processes. Each request names a slot that is
 free; who fulfils the request writes the images there and sends back no more than where they are. A slot is
-free again when the last tensor of its batch is gone. Where none is, because somebody collects batches, the
+free again when the last array of its batch is gone. Where none is, because somebody collects batches, the
 images themselves are sent.
 """
 
@@ -14,8 +14,6 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from streamgan.core.shared_memory import SharedMemory
 
@@ -42,11 +40,11 @@ class Ring:
         """A free slot, the one used last; None if there is none. For the training process alone."""
         return self._free.pop() if self._free else None
 
-    def images(self, slot: int) -> list[Tensor]:
+    def images(self, slot: int) -> list[np.ndarray]:
         """The images of a slot, uint8 (B, H, W, C), to be written."""
         return self._images(self._bytes(slot))
 
-    def hand_over(self, slot: int) -> list[Tensor]:
+    def hand_over(self, slot: int) -> list[np.ndarray]:
         """The images of a slot, which is free again when all of them, and all views of them, are gone."""
         memory = self._bytes(slot)
         weakref.finalize(memory, self._free.append, slot).atexit = False
@@ -55,11 +53,11 @@ class Ring:
     def _bytes(self, slot: int) -> np.ndarray:
         return np.frombuffer(self._memory.map, np.uint8, sum(self._sizes), slot * self._slot_bytes)
 
-    def _images(self, memory: np.ndarray) -> list[Tensor]:
-        parts = torch.from_numpy(memory).split(self._sizes)  # one storage, which holds `memory`
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+    def _images(self, memory: np.ndarray) -> list[np.ndarray]:
+        parts = np.split(memory, list(itertools.accumulate(self._sizes[:-1])))  # views, which hold `memory`
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
 
-def hand_over(number: int, slot: int) -> list[Tensor]:
+def hand_over(number: int, slot: int) -> list[np.ndarray]:
     """As the method, in the process that made the ring with this number."""
     return _rings[number].hand_over(slot)

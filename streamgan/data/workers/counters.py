@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, fields
 
-from torch.utils.data import get_worker_info
-
 from streamgan.core.counters import Counters
 
 _SAMPLE, _BEATS, _SAMPLES = 0, 1, 2  # the fields of LoaderStats begin at the last
@@ -33,10 +31,9 @@ class Board:
     def __init__(self, workers: int):
         self._counters = Counters(max(1, workers), _COLUMNS)
 
-    def meter(self) -> "Meter":
-        """The row of the process that calls this, a DataLoader worker or the training process."""
-        info = get_worker_info()
-        return Meter(self._counters, info.id if info else 0)
+    def meter(self, row: int) -> "Meter":
+        """The row of a process, for itself to write."""
+        return Meter(self._counters, row)
 
     def sample(self, row: int) -> int | None:
         """The id of the sample that a process works on; None while it waits for work."""

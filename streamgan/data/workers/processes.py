@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe, spawn, util
 from multiprocessing.context import BaseContext, set_spawning_popen
@@ -26,7 +26,7 @@ from typing import Any
 
 from streamgan.core.errors import DataError
 
-from .queues import Flag, Requests, Results
+from .queues import Requests, Results
 
 # A signal to the whole process group asks the training process to stop, which still needs its workers until
 # the step is done and saved. The server is started with these blocked, and so are its forks.
@@ -213,17 +213,23 @@ class _Worker(BaseProcess):
 
 
 class Workers(BaseContext):
-    """The processes of one DataLoader, as its `multiprocessing_context`."""
+    """The processes of one DataLoader, as its `multiprocessing_context`.
 
-    def __init__(self) -> None:
+    They call `work` with their number, the requests and the results, instead of what PyTorch tells them to.
+    """
+
+    def __init__(self, work: Callable[[int, Requests, Results], None]) -> None:
+        self._work = work
         self._results: Results | None = None
         self._requests: list[Requests] = []
         self._processes: list[_Worker] = []
         self._sentinels: select.poll | None = None
         _contexts.add(self)
 
-    def Process(self, *arguments: Any, **options: Any) -> _Worker:
-        self._processes.append(_Worker(*arguments, **options))
+    def Process(self, *_: Any, **__: Any) -> _Worker:
+        number = len(self._processes)
+        arguments = number, self._requests[number], self._results
+        self._processes.append(_Worker(target=self._work, args=arguments))
         return self._processes[-1]
 
     def Queue(self, maxsize: int = 0) -> Any:
@@ -235,7 +241,8 @@ class Workers(BaseContext):
         return self._requests[-1]
 
     def Event(self) -> Any:
-        return Flag()
+        """For PyTorch alone: workers hear by their pipes that all is over."""
+        return threading.Event()
 
     def any_gone(self) -> bool:
         """Whether one of the processes has ended; all of them have been started."""

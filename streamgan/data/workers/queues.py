@@ -15,8 +15,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-from streamgan.core.shared_memory import SharedMemory
-
 
 class _Queue:
     def cancel_join_thread(self) -> None:
@@ -56,11 +54,11 @@ class _Inbox:
         self._link, self._arrived = link, queue.SimpleQueue[Any]()
         self._thread = threading.Thread(target=self._listen, name="requests", daemon=True)
 
-    def get(self, timeout: float) -> Any:
-        """The next one; queue.Empty if there is none for `timeout` seconds."""
+    def take(self) -> Any:
+        """The next one, as soon as there is one."""
         if self._thread.ident is None:
             self._thread.start()
-        return self._arrived.get(timeout=timeout)
+        return self._arrived.get()
 
     def _listen(self) -> None:
         with suppress(EOFError, OSError):
@@ -125,16 +123,3 @@ class _Gone:
 
     def __ne__(self, other: object) -> bool:
         raise EOFError("a worker has closed its pipe")
-
-
-class Flag:
-    """An event that nobody waits for."""
-
-    def __init__(self) -> None:
-        self._memory = SharedMemory(1)
-
-    def set(self) -> None:
-        self._memory.map[0] = 1
-
-    def is_set(self) -> bool:
-        return bool(self._memory.map[0])

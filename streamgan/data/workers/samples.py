@@ -3,14 +3,13 @@
 Shape suffixes: B local batch, H and W = size, 1/3 channels.
 """
 
+import traceback
+from collections.abc import Callable
 from operator import attrgetter
 from time import perf_counter_ns
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
 
 from streamgan.core.counters import Counters
 from streamgan.core.errors import DataError, StreamganError
@@ -21,7 +20,8 @@ from streamgan.data.reading import Reading
 from streamgan.data.shards.joint import Reader
 from streamgan.data.shards.reader import unplanned
 
-from .batch_memory import Ring, hand_over
+from .batch import Parcel
+from .batch_memory import Ring
 from .counters import Board, Meter
 from .decode import CENTER, Crop, decode, sampled_crops, write_luma
 
@@ -30,55 +30,13 @@ _ATTEMPTS = 10
 _NUM_MISSED = attrgetter("num_missed")
 
 
-class Batch(NamedTuple):
-    """One rank's part of a global batch; images are uint8 in [0, 255], stored channels-last.
+class Defect(RuntimeError):
+    """An error in a worker that is none of a user."""
 
-    `gray_B1HW` is the gray image (None where the loader was built with gray=None), `color_B3HW` sRGB,
-    `ids_B` the samples' ids (int64, positions in the split; -1 marks padding, in evaluation only).
-    """
-
-    gray_B1HW: Tensor | None
-    color_B3HW: Tensor
-    ids_B: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """Its images on `device`, without waiting if they are pinned; the ids stay."""
-        gray = None if self.gray_B1HW is None else self.gray_B1HW.to(device, non_blocking=True)
-        return Batch(gray, self.color_B3HW.to(device, non_blocking=True), self.ids_B)
-
-
-class Fetched(NamedTuple):
-    """A batch, and a line for each bad sample that another one stands in for."""
-
-    batch: Batch
-    replaced: list[str]
-
-
-class _Parcel:
-    """A batch on its way to the training process, where it arrives as Fetched.
-
-    `images` are the slot of a ring that they are in, as (number of the ring, slot), or themselves.
-    """
-
-    def __init__(self, images: tuple[int, int] | list[np.ndarray], ids: np.ndarray, replaced: list[str]):
-        self._content = images, ids, replaced
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack, self._content
-
-    def unpack(self) -> Fetched:
-        return _unpack(*self._content)
-
-
-def _unpack(images: tuple[int, int] | list[np.ndarray], ids: np.ndarray, replaced: list[str]) -> Fetched:
-    found = hand_over(*images) if isinstance(images, tuple) else list(map(torch.from_numpy, images))
-    return _fetched(found, ids, replaced)
-
-
-def _fetched(images: list[Tensor], ids: np.ndarray, replaced: list[str]) -> Fetched:
-    color_B3HW, *gray_B1HW = (image.permute(0, 3, 1, 2) for image in images)
-    gray = gray_B1HW[0] if gray_B1HW else None
-    return Fetched(Batch(gray, color_B3HW, torch.from_numpy(ids)), replaced)
+    @classmethod
+    def here(cls, worker: int) -> "Defect":
+        """The one that is being handled, with its traceback."""
+        return cls(f"in loader process {worker}:\n{traceback.format_exc()}")
 
 
 def begin(retries: Counters, worker: int) -> None:
@@ -91,8 +49,34 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
-class Samples(Dataset):
-    """Map-style dataset whose index is a whole Request.
+class Work:
+    """What a loader's process does: fulfil requests until it hears None, or the training process is gone.
+
+    In place of PyTorch's own loop, whose import alone takes a process longer than its first batches.
+    """
+
+    def __init__(self, samples: "Samples", start: Callable[[int], None]):
+        self._samples, self._start = samples, start
+
+    def __call__(self, worker: int, requests: Any, results: Any) -> None:
+        self._samples.row, defect = worker, None
+        try:
+            self._start(worker)
+        except Exception:
+            defect = Defect.here(worker)
+        while (message := requests.take()) is not None:
+            number, request = message
+            results.put((number, defect or self._answer(worker, request)))
+
+    def _answer(self, worker: int, request: Request) -> "Parcel | Exception":
+        try:
+            return self._samples.__getitems__(request)
+        except Exception:  # for the training process to raise
+            return Defect.here(worker)
+
+
+class Samples:
+    """Map-style dataset whose index is a whole Request; `row` is the worker's number, 0 if there is none.
 
     Where damaged samples are replaced, others are drawn from the first `substitute_from`.
     """
@@ -103,13 +87,14 @@ class Samples(Dataset):
         self.board = Board(reading.workers)
         self._files = reader.all_files
         self.ring: Ring | None = None
+        self.row = 0
 
     def shapes(self, count: int) -> list[tuple[int, int, int, int]]:
         """Of the images of a batch of `count`: colour and, where it is wanted, gray."""
         return [(count, self.size, self.size, channels) for channels in ((3, 1) if self.gray else (3,))]
 
-    def __getitems__(self, request: Request) -> "Fetched | _Parcel | StreamganError":
-        meter = self.board.meter()
+    def __getitems__(self, request: Request) -> "Parcel | StreamganError":
+        meter = self.board.meter(self.row)
         self.reader.while_waiting(meter.heartbeat)
         try:
             return self._batch(request, meter)
@@ -119,15 +104,12 @@ class Samples(Dataset):
             self.reader.release()
             meter.idle()
 
-    def _batch(self, request: Request, meter: Meter) -> "Fetched | _Parcel":
+    def _batch(self, request: Request, meter: Meter) -> Parcel:
         ring, slot = self.ring, request.slot
         if ring is None or slot is None:
             images = [np.empty(shape, np.uint8) for shape in self.shapes(len(request.ids))]
-            parcel = _Parcel(images, *self._write(images, request, meter))
-        else:
-            images = [image.numpy() for image in ring.images(slot)]
-            parcel = _Parcel((ring.number, slot), *self._write(images, request, meter))
-        return parcel if get_worker_info() else parcel.unpack()
+            return Parcel(images, *self._write(images, request, meter))
+        return Parcel((ring.number, slot), *self._write(ring.images(slot), request, meter))
 
     def _write(
         self, images: list[np.ndarray], request: Request, meter: Meter
