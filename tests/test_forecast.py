@@ -174,3 +174,18 @@ def test_the_benchmark_of_scale_measures_a_small_set(monkeypatch):
     assert plan["uses"] > 500 / 8  # shards of an eighth of the lanes, some in two pieces
     assert plan["first_s"] >= plan["step_s"] > 0
     assert scale.manifest_cost(50_000, 100)["bytes"] > 500 * 200
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_large_index_counts_what_is_fetched_of_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import large_index
+
+    cold, warm, parts, again, late = (one["sent"] for one in large_index.measure(200))
+    assert cold["index"] > 200_000 * 32
+    assert "idx" not in cold
+    assert "index" not in warm
+    assert "index" not in parts | again | late
+    assert 150_000 < parts["idx"] < cold["index"]
+    assert again.get("idx", 0) < parts["idx"]
+    assert late["idx"] > 150_000
