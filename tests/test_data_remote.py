@@ -251,7 +251,10 @@ def test_nobody_waits_for_ever_for_somebody_elses_download(root, site, tmp_path,
     monkeypatch.setattr(downloads, "SILENCE_S", 1.0)
     reader = ShardReader(site.url, "train", cache=tmp_path)
     lease = reader.files.cache.lease()
-    claims = [reader.files.cache.claim(blob, lease, lambda sha256: 0) for blob in reader.files.blobs]
+    claims = [
+        reader.files.cache.claim(reader.files.blob(shard), lease, lambda sha256: 0)
+        for shard in range(len(reader.files.shards))
+    ]
     assert {claim.state for claim in claims} == {"mine"}
     with pytest.raises(DataError, match=rf"^{site.url}/train-.*tar: no byte has arrived for 1 s; see which"):
         list(build_loader(site.url, workers=1, cache=tmp_path, **SETTINGS))

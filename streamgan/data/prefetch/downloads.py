@@ -53,8 +53,8 @@ class Ahead:
         self._full_since: float | None = None
         self._full_first = math.inf  # urgency of what there is no space for
         self._looked = time.monotonic()
-        self._numbers = {blob.sha256: shard for shard, blob in enumerate(files.blobs)}
-        self._numbers |= {one.idx_sha256: shard for shard, one in enumerate(files.entry.shards)}
+        self._numbers = {one.sha256: shard for shard, one in enumerate(files.shards)}
+        self._numbers |= {one.idx_sha256: shard for shard, one in enumerate(files.shards)}
         self._lease = files.cache.lease()
         self._threads = [
             threading.Thread(target=task, name="shards ahead", daemon=True)
@@ -81,7 +81,7 @@ class Ahead:
         files = self._files
         first = {shard for shard, its in self._wanted.items() if its <= self._position}
         missing = {shard for shard in first if not files.is_here(shard)}
-        if sum(files.blobs[shard].bytes for shard in missing) > WAITED_BYTES:
+        if sum(files.shards[shard].bytes for shard in missing) > WAITED_BYTES:
             self._early = missing
             for shard in missing:
                 files.by_range[shard] = 1
@@ -104,7 +104,7 @@ class Ahead:
                 urgent = [shard for shard, first in self._wanted.items() if first <= self._position]
                 missing = [shard for shard in urgent if shard not in self._held]
                 failed = next((self._failed[shard] for shard in missing if shard in self._failed), None)
-            seen = self._files.cache.progress([self._files.blobs[shard] for shard in missing]), missing
+            seen = self._files.cache.progress(map(self._files.blob, missing)), missing
             still_s, last = (still_s + _LOOK_S if missing and seen == last else 0.0), seen
             if failed is None and still_s >= SILENCE_S:
                 what = f"no byte has arrived for {SILENCE_S:g} s"
@@ -162,16 +162,16 @@ class Ahead:
 
     def _refresh(self) -> None:
         """Let go of what is past, look as far ahead as the budget goes."""
-        bytes_of, gone = self._files.blobs, set(self._wanted)
+        shards, gone = self._files.shards, set(self._wanted)
         while self._near and self._near[0].last < self._position:
             self._near.popleft()
         self._wanted = {}
         for use in self._near:
             if use.last >= self._position:
                 self._wanted.setdefault(use.shard, use.first)
-        total = sum(bytes_of[shard].bytes for shard in self._wanted)
+        total = sum(shards[shard].bytes for shard in self._wanted)
         while (use := self._following) is not None and use.first <= self._position + self._needs.horizon:
-            more = 0 if use.shard in self._wanted else bytes_of[use.shard].bytes
+            more = 0 if use.shard in self._wanted else shards[use.shard].bytes
             if use.first > self._position and total + more > self._needs.budget_bytes:
                 break
             if use.last >= self._position:
@@ -197,14 +197,14 @@ class Ahead:
         if time.monotonic() - self._looked > _LOOK_S:
             self._looked = time.monotonic()
             path = self._files.cache.path
-            self._held = {shard for shard in self._held if path(bytes_of[shard].sha256).exists()}
+            self._held = {shard for shard in self._held if path(shards[shard].sha256).exists()}
 
     def _let_go(self, shards: set[int]) -> None:
         self._held -= shards
-        self._lease.drop([self._files.blobs[shard].sha256 for shard in shards])
+        self._lease.drop([self._files.shards[shard].sha256 for shard in shards])
 
     def _fetch(self, shard: int) -> None:
-        files, blob, furthest = self._files, self._files.blobs[shard], self._furthest()
+        files, blob, furthest = self._files, self._files.blob(shard), self._furthest()
         if files.parts and not files.parts.known(shard):
             files.load_part(shard, next_use=furthest, stop=self._stop)
         claim = files.cache.claim(blob, self._lease, furthest)

@@ -132,7 +132,7 @@ def evaluation_supply(reader: Reader, plan: EvaluationPlan) -> Supply | None:
             ends = first + np.cumsum([shard.samples for shard in files.entry.shards])
             mine = [row[(row >= first) & (row < last)] for row in plan.ids_SB]
             shards = [np.searchsorted(ends, row, side="right") for row in mine]
-            needs = ListNeeds(shards, [blob.bytes for blob in files.blobs])
+            needs = ListNeeds(shards, [shard.bytes for shard in files.shards])
             need_bytes += needs.budget_bytes
             parts.append((files, needs))
         first = last

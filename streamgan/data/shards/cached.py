@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ from isal import isal_zlib
 
 from streamgan.core.errors import ConfigError
 from streamgan.core.shared_memory import SharedMemory
-from streamgan.core.storage.address import join, redacted
+from streamgan.core.storage.address import redacted
 from streamgan.core.storage.locks import close_descriptor, open_descriptor
 from streamgan.core.storage.retry import Stopped
-from streamgan.data.format import SplitEntry, index_size, load_index
+from streamgan.data.format import ShardEntry, SplitEntry, index_size, load_index
 
 from .node_cache import Blob, CacheLease, Deleted, NodeCache
 from .open_files import FileId, OpenShards
@@ -53,13 +53,16 @@ class CachedFiles(RemoteFiles):
         self.index_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        known = {name: value for name, value in super().__getstate__().items() if name != "blobs"}
-        return {**known, "_lease": None, "_leased": OrderedDict(), "_rows": None}
+        return {**super().__getstate__(), "_lease": None, "_leased": OrderedDict(), "_rows": None}
 
-    @cached_property
-    def blobs(self) -> list[Blob]:
-        """The shards, as the cache knows them."""
-        return [Blob(one.sha256, one.bytes, join(self.root, one.name)) for one in self.entry.shards]
+    @property
+    def shards(self) -> tuple[ShardEntry, ...]:
+        return self.entry.shards
+
+    def blob(self, shard: int) -> Blob:
+        """A shard, as the cache knows it."""
+        one = self.shards[shard]
+        return Blob(one.sha256, one.bytes, self.address(shard))
 
     @property
     def by_range(self) -> mmap.mmap:
@@ -71,7 +74,7 @@ class CachedFiles(RemoteFiles):
 
     def is_here(self, shard: int) -> bool:
         """Whether the shard is in the cache."""
-        return self._open.get(shard) is not None or self.cache.path(self.blobs[shard].sha256).exists()
+        return self._open.get(shard) is not None or self.cache.path(self.shards[shard].sha256).exists()
 
     def load_index(self) -> np.ndarray:
         """The index, from the cache; it stays there as long as this object lives."""
@@ -118,7 +121,7 @@ class CachedFiles(RemoteFiles):
         if attempt > 1:
             return False
         if (descriptor := self._open.get(shard)) is not None:
-            self.cache.mark_damaged(self.blobs[shard], os.fstat(descriptor).st_ino)
+            self.cache.mark_damaged(self.blob(shard), os.fstat(descriptor).st_ino)
             self._open.discard(shard)
         return True
 
@@ -142,11 +145,11 @@ class CachedFiles(RemoteFiles):
     def manage(self, managed: bool) -> None:
         """Whether this process downloads ahead; if no longer, workers that wait for a shard give up."""
         self.managed = managed
-        self.by_range[:] = bytes(len(self.blobs)) + bytes([not managed])
+        self.by_range[:] = bytes(len(self.shards)) + bytes([not managed])
 
     def fail_waiters(self) -> None:
         """Whoever waits for a shard gets an error."""
-        self.by_range[len(self.blobs)] = 1
+        self.by_range[len(self.shards)] = 1
 
     def release(self) -> None:
         """Close what is open: the space of evicted shards is free only then."""
@@ -164,12 +167,12 @@ class CachedFiles(RemoteFiles):
             if not self.managed and not self._obtain_alone(shard):
                 return None
             try:
-                path = self.cache.path(self.blobs[shard].sha256)
+                path = self.cache.path(self.shards[shard].sha256)
                 return self._open.add(shard, open_descriptor(path, os.O_RDONLY))
             except FileNotFoundError as error:
                 if self.managed and (self.by_range[shard] or not self.waits):
                     return None
-                if self.managed and self.by_range[len(self.blobs)]:
+                if self.managed and self.by_range[len(self.shards)]:
                     raise NotArrived("loader", "no shards arrive any more", _AGAIN) from error
                 self.num_missed += 1
                 self.heartbeat()
@@ -177,14 +180,14 @@ class CachedFiles(RemoteFiles):
         return descriptor
 
     def _obtain_alone(self, shard: int) -> bool:
-        blob = self.blobs[shard]
+        blob = self.blob(shard)
         fetch = partial(self.download, blob, damaged=lambda descriptor: self.damaged(shard, descriptor))
         while not self._obtain(blob, fetch, self._own_lease()):
             if not (self._lease and self._leased):
                 return False
             oldest = self._leased.popitem(last=False)[0]
             self._open.discard(oldest)
-            self._lease.drop([self.blobs[oldest].sha256])
+            self._lease.drop([self.shards[oldest].sha256])
         self._leased[shard] = None
         return True
 
