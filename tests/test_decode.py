@@ -108,7 +108,9 @@ def test_a_jpeg_of_the_wanted_size_lands_in_the_memory_given(side, long):
     assert np.array_equal(to_pixels(data, "RGB", short=37, out=other), pixels)
 
 
-def test_the_luma_of_many_images_is_what_pillow_makes_of_each():
+@pytest.mark.parametrize("at_once", [1, 5 * 7 * 4, 1 << 19])  # pixels: one image, four, all
+def test_the_luma_of_many_images_is_what_pillow_makes_of_each(at_once, monkeypatch):
+    monkeypatch.setattr(decode_module, "_AT_ONCE", at_once)
     color = np.random.default_rng(0).integers(0, 256, (11, 5, 7, 3), np.uint8)
     gray = np.zeros((11, 5, 7, 1), np.uint8)
     write_luma(color, gray)

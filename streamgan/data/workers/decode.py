@@ -22,7 +22,7 @@ class Crop(NamedTuple):
 
 
 CENTER = Crop(0.5, False)
-_AT_ONCE = 8  # images that Pillow gets as one: fewer calls, and they still fit into a processor's cache
+_AT_ONCE = 1 << 19  # pixels that Pillow gets as one image: few calls, and they still fit into a cache
 
 
 def sampled_crops(seed: int, epochs: np.ndarray, ids: np.ndarray) -> list[Crop]:
@@ -33,10 +33,12 @@ def sampled_crops(seed: int, epochs: np.ndarray, ids: np.ndarray) -> list[Crop]:
 
 def write_luma(color_BHW3: np.ndarray, gray_BHW1: np.ndarray) -> None:
     """Write the BT.601 luma of sRGB images, uint8: the gray that JPEG and Pillow make of them."""
-    for start in range(0, len(color_BHW3), _AT_ONCE):
-        part = color_BHW3[start : start + _AT_ONCE]
-        tall = Image.fromarray(part.reshape(-1, *part.shape[2:])).convert("L")
-        gray_BHW1[start : start + _AT_ONCE] = np.asarray(tall).reshape(*part.shape[:3], 1)
+    _, height, width, _ = color_BHW3.shape
+    count = max(1, _AT_ONCE // (height * width))
+    for start in range(0, len(color_BHW3), count):
+        part = color_BHW3[start : start + count]
+        tall = Image.fromarray(part.reshape(-1, width, 3)).convert("L")
+        gray_BHW1[start : start + count] = np.asarray(tall).reshape(-1, height, width, 1)
 
 
 def decode(
