@@ -140,6 +140,13 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+def in_turn(arms: Iterable[str], number: int) -> list[str]:
+    """All arms, beginning with another one in each round."""
+    names = list(arms)
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
 def machine() -> str:
     """Cores, processor and memory in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

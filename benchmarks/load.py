@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common import (
+    in_turn,
     load,
     machine,
     markdown,
@@ -169,7 +170,7 @@ def main() -> None:
     with scratch(options.scratch) as folder:
         count = prepare(options.photos, folder, options.repeat)
         for number in range(options.rounds):
-            for name in [*ARMS, *ARMS][number : number + len(ARMS)]:
+            for name in in_turn(ARMS, number):
                 if name not in costs:
                     continue
                 images = options.images // 4 if name in SLOW else options.images

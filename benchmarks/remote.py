@@ -148,7 +148,7 @@ an empty cache; median (min-max).
 One epoch of 256 x 256 uint8 RGB crops in batches of 32, shuffled, by two loader processes, every arm with the
 same decoder. Clock and CPU begin when libraries are imported, before anything is fetched, so starting the
 loader processes counts; CPU is user + sys of the reader and of all its children, curl and streamgan's fork
-server included. That one imports torch, once a program; "fork server ran before" is any later loader of a
+server included. That one starts once a program; "fork server ran before" is any later loader of a
 program. Servers and readers share the cores of the machine. A process in front of the server holds back the
 first byte of each request for the latency, passes on the rest as it comes, and counts requests and bytes of
 answers; a new connection costs nothing more. Unless moto is named, S3 is nginx too, which answers GET and

@@ -20,6 +20,7 @@ from common import (
     STREAMGAN,
     Cost,
     Pair,
+    in_turn,
     load,
     machine,
     markdown,
@@ -66,7 +67,7 @@ def rounds(sources: dict[str, Path], few: Path, folder: Path, count: int) -> Net
     """For each arm its cost a round, less that of a handful of rows in the same round."""
     net: Net = {name: [] for name in sources}
     for number in range(count):
-        for name in [*sources, *sources][number : number + len(sources)]:
+        for name in in_turn(sources, number):
             start, whole = run_arm(name, few, folder), run_arm(name, sources[name], folder)
             cost = {key: whole[key] - start[key] for key in ("cpu_s", "wall_s")}
             net[name].append(

@@ -9,6 +9,7 @@ import pytest
 from training import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
+from common import in_turn
 from gpu_parts.memory import batch_that_fits, parts, report
 
 PARTS = ["environment", "tests", "step", "memory", "feed", "decode", "paper", "resume", "learn", "colorize"]
@@ -87,3 +88,9 @@ def test_an_unknown_part_is_refused(source_folder, tmp_path):
     done = measure(source_folder, tmp_path, "--only", "steps")
     assert done.returncode == 2
     assert "no part 'steps' (choose from environment, tests, step," in done.stderr
+
+
+def test_every_round_has_every_arm_once():
+    rounds = [in_turn("abc", number) for number in range(8)]
+    assert rounds[:4] == [list("abc"), list("bca"), list("cab"), list("abc")]
+    assert all(sorted(one) == list("abc") for one in rounds)

@@ -6,9 +6,11 @@ import os
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from streamgan.data import build_loader
 from streamgan.data.loader import _HELD
+from streamgan.data.workers.batch import Parcel
 from streamgan.data.workers.batch_memory import Ring
 
 OPTIONS = {"batch": 8, "size": 24}
@@ -97,3 +99,15 @@ def test_the_memory_of_a_loader_that_has_ended_is_freed(shard_set):
     del last
     gc.collect()
     assert mapped() == 0
+
+
+def test_a_batch_that_pytorch_pins_leaves_its_slot(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # needs a GPU
+    ring = Ring(1, [(2, 5, 5, 3), (2, 5, 5, 1)])
+    slot = ring.take()
+    for number, image in enumerate(ring.images(slot)):
+        image.fill(number + 1)
+    (gray, color, ids), replaced = pin_memory(Parcel((ring.number, slot), np.arange(2), ["a line"]))
+    assert ring.take() == slot
+    assert (color.unique().item(), gray.unique().item(), ids.tolist(), replaced) == (1, 2, [0, 1], ["a line"])
+    assert color.is_contiguous(memory_format=torch.channels_last)

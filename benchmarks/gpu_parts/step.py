@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from common import markdown, spread
+from common import in_turn, markdown, spread
 from step_arms import HandLoop
 from torchvision.models import get_model
 
@@ -120,7 +120,7 @@ def _model(
         model[arm] = record
     batch = task.choose(MODELS[name][2], 2)
     for number in range(task.choose(ROUNDS, 1)):
-        for arm in [*calls, *calls][number : number + len(calls)]:
+        for arm in in_turn(calls, number):
             seconds = seconds_per_call(calls[arm], at_least_s=task.choose(WINDOW_S, 0.01))
             model[arm].setdefault("images_per_s", []).append(batch / seconds)
         yield result
