@@ -143,7 +143,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 def in_turn(arms: Iterable[str], number: int) -> list[str]:
     """All arms, beginning with another one in each round."""
     names = list(arms)
-    first = number % len(names)
+    first = number % max(1, len(names))
     return names[first:] + names[:first]
 
 

@@ -94,3 +94,4 @@ def test_every_round_has_every_arm_once():
     rounds = [in_turn("abc", number) for number in range(8)]
     assert rounds[:4] == [list("abc"), list("bca"), list("cab"), list("abc")]
     assert all(sorted(one) == list("abc") for one in rounds)
+    assert in_turn([], 3) == []  # no arm could be made
