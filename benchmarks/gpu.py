@@ -137,7 +137,7 @@ def write_page(path: Path, results: Results, command: str) -> None:
             try:
                 text.append(part.report(record["result"]))
             except Exception:  # what was measured stays in gpu.json
-                record["error"] = traceback.format_exc()[-2000:]
+                record["error"] = (record.get("error") or "") + traceback.format_exc()[-2000:]
         if record.get("error"):
             text.append(f"Not complete:\n\n```\n{record['error'].strip()}\n```")
         if "seconds" in record:

@@ -246,7 +246,7 @@ def report(result: Result) -> str:
             "idle",
         ]
         tables.append(f"`{source}.yaml`, {size} px, batch {batch}\n\n{markdown(head, rows)}")
-    if loop := result["loop"]:
+    if (loop := result["loop"]) and all(loop["images_per_s"].values()):
         found = loop["images_per_s"]
         rows = []
         for arm, speeds in found.items():
