@@ -39,6 +39,7 @@ from streamgan.data.shards.ranged import RangedFiles
 from streamgan.data.shards.reader import ShardReader
 from streamgan.data.workers import processes
 from streamgan.data.workers.processes import SERVER, Workers
+from streamgan.data.workers.queues import Results
 from streamgan.data.workers.samples import Defect
 
 OPTIONS = {"batch": 4, "size": 16, "workers": 2, "stop_step": 8}
@@ -282,3 +283,14 @@ def test_a_worker_is_no_child_of_the_program(shard_set):
     next(batches)
     assert all(is_fork_server(child) for child in set(psutil.Process().children()) - before)
     assert len(loader_workers()) == 2
+
+
+def test_the_thread_that_pins_memory_looks_up_at_once_while_workers_live():
+    results = Results()
+    _, (_outbox,) = results.__reduce__()  # of a worker that has nothing to say
+    found = []
+    thread = threading.Thread(target=lambda: found.append(results.get(timeout=600)), daemon=True)
+    thread.start()
+    results.put((None, None))
+    thread.join(20)
+    assert found == [(None, None)]

@@ -72,13 +72,18 @@ class Results(_Queue):
 
     def __init__(self) -> None:
         self._links: dict[int, Connection] = {}
-        self._poll, self._arrived, self._over = select.poll(), deque[Any](), threading.Event()
+        self._poll, self._arrived = select.poll(), deque[Any]()
+        self._own = self._link()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return _Outbox, (self._link(),)
+
+    def _link(self) -> Connection:
+        """The other end of a new pipe that is listened to."""
         ours, theirs = Pipe(duplex=False)
         self._links[ours.fileno()] = ours
         self._poll.register(ours, select.POLLIN)
-        return _Outbox, (theirs,)
+        return theirs
 
     def get(self, timeout: float) -> Any:
         """The next one; queue.Empty if there is none for `timeout` seconds."""
@@ -89,13 +94,10 @@ class Results(_Queue):
         return self._arrived.popleft()
 
     def put(self, item: Any) -> None:
-        """PyTorch's way to tell the thread that pins memory to look up."""
-        self._over.set()
+        """PyTorch's way to tell the thread that pins memory to look up, whose join it then waits for."""
+        self._own.send(item)
 
     def _receive(self, timeout: float) -> None:
-        if not self._links:  # every worker is gone
-            self._over.wait(timeout)
-            return
         for descriptor, _ in self._poll.poll(1000 * timeout):
             try:
                 self._arrived.append(self._links[descriptor].recv())
