@@ -19,7 +19,7 @@ from streamgan.data.bottleneck import decode_ceiling
 from streamgan.data.reading import Reading, Source
 from streamgan.data.shards.joint import open_reader
 
-from .step import config_of, our_step
+from .step import WARM_CALLS, config_of, our_step
 from .task import Result, Task, on_gpu, seconds_per_call
 
 SIZE, BATCH, PHOTOS, ROUNDS = 256, 32, 256, 3
@@ -40,6 +40,8 @@ def measure(task: Task) -> Iterator[Result]:
     result: Result = {"images_per_s": {}, "step_ms": {}, "errors": {}, "batch": batch}
     rates, times = result["images_per_s"], result["step_ms"]
     step = our_step(config_of(task, "default", True, False, f"data.batch={batch}"), "bf16")
+    for _ in range(task.choose(WARM_CALLS, 1)):
+        step()
     calls: dict[str, Callable[[], Any]] = {}
     for name, make in DECODERS.items():
         try:
