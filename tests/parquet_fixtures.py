@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from streamgan.core.seeding import hash64
+from streamgan.sharding.run import ShardOptions, shard
 
 HUB_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -61,6 +62,15 @@ def write_source(folder: Path, *, files: int = 3, rows: int = 20, group: int = 5
         name = f"train-{number:05d}-of-{files:05d}.parquet"
         write_rows(folder / name, [pair(number * rows + i) for i in range(rows)], group=group)
     return folder
+
+
+def write_small_shards(folder: Path, *, samples: int, each: int = 4) -> Path:
+    """A set of train shards with `each` samples."""
+    rows = [{"image": hub(encode(picture(seed)))} for seed in range(samples)]
+    write_rows(folder / "a.parquet", rows, group=each)
+    options = ShardOptions(samples_per_shard=each, splits="train=1")
+    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
+    return folder / "set"
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from fault_fixtures import impatient
 from marks import slow
-from parquet_fixtures import encode, hub, picture, write_rows
+from parquet_fixtures import write_small_shards
 from remote_fixtures import website
 from worker_fixtures import loader_workers
 
@@ -33,7 +33,6 @@ from streamgan.data.shards import node_cache as cache_module
 from streamgan.data.shards import verified_download as fill_module
 from streamgan.data.shards.node_cache import Blob, Deleted, NodeCache
 from streamgan.data.shards.reader import ShardReader
-from streamgan.sharding.run import ShardOptions, shard
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SIZE = 20_480  # of a shard: five requests
@@ -53,12 +52,9 @@ reader.close()
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """16 train shards of four samples."""
-    folder = tmp_path_factory.mktemp("cached")
-    write_rows(folder / "a.parquet", [{"image": hub(encode(picture(seed)))} for seed in range(64)], group=4)
-    options = ShardOptions(samples_per_shard=4, splits="train=1")
-    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
-    assert {path.stat().st_size for path in (folder / "set").glob("*.tar")} == {SIZE}
-    return folder / "set"
+    root = write_small_shards(tmp_path_factory.mktemp("cached"), samples=64)
+    assert {path.stat().st_size for path in root.glob("*.tar")} == {SIZE}
+    return root
 
 
 @pytest.fixture

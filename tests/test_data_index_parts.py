@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner
 from fault_fixtures import impatient
 from marks import slow
-from parquet_fixtures import encode, hub, picture, write_rows
+from parquet_fixtures import write_small_shards
 from remote_fixtures import website
 from s3_fixtures import BUCKET, s3_server
 
@@ -34,7 +34,6 @@ from streamgan.data.reading import Weighted
 from streamgan.data.shards import index_parts
 from streamgan.data.shards.reader import ShardReader
 from streamgan.data.shards.remote import NotArrived
-from streamgan.sharding.run import ShardOptions, shard
 
 NUM_SHARDS, EACH = 24, 4
 SETTINGS = {"batch": 4, "size": 16, "lanes": 1, "window": 2, "workers": 0}
@@ -58,12 +57,7 @@ reader.close()
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """24 train shards of four samples."""
-    folder = tmp_path_factory.mktemp("parts")
-    rows = [{"image": hub(encode(picture(seed)))} for seed in range(NUM_SHARDS * EACH)]
-    write_rows(folder / "a.parquet", rows, group=EACH)
-    options = ShardOptions(samples_per_shard=EACH, splits="train=1")
-    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
-    return folder / "set"
+    return write_small_shards(tmp_path_factory.mktemp("parts"), samples=NUM_SHARDS * EACH, each=EACH)
 
 
 @pytest.fixture(autouse=True)

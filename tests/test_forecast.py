@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fault_fixtures import impatient
-from parquet_fixtures import encode, hub, picture, write_rows
+from parquet_fixtures import write_small_shards
 from remote_fixtures import website
 
 from streamgan.cli.bench import bench
@@ -17,7 +17,6 @@ from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 from streamgan.data.plan import Shuffle
 from streamgan.data.shards import index_parts
-from streamgan.sharding.run import ShardOptions, shard
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SIZES = np.full(400, 1000)
@@ -27,11 +26,7 @@ BYTES = np.full(400, 60_000_000)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """24 train shards of four samples."""
-    folder = tmp_path_factory.mktemp("forecast")
-    write_rows(folder / "a.parquet", [{"image": hub(encode(picture(seed)))} for seed in range(96)], group=4)
-    options = ShardOptions(samples_per_shard=4, splits="train=1")
-    shard([str(folder / "a.parquet")], folder / "set", options=options, num_workers=0)
-    return folder / "set"
+    return write_small_shards(tmp_path_factory.mktemp("forecast"), samples=96)
 
 
 def of(root, shuffle: Shuffle, *, cache_bytes: float, **more):
