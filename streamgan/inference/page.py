@@ -73,8 +73,14 @@ def build_page(
         def look(visit: Visit | None, upload: str | None) -> str:
             return _compare(visit, upload)
 
-        uploads.change(color, [uploads, visit, saturation], [visit, *shown], show_progress_on=told, **_QUEUE)
-        saturation.change(
+        def hold() -> Any:
+            return gr.DownloadButton(interactive=False)  # until the results are those of what is set
+
+        held: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+        uploads.change(hold, None, download, **held).then(
+            color, [uploads, visit, saturation], [visit, *shown], show_progress_on=told, **_QUEUE
+        )
+        saturation.change(hold, None, download, **held).then(
             repaint, [visit, saturation, chosen], shown,
             show_progress_on=told, trigger_mode="always_last", **_QUEUE,
         )  # fmt: skip
