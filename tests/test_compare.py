@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from streamgan.compare import run as compare_run
 from streamgan.compare.grid import GAP, draw_grid
 from streamgan.compare.plan import gan_share, measure_step_s, step_times, stretch, training_minutes
 from streamgan.compare.run import compare
-from streamgan.compare.settings import load_comparison
+from streamgan.compare.settings import SHARED, load_comparison
 from streamgan.compare.table import markdown, score_columns
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError, DataError
+from streamgan.core.settings import DataConfig
+from streamgan.data.reading import Reading, Source
 from streamgan.metrics import LegacyPsnr
 from streamgan.train.checkpoint import list_checkpoints
 
@@ -211,6 +214,8 @@ def test_a_wrong_comparison_is_refused_before_anything_is_written(write_comparis
         slow(["model.generator=unett"], "row last: model.generator: "),
         (["optim.lrg=1"], "did you mean optim.lr_g?"),
         slow(["data.size=64"], "differ in data.size (first 48, last 64)"),
+        (["data.on_bad=substitute"], "differ in data.on_bad (first raise, last substitute)"),
+        slow(["data.max_bad=7"], "differ in data.max_bad (first 100, last 7)"),
     ],
 )
 def test_a_mistake_in_the_last_recipe_is_found_before_the_first_one_trains(write_comparison, settings, told):
@@ -220,6 +225,12 @@ def test_a_mistake_in_the_last_recipe_is_found_before_the_first_one_trains(write
         load_comparison(path)
     assert told in str(caught.value)
     assert not (path.parent / "out").exists()
+
+
+def test_rows_agree_in_all_that_the_scoring_takes_from_them():
+    taken = {field.name for of in (Reading, Source) for field in fields(of)} & set(DataConfig.model_fields)
+    comparison_s_own = {"shards", "workers", "gray"}  # scored from the luminance of the colour photo
+    assert taken - comparison_s_own == set(SHARED)
 
 
 def test_a_row_that_fails_is_named_and_the_others_go_on(write_comparison, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from streamgan.train.build import build_reading, check_models
 RESERVED = {"gray", "median_ab", "truth"}  # names of what stands beside the rows
 WRITTEN = {"comparison.json", "comparison.md", "grid.png"}  # beside their folders
 DECIDED = ("data.shards", "run.dir", "run.patience", "run.checkpoint_every", "run.keep", "run.keep_every")
-SHARED = ("size", "cache", "cache_gb", "stall_s")  # of `data`: all rows are scored with them
+SHARED = ("size", "on_bad", "max_bad", "stall_s", "cache", "cache_gb")  # of `data`: all rows are scored with them
 
 
 def _row_name(name: str) -> str:
@@ -124,7 +124,7 @@ def load_comparison(path: str | Path, **changes: Any) -> Comparison:
         values = {row.name: getattr(row.config.data, name) for row in rows}
         if len(set(values.values())) > 1:
             told = ", ".join(f"{row} {value}" for row, value in values.items())
-            todo = f"add data.{name}=VALUE to the comparison's settings"
+            todo = f"give data.{name}=VALUE in the comparison's settings, and in no row's"
             raise ConfigError(path, f"the rows differ in data.{name} ({told})", todo)
     digest, source = "", build_reading(rows[0].config).source
     for split in ("train", config.split):
