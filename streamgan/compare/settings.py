@@ -24,7 +24,7 @@ from streamgan.train.build import build_reading, check_models
 RESERVED = {"gray", "median_ab", "truth"}  # names of what stands beside the rows
 WRITTEN = {"comparison.json", "comparison.md", "grid.png"}  # beside their folders
 DECIDED = ("data.shards", "run.dir", "run.patience", "run.checkpoint_every", "run.keep", "run.keep_every")
-SHARED = ("size", "on_bad", "max_bad", "stall_s", "cache", "cache_gb")  # of `data`: all rows are scored with them
+SHARED = ("size", "on_bad", "max_bad", "stall_s", "cache", "cache_gb")  # of `data`: rows are scored with them
 
 
 def _row_name(name: str) -> str:
