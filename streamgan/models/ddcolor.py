@@ -35,6 +35,7 @@ ImageNet-1k, because it has no other; and no norm after the encoder's global mea
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt, LayerNorm2d
 
@@ -42,7 +43,7 @@ from streamgan.core.color import AB_SCALE
 from streamgan.core.errors import ConfigError
 from streamgan.core.pretrained import load_pretrained
 
-from .decoder import ShuffleUp, SpectralShuffleUp, SpectralUpBlock, UpBlock, up_blocks
+from .decoder import ShuffleUp, SpectralShuffleUp, SpectralUpBlock, UpBlock, blur, up_blocks
 from .gray import GrayToImageNet
 from .layers import Norm, ending, zero_init
 from .options import is_published, only_lab
@@ -117,7 +118,8 @@ class DDColor(nn.Module):
         block = SpectralUpBlock if published else UpBlock
         self.ups = up_blocks(num_in, skips, widths, norm=norm, block=block)
         if published:
-            self.full = SpectralShuffleUp(model_dim, model_dim, norm="none", factor=4)
+            # Its blur comes after the queries, when two or three channels are left.
+            self.full = SpectralShuffleUp(model_dim, model_dim, norm="none", factor=4, blurred=False)
         else:
             self.full = ShuffleUp(model_dim, model_dim, factor=4)
         self.queries = QueryDecoder(
@@ -150,7 +152,10 @@ class DDColor(nn.Module):
         for up in self.ups:
             x = up(x, skips.pop())
             scales.append(x)
-        colors_BQD = self.queries(scales)
-        maps_BQHW = torch.einsum("bqd,bdhw->bqhw", colors_BQD, self.full(x))
-        x = self.last(torch.cat((maps_BQHW, gray if self.published else padded), 1))
+        # `last` of the maps of all queries and the gray, without making the maps: they are 100 per pixel.
+        weight_CQ11, weight_CG11 = self.last.weight.tensor_split([_NUM_QUERIES], 1)
+        colors_BCD = weight_CQ11.flatten(1) @ self.queries(scales)
+        x = torch.einsum("bcd,bdhw->bchw", colors_BCD, self.full(x))
+        x = blur(x) if self.published else x
+        x = x + F.conv2d(gray if self.published else padded, weight_CG11, self.last.bias)
         return ending(x / AB_SCALE if self.published else x, input_B1HW, bounded=self.bounded)

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .channels_last import concat, pixel_shuffle
 from .layers import Norm, normalization
 
 
@@ -81,7 +82,7 @@ class ShuffleUp(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BOHW = F.pixel_shuffle(F.relu(self.conv(x_BCHW)), self.factor)
+        x_BOHW = pixel_shuffle(F.relu(self.conv(x_BCHW)), self.factor)
         return blur(x_BOHW) if self.factor == 2 else x_BOHW
 
 
@@ -96,15 +97,15 @@ class UpBlock(nn.Module):
         self.norm = normalization(norm, num_out)
 
     def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(torch.cat((self.up(x_BCHW), skip_BDHW), 1))))
+        return F.relu(self.norm(self.conv(concat(self.up(x_BCHW), skip_BDHW))))
 
 
 class SpectralShuffleUp(nn.Module):
     """(B, C, H, W) -> (B, O, factor H, factor W): spectral conv1x1, norm, ReLU, PixelShuffle, blur."""
 
-    def __init__(self, num_in: int, num_out: int, *, norm: Norm, factor: int = 2):
+    def __init__(self, num_in: int, num_out: int, *, norm: Norm, factor: int = 2, blurred: bool = True):
         super().__init__()
-        self.factor = factor
+        self.factor, self.blurred = factor, blurred
         conv = nn.Conv2d(num_in, num_out * factor**2, 1, bias=norm == "none")
         icnr_(conv.weight, 2)
         if conv.bias is not None:
@@ -113,7 +114,8 @@ class SpectralShuffleUp(nn.Module):
         self.norm = normalization(norm, num_out * factor**2)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return blur(F.pixel_shuffle(F.relu(self.norm(self.conv(x_BCHW))), self.factor))
+        x_BOHW = pixel_shuffle(F.relu(self.norm(self.conv(x_BCHW))), self.factor)
+        return blur(x_BOHW) if self.blurred else x_BOHW
 
 
 class SpectralUpBlock(nn.Module):
@@ -132,7 +134,7 @@ class SpectralUpBlock(nn.Module):
         self.norm = normalization(norm, num_out)
 
     def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
-        joined = F.relu(torch.cat((self.up(x_BCHW), self.skip_norm(skip_BDHW)), 1))
+        joined = F.relu(concat(self.up(x_BCHW), self.skip_norm(skip_BDHW)))
         return self.norm(F.relu(self.conv(joined)))
 
 

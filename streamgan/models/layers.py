@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from streamgan.core.color import without_autocast
 from streamgan.core.errors import ConfigError
 
+from .channels_last import GroupNorm, group_norm_nhwc, leaves_channels_last
 from .padding import crop_like
 
 Norm = Literal["batch", "instance", "group", "none"]
@@ -26,7 +27,11 @@ class InstanceNorm(nn.InstanceNorm2d):
     """Instance norm that lets a 1 x 1 map pass: its variance is zero, and nothing would be left of it."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return input if input.shape[-2] * input.shape[-1] == 1 else super().forward(input)
+        if input.shape[-2] * input.shape[-1] == 1:
+            return input
+        if leaves_channels_last(input):
+            return group_norm_nhwc(input, self.num_features, self.weight, self.bias, self.eps)
+        return super().forward(input)
 
 
 def normalization(norm: Norm, num_channels: int) -> nn.Module:
@@ -41,7 +46,7 @@ def normalization(norm: Norm, num_channels: int) -> nn.Module:
         case "instance":
             return InstanceNorm(num_channels, affine=True)
         case "group":
-            return nn.GroupNorm(math.gcd(num_channels, max(1, num_channels // 16)), num_channels)
+            return GroupNorm(math.gcd(num_channels, max(1, num_channels // 16)), num_channels)
         case "none":
             return nn.Identity()
         case _:

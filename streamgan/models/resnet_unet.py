@@ -24,12 +24,12 @@ Shape suffixes: B batch, C the head's channels, H height, W width.
 "up" is conv1x1, ReLU, PixelShuffle 2, blur. At full size it has 64 channels.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streamgan.core.pretrained import load_pretrained
 
+from .channels_last import concat
 from .decoder import SelfAttention, ShuffleUp, up_blocks
 from .gray import GrayToImageNet
 from .layers import Norm, ending, zero_init
@@ -73,5 +73,5 @@ class ResNetUNet(nn.Module):
             x = up(x, skips.pop())
             if level == 1:
                 x = self.attention(x)
-        x = F.relu(self.refine(torch.cat((self.full(x), padded), 1)))
+        x = F.relu(self.refine(concat(self.full(x), padded)))
         return ending(self.last(x), input_B1HW, bounded=self.bounded)
