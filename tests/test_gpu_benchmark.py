@@ -6,10 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from training import ROOT
+import torch
+from training import ROOT, tiny_config
+
+from streamgan.train import build
+from streamgan.train.terms import build_losses
 
 sys.path.append(str(ROOT / "benchmarks"))
 from common import in_turn
+from gpu_parts import graphs
 from gpu_parts.memory import batch_that_fits, parts, report
 
 PARTS = ["environment", "tests", "step", "memory", "feed", "decode", "paper", "resume", "learn", "colorize"]
@@ -95,3 +100,25 @@ def test_every_round_has_every_arm_once():
     assert rounds[:4] == [list("abc"), list("bca"), list("cab"), list("abc")]
     assert all(sorted(one) == list("abc") for one in rounds)
     assert in_turn([], 3) == []  # no arm could be made
+
+
+def test_each_pass_of_a_step_takes_its_graph_and_others_do_not(monkeypatch, fresh_accelerator):
+    config = tiny_config("none", "none", "run.steps=2", "loss.warmup_steps=0", "loss.ramp_steps=0")
+    accelerator = build.start_accelerator(config)
+    networks = build.build_networks(config, accelerator)
+    train_step = build.build_step(config, accelerator, networks, build_losses(config))
+    color = torch.randint(0, 256, (2, 3, config.data.size, config.data.size), dtype=torch.uint8)
+    head = build.build_head(config)
+    gray, target = head.encode(color, None)
+    taken = []
+
+    def recorded(plain, **options):
+        return lambda images: taken.append((len(images), images.requires_grad)) or plain(images, **options)
+
+    monkeypatch.setattr(graphs, "partial", recorded)
+    graphs.use_graphs(networks, gray, head.pair(gray, target))
+    train_step(color, None, step=1, adversarial_weight=0.1)
+    assert taken == [(2, False), (4, False), (2, True)]
+    networks.plain_generator.eval()(gray)
+    networks.plain_generator.train()(gray[:1])
+    assert len(taken) == 3

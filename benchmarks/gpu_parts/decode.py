@@ -19,7 +19,8 @@ from streamgan.data.bottleneck import decode_ceiling
 from streamgan.data.reading import Reading, Source
 from streamgan.data.shards.joint import open_reader
 
-from .step import WARM_CALLS, config_of, our_step
+from .arms import config_of, our_step
+from .step import WARM_CALLS
 from .task import Result, Task, on_gpu, seconds_per_call
 
 SIZE, BATCH, PHOTOS, ROUNDS = 256, 32, 256, 3
@@ -39,7 +40,7 @@ def measure(task: Task) -> Iterator[Result]:
     batches = cycle([files[i : i + batch] for i in range(0, len(files) - batch + 1, batch)])
     result: Result = {"images_per_s": {}, "step_ms": {}, "errors": {}, "batch": batch}
     rates, times = result["images_per_s"], result["step_ms"]
-    step = our_step(config_of(task, "default", True, False, f"data.batch={batch}"), "bf16")
+    step = our_step(config_of(task, "default", True, False, f"data.batch={batch}"))
     for _ in range(task.choose(WARM_CALLS, 1)):
         step()
     calls: dict[str, Callable[[], Any]] = {}

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from common import markdown
 
-from .step import MODELS, WARM_CALLS, config_of, our_step
+from .arms import MODELS, config_of, our_step
+from .step import WARM_CALLS
 from .task import Result, Task, on_gpu, peak_memory
 
 NAMES = ("default", "pix2pix", "paper, 512 px", "ddcolor")
@@ -27,7 +28,7 @@ def measure(task: Task) -> Iterator[Result]:
             record: Result = {}
             try:
                 with peak_memory(record):
-                    call = our_step(config_of(task, name, True, False, f"data.batch={batch}"), "bf16")
+                    call = our_step(config_of(task, name, True, False, f"data.batch={batch}"))
                     for _ in range(task.choose(WARM_CALLS, 1)):
                         call()
             except torch.OutOfMemoryError as error:

@@ -7,80 +7,29 @@ Adam) and one as pix2pix writes it (two forwards of D, Adam as it comes, fp32). 
 
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from common import in_turn, markdown, spread
-from step_arms import HandLoop
-from torchvision.models import get_model
 
-from streamgan.core.settings import TrainConfig
-from streamgan.data.loader import build_loader
-from streamgan.train import build
-from streamgan.train.networks import update_ema
-from streamgan.train.terms import build_losses
-
-from .task import (
-    SMALL,
-    Clock,
-    Result,
-    Task,
-    kernels,
-    on_gpu,
-    peak_memory,
-    precision,
-    recipe,
-    seconds_per_call,
-    steady,
-    train_lines,
-)
+from .arms import ARMS, COMPILED, MAIN, MODELS, MORE_ARMS, Arm, Call, config_of, hand_step, our_step
+from .task import Clock, Result, Task, kernels, peak_memory, precision, seconds_per_call, steady, train_lines
 
 BARE, PLAIN, LOOP = "bare loop, bf16", "pix2pix-style loop, fp32", "streamgan train, bf16, 8 workers"
-MAIN = "bf16"
-# name: (precision, channels_last, compile)
-ARMS = {
-    MAIN: ("bf16", True, False),
-    "fp32 (TF32)": ("no", True, False),
-    "fp16": ("fp16", True, False),
-    "bf16, NCHW": ("bf16", False, False),
-    "bf16, compiled": ("bf16", True, True),
-}
-MORE_ARMS = {  # of the default recipe, if time is left
-    "fp32 (TF32), NCHW": ("no", False, False),
-    "fp16, NCHW": ("fp16", False, False),
-    "fp32 (TF32), compiled": ("no", True, True),
-    "fp16, compiled": ("fp16", True, True),
-    "bf16, NCHW, compiled": ("bf16", False, True),
-    "fp16, NCHW, compiled": ("fp16", False, True),
-    "fp32 (TF32), NCHW, compiled": ("no", False, True),
-}
-# name: (recipe, side in pixels, batch)
-MODELS = {
-    "default": ("default", 256, 32),
-    "pix2pix": ("pix2pix", 256, 32),
-    "paper, 512 px": ("paper", 512, 8),
-    "ddcolor": ("ddcolor", 256, 32),
-    "paper": ("paper", 256, 32),
-}
 ROUNDS, WINDOW_S, WARM_CALLS = 3, 0.5, 5
 _BARE, _PIX2PIX = "x bare", "x pix2pix"
-Call = Callable[[], object]
 
 
 def measure(task: Task) -> Iterator[Result]:
     clock, result = task.began(), {"models": {}, "loop": None}
-    eager = {arm: how for arm, how in ARMS.items() if not how[2]}
     models = task.choose(list(MODELS), ["default", "ddcolor"])
     for name in models:
-        yield from _model(task, clock, name, eager, result, by_hand=True)
+        arms = task.choose(ARMS, ARMS if name == "default" else {MAIN: ARMS[MAIN]})
+        yield from _model(task, clock, name, arms, result, by_hand=True)
         if name == "default":
             yield from _whole_loop(task, result)
     for name in models[: task.choose(None, 1)]:
-        compiled = {"bf16, compiled": ARMS["bf16, compiled"]}
-        yield from _model(task, clock, name, compiled, result, by_hand=False)
+        yield from _model(task, clock, name, COMPILED, result, by_hand=False)
     if not task.rehearse:
         yield from _model(task, clock, "default", MORE_ARMS, result, by_hand=False)
 
@@ -89,7 +38,7 @@ def _model(
     task: Task,
     clock: Clock,
     name: str,
-    arms: dict[str, tuple[str, bool, bool]],
+    arms: dict[str, Arm],
     result: Result,
     *,
     by_hand: bool,
@@ -98,12 +47,12 @@ def _model(
     model = result["models"].setdefault(name, {})
     calls: dict[str, Call] = {}
     wanted: dict[str, Callable[[], Call]] = {
-        arm: partial(our_step, config_of(task, name, layout, compiled), kind)
-        for arm, (kind, layout, compiled) in arms.items()
+        arm: partial(our_step, config_of(task, name, how.channels_last, how.compiled), how)
+        for arm, how in arms.items()
     }
     if by_hand:
         config = config_of(task, name, True, False)
-        wanted |= {BARE: partial(_hand_step, config, False), PLAIN: partial(_hand_step, config, True)}
+        wanted |= {BARE: partial(hand_step, config, False), PLAIN: partial(hand_step, config, True)}
     for arm, make in wanted.items():
         if clock.left() < 20:
             model[arm] = {"error": "not reached in the time of this part"}
@@ -131,66 +80,6 @@ def _model(
     yield result
 
 
-def config_of(task: Task, name: str, channels_last: bool, compiled: bool, *more: str) -> TrainConfig:
-    source, size, batch = MODELS[name]
-    words = [
-        f"data.size={task.choose(size, 32)}", f"data.batch={task.choose(batch, 2)}",
-        f"run.channels_last={channels_last}", f"run.compile={compiled}",
-        *task.choose([], SMALL), *more,
-    ]  # fmt: skip
-    if task.rehearse and compiled:  # a CPU's compiler takes minutes for the recipe's own
-        words += ["model.generator=unet", "model.depth=3"]
-    config = recipe(task, source, *words)
-    if not config.loss.perceptual_weight:
-        return config
-    return recipe(task, source, *words, f"loss.perceptual_file={_untrained(task, config.loss.perceptual)}")
-
-
-def _untrained(task: Task, vgg: str) -> str:
-    """Weights of a perceptual loss: what a step costs does not depend on what they have learnt."""
-    path = task.scratch / f"{vgg}.pt"
-    if not path.exists():
-        torch.save(get_model(vgg, init_weights=False).state_dict(), path)
-    return str(path)
-
-
-def _batch(config: TrainConfig) -> torch.Tensor:
-    """A batch of photos on the card, uint8."""
-    data = config.data
-    loader = build_loader(
-        str(data.shards), batch=data.batch, size=data.size, workers=0, gray=None, stop_step=1
-    )
-    return next(iter(loader)).color_B3HW.to("cuda" if on_gpu() else "cpu")
-
-
-def our_step(config: TrainConfig, kind: str) -> Call:
-    with precision(kind):
-        accelerator = build.start_accelerator(config)
-        networks = build.build_networks(config, accelerator)
-    train_step = build.build_step(config, accelerator, networks, build_losses(config))
-    color = _batch(config)
-
-    def call() -> None:
-        train_step(color, None, step=1, adversarial_weight=config.loss.gan_weight)
-        update_ema(networks.ema, networks.plain_generator, 0.999)
-
-    return call
-
-
-def _hand_step(config: TrainConfig, plain: bool) -> Call:
-    with precision("no"):  # networks without a wrapper: the loop chooses its own precision
-        networks = build.build_networks(config, Accelerator())
-    head = build.build_head(config)
-    hand = HandLoop(config, networks, head, plain=plain)
-    color = _batch(config)
-    gray, target = head.encode(color, None)
-
-    def rounded() -> AbstractContextManager[Any]:
-        return nullcontext() if plain else torch.autocast(color.device.type, torch.bfloat16)
-
-    return lambda: hand.step(gray, target, rounded())
-
-
 def _whole_loop(task: Task, result: Result) -> Iterator[Result]:
     """The run of `default` with all that belongs to it, in turn with the loops by hand."""
     steps, every, workers = task.choose(80, 4), task.choose(10, 1), task.choose(8, 1)
@@ -208,7 +97,7 @@ def _whole_loop(task: Task, result: Result) -> Iterator[Result]:
         for key in ("data_wait_ms", "step_ms"):
             result["loop"][key].append(steady(lines, f"perf/{key}"))
         for arm, plain in ((BARE, False), (PLAIN, True)):
-            call = _hand_step(config, plain)
+            call = hand_step(config, plain)
             for _ in range(task.choose(WARM_CALLS, 1)):
                 call()
             seconds = seconds_per_call(call, at_least_s=task.choose(2 * WINDOW_S, 0.01))
@@ -263,7 +152,8 @@ def report(result: Result) -> str:
 _LEGEND = f"""Columns: *{_BARE}* is the speed as a multiple of that of a loop by hand in bf16 (one G forward,
 D on real and fake at once, fused Adam), *{_PIX2PIX}* of one as pix2pix writes it, in fp32 (D twice, Adam as
 it comes); *busy* is the time of a step in which the card does anything, *host* what the processor takes to
-ask for a step, *idle* the share of the step in which
-it does nothing. Targets of `default.yaml` in bf16 on an H100 or H200: {_BARE} at least 0.97, {_PIX2PIX} at
-least 2, idle at most 3%, and at most 2% of the whole loop waits for data."""
+ask for a step, *idle* the share of the step in which it does nothing. *graphs*: the passes of both
+networks as CUDA graphs, an experiment. *PyTorch's norms*: its own group norm, instance norm and PixelShuffle,
+which leave channels-last order. Targets of `default.yaml` in bf16 on an H100 or H200: {_BARE} at least
+0.97, {_PIX2PIX} at least 2, idle at most 3%, and at most 2% of the whole loop waits for data."""
 _COLUMNS = {"peak_gb": ".2f", "kernels": ".0f", "busy_ms": ".1f", "host_ms": ".1f", "idle": ".1%"}

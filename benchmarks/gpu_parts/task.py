@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,9 +122,13 @@ def seconds_per_call(call: Callable[[], object], *, at_least_s: float) -> float:
         count = max(count + 1, min(8 * count, round(count * at_least_s / max(took, 1e-6))))
 
 
+_SCOPES = re.compile(r"void |at::native::|\(anonymous namespace\)::")
+
+
 def kernels(call: Callable[[], object], *, calls: int = 3) -> Result | None:
     """Of a call: `kernels` and copies, `busy_ms` in which the card does any of them, `host_ms` that the host
-    takes to ask for them, and the `top` of the kernels as (ms, times, name). None without a card."""
+    takes to ask for them, and what takes longest: `top` of the kernels as (ms, times, name), `ops` that
+    launch them as (ms, times, name, shapes). None without a card."""
     if not on_gpu():
         return None
     synchronize()
@@ -132,7 +137,7 @@ def kernels(call: Callable[[], object], *, calls: int = 3) -> Result | None:
         call()
     host_ms = 1e3 * (time.perf_counter() - began) / calls
     synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], record_shapes=True) as seen:
         for _ in range(calls):
             call()
         synchronize()
@@ -143,16 +148,25 @@ def kernels(call: Callable[[], object], *, calls: int = 3) -> Result | None:
     ]
     by_name: dict[str, list[float]] = {}
     for event in events:
-        by_name.setdefault(event.name[:90], []).append(event.time_range.elapsed_us() / 1e3)
+        by_name.setdefault(_SCOPES.sub("", event.name)[:120], []).append(event.time_range.elapsed_us() / 1e3)
     top = sorted(
         ((sum(took) / calls, len(took) / calls, name) for name, took in by_name.items()), reverse=True
+    )
+    ops = sorted(
+        (
+            (op.self_device_time_total / 1e3 / calls, op.count / calls, op.key, str(op.input_shapes)[:120])
+            for op in seen.key_averages(group_by_input_shape=True)
+            if op.device_type.name == "CPU"
+        ),
+        reverse=True,
     )
     busy_us, end = 0.0, 0.0
     for start, stop in sorted((event.time_range.start, event.time_range.end) for event in events):
         busy_us += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return {
-        "kernels": len(events) / calls, "busy_ms": busy_us / 1e3 / calls, "host_ms": host_ms, "top": top[:40]
+        "kernels": len(events) / calls, "busy_ms": busy_us / 1e3 / calls, "host_ms": host_ms,
+        "top": top[:40], "ops": ops[:40],
     }  # fmt: skip
 
 

@@ -1,0 +1,144 @@
+"""What the step of `streamgan train` is measured as, and beside: calls that make one step each."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate import Accelerator
+from step_arms import HandLoop
+from torchvision.models import get_model
+
+from streamgan.core.settings import TrainConfig
+from streamgan.data.loader import build_loader
+from streamgan.models import channels_last, layers
+from streamgan.train import build
+from streamgan.train.networks import update_ema
+from streamgan.train.terms import build_losses
+
+from .graphs import use_graphs
+from .task import SMALL, Task, on_gpu, precision, recipe
+
+Call = Callable[[], object]
+MAIN = "bf16"
+# name: (recipe, side in pixels, batch)
+MODELS = {
+    "default": ("default", 256, 32),
+    "pix2pix": ("pix2pix", 256, 32),
+    "paper, 512 px": ("paper", 512, 8),
+    "ddcolor": ("ddcolor", 256, 32),
+    "paper": ("paper", 256, 32),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a step is made. `native`: with PyTorch's own norms and PixelShuffle, which leave channels last."""
+
+    precision: str
+    channels_last: bool = True
+    compiled: bool = False
+    native: bool = False
+    graphs: bool = False
+
+
+ARMS = {
+    MAIN: Arm("bf16"),
+    "bf16, graphs": Arm("bf16", graphs=True),
+    "bf16, PyTorch's norms": Arm("bf16", native=True),
+    "fp32 (TF32)": Arm("no"),
+    "fp16": Arm("fp16"),
+    "bf16, NCHW": Arm("bf16", channels_last=False),
+}
+COMPILED = {"bf16, compiled": Arm("bf16", compiled=True)}
+MORE_ARMS = {  # of the default recipe, if time is left
+    "fp32 (TF32), NCHW": Arm("no", channels_last=False),
+    "fp16, NCHW": Arm("fp16", channels_last=False),
+    "fp32 (TF32), compiled": Arm("no", compiled=True),
+    "fp16, compiled": Arm("fp16", compiled=True),
+    "bf16, NCHW, compiled": Arm("bf16", channels_last=False, compiled=True),
+    "fp16, NCHW, compiled": Arm("fp16", channels_last=False, compiled=True),
+    "fp32 (TF32), NCHW, compiled": Arm("no", channels_last=False, compiled=True),
+}
+
+
+def config_of(task: Task, name: str, channels_last: bool, compiled: bool, *more: str) -> TrainConfig:
+    source, size, batch = MODELS[name]
+    words = [
+        f"data.size={task.choose(size, 32)}", f"data.batch={task.choose(batch, 2)}",
+        f"run.channels_last={channels_last}", f"run.compile={compiled}",
+        *task.choose([], SMALL), *more,
+    ]  # fmt: skip
+    if task.rehearse and compiled:  # a CPU's compiler takes minutes for the recipe's own
+        words += ["model.generator=unet", "model.depth=3"]
+    config = recipe(task, source, *words)
+    if not config.loss.perceptual_weight:
+        return config
+    return recipe(task, source, *words, f"loss.perceptual_file={_untrained(task, config.loss.perceptual)}")
+
+
+def _untrained(task: Task, vgg: str) -> str:
+    """Weights of a perceptual loss: what a step costs does not depend on what they have learnt."""
+    path = task.scratch / f"{vgg}.pt"
+    if not path.exists():
+        torch.save(get_model(vgg, init_weights=False).state_dict(), path)
+    return str(path)
+
+
+def _batch(config: TrainConfig) -> torch.Tensor:
+    """A batch of photos on the card, uint8."""
+    data = config.data
+    loader = build_loader(
+        str(data.shards), batch=data.batch, size=data.size, workers=0, gray=None, stop_step=1
+    )
+    return next(iter(loader)).color_B3HW.to("cuda" if on_gpu() else "cpu")
+
+
+def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
+    operators = pytorchs_operators if how.native else nullcontext
+    with precision(how.precision):
+        accelerator = build.start_accelerator(config)
+        networks = build.build_networks(config, accelerator)
+    train_step = build.build_step(config, accelerator, networks, build_losses(config))
+    color = _batch(config)
+    if how.graphs:
+        head = build.build_head(config)
+        gray, target = head.encode(color, None)
+        use_graphs(networks, gray, head.pair(gray, target))
+
+    def call() -> None:
+        with operators():
+            train_step(color, None, step=1, adversarial_weight=config.loss.gan_weight)
+        update_ema(networks.ema, networks.plain_generator, 0.999)
+
+    return call
+
+
+@contextmanager
+def pytorchs_operators() -> Iterator[None]:
+    """Without the operators that keep a map in channels-last order."""
+    with (
+        patch.multiple(layers, leaves_channels_last=_never),
+        patch.multiple(channels_last, leaves_channels_last=_never),
+    ):
+        yield
+
+
+def _never(x_BCHW: torch.Tensor) -> bool:
+    return False
+
+
+def hand_step(config: TrainConfig, plain: bool) -> Call:
+    with precision("no"):  # networks without a wrapper: the loop chooses its own precision
+        networks = build.build_networks(config, Accelerator())
+    head = build.build_head(config)
+    hand = HandLoop(config, networks, head, plain=plain)
+    color = _batch(config)
+    gray, target = head.encode(color, None)
+
+    def rounded() -> AbstractContextManager[Any]:
+        return nullcontext() if plain else torch.autocast(color.device.type, torch.bfloat16)
+
+    return lambda: hand.step(gray, target, rounded())
