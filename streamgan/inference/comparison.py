@@ -25,9 +25,9 @@ CSS = """
 .compare input::-webkit-slider-thumb { appearance: none; width: 1px; height: 100%; }
 .compare input::-moz-range-thumb { width: 1px; height: 100%; border: 0; }
 #uploads .download { display: none; }
-.told ul { margin: 0; padding-left: 1.2rem; }
-.told .failed { color: #b91c1c; }
-.dark .told .failed { color: #fca5a5; }
+:is(.told, .left-out) ul { margin: 0; padding-left: 1.2rem; }
+:is(.told, .left-out) .failed { color: #b91c1c; }
+.dark :is(.told, .left-out) .failed { color: #fca5a5; }
 """
 _MOVE = "this.parentNode.style.setProperty('--at', this.value + '%')"
 

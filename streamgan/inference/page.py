@@ -16,6 +16,7 @@ from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 from .colorizer import Colorizer
 from .comparison import CSS, comparison
 from .photo import LIMITS, Limits
+from .sifting import FORGET, LEFT_OUT, sift
 from .visit import Visit
 
 LIFETIME_S = 3600  # of a visit in which nothing happens, and of uploaded files
@@ -42,6 +43,7 @@ def build_page(
                     height=160,
                     elem_id="uploads",
                 )
+                gr.HTML(LEFT_OUT)
                 example = gr.Button("Try an example photo")
             with gr.Column():
                 saturation = gr.Slider(
@@ -77,6 +79,8 @@ def build_page(
             return gr.DownloadButton(interactive=False)  # until the results are those of what is set
 
         held: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+        blocks.load(None, js=sift(max_mb))
+        gr.on([uploads.clear, example.click], None, js=FORGET)
         uploads.change(hold, None, download, **held).then(
             color, [uploads, visit, saturation], [visit, *shown], show_progress_on=told, **_QUEUE
         )
