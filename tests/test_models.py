@@ -20,6 +20,7 @@ from streamgan.models.decoder import ShuffleUp, blur, icnr_
 from streamgan.models.layers import NORMS
 from streamgan.models.padding import crop_like, reflect_to_multiple
 from streamgan.models.unet import default_depth
+from streamgan.models.unet_discriminator import PooledAttention
 
 SMALL = {
     "paper_cnn": {"width": 4, "depth": 1},
@@ -343,15 +344,35 @@ def test_the_unet_discriminator_judges_every_pixel_of_any_image(size):
     assert not gradient[1].any()
 
 
-def test_r1_reaches_every_parameter_of_the_unet_discriminator():
-    model = disturb(DISCRIMINATORS["unet"](width=8))
-    real = torch.rand(2, 3, 16, 16, requires_grad=True)
-    r1_penalty(model(real), real).backward()
+@pytest.mark.parametrize("name", ["unet", "ddcolor"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_r1_reaches_every_parameter_of_a_discriminator_with_attention(name, device):
+    model = disturb(DISCRIMINATORS[name](width=8)).to(device)
+    real = torch.rand(2, 3, 64, 64, device=device, requires_grad=True)
+    r1_penalty(model(real, full_precision=True), real).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # the first bias shifts all, and so moves the slopes of LeakyReLU only
-        assert parameter.grad.any() or name == "first.bias", name
+        # a bias moves the slopes of ReLU only
+        assert parameter.grad.any() or name.endswith("bias"), name
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooled_attention_is_softmax_of_products(pool, layout):
+    model = disturb(PooledAttention(16, pool=pool).eval())
+    x = torch.randn(2, 16, 6, 8).to(memory_format=layout)
+    small = nn.functional.max_pool2d(x, pool)
+    query, key, value = (
+        layer(one).flatten(2)
+        for layer, one in zip((model.query, model.key, model.value), (x, small, small), strict=True)
+    )
+    weight = torch.einsum("bcn,bcm->bnm", query, key).softmax(-1)
+    attended = torch.einsum("bcm,bnm->bcn", value, weight)
+    made = model(x)
+    torch.testing.assert_close(made, x + model.gamma * attended.view(x.shape))
+    assert made.is_contiguous(memory_format=layout)
+    assert (made - x).abs().max() > 0.01
 
 
 def test_attention_of_the_unet_discriminator_starts_switched_off_and_sees_the_whole_image():

@@ -6,11 +6,12 @@ Shape suffixes: B batch, C channels, H height, W width.
 import functools
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from streamgan.core.color import without_autocast
 from streamgan.core.errors import ConfigError
@@ -57,14 +58,18 @@ def judging(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A discriminator's `forward(self, image)` with two more options.
 
     `full_precision=True`: float32 without autocast, which, turned off around a module wrapped by accelerate,
-    would be turned on again inside it. `parts`: how many sets, real photos and made ones, stand behind each
-    other in the batch; a module whose `apart` is true normalises each by its own statistics. That happens in
-    one forward, because two of them with batch norm crash DistributedDataParallel.
+    would be turned on again inside it; and attention written out, for the second derivatives of R1 and of the
+    gradient penalty, which fused attention lacks. `parts`: how many sets, real photos and made ones, stand
+    behind each other in the batch; a module whose `apart` is true normalises each by its own statistics. That
+    happens in one forward, because two of them with batch norm crash DistributedDataParallel.
     """
 
     @functools.wraps(forward)
     def wrapper(self: nn.Module, image: Tensor, *, full_precision: bool = False, parts: int = 1) -> Tensor:
-        with without_autocast(image) if full_precision else nullcontext():
+        with ExitStack() as exact:
+            if full_precision:
+                exact.enter_context(without_autocast(image))
+                exact.enter_context(sdpa_kernel(SDPBackend.MATH))
             image = image.float() if full_precision else image
             if parts > 1 and getattr(self, "apart", False):
                 return torch.cat([forward(self, part) for part in image.chunk(parts)])

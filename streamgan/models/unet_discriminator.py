@@ -43,8 +43,7 @@ def _conv(num_in: int, num_out: int, *, kernel: int = 3, stride: int = 1) -> nn.
 class PooledAttention(nn.Module):
     """x + gamma * attention(x), (B, C, H, W) -> the same; keys and values from maxima of `pool` x `pool`.
 
-    gamma starts at 0. Written out, because the fused attention of torch has no second derivative, which R1
-    and the gradient penalty need.
+    gamma starts at 0. Logits are not scaled.
     """
 
     def __init__(self, num_channels: int, *, pool: int = 2):
@@ -58,14 +57,13 @@ class PooledAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        pooled = F.max_pool2d(x_BCHW, self.pool)
-        query_BCN, key_BCN, value_BCN = (
-            layer(x).flatten(2)
+        pooled = F.max_pool2d(x_BCHW, self.pool) if self.pool > 1 else x_BCHW
+        query_B1NC, key_B1NC, value_B1NC = (
+            layer(x).flatten(2).transpose(1, 2)[:, None]
             for layer, x in ((self.query, x_BCHW), (self.key, pooled), (self.value, pooled))
         )
-        weight_BNN = torch.softmax(query_BCN.transpose(1, 2) @ key_BCN, -1)
-        attended_BCN = value_BCN @ weight_BNN.transpose(1, 2).to(value_BCN.dtype)
-        return x_BCHW + self.gamma * attended_BCN.view_as(x_BCHW)
+        attended_B1NC = F.scaled_dot_product_attention(query_B1NC, key_B1NC, value_B1NC, scale=1.0)
+        return x_BCHW + self.gamma * attended_B1NC[:, 0].transpose(1, 2).unflatten(2, x_BCHW.shape[2:])
 
 
 class UNetDiscriminator(nn.Module):
