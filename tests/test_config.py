@@ -310,6 +310,11 @@ def test_a_setting_that_is_said_twice_is_refused(again):
         ),
         (["loss.real_saturation=1.2", "loss.judge=photo"], []),
         (["loss.gan_weight=0", "loss.judge=photo"], ["loss.judge (only with loss.gan_weight)"]),
+        (["data.workers=0", "data.stall_s=3"], ["data.stall_s (only with data.workers)"]),
+        (["data.cache=/d"], ["data.cache (only with shards at an address)"]),
+        (["data.cache_gb=1"], ["data.cache_gb (only with shards at an address and a data.cache)"]),
+        (["data.shards=s3://a/b", "data.cache=/d", "data.cache_gb=1"], []),
+        (["data.shards=[{path: a}, {path: hf://datasets/a/b/c}]", "data.cache=/d"], []),
         (["data.max_bad=5"], ["data.max_bad (only with data.on_bad=substitute)"]),
         (["loss.gan_weight=0", "optim.lr_d=1"], ["optim.lr_d (only with loss.gan_weight)"]),
         (["optim.lr_d=1"], []),
@@ -318,6 +323,13 @@ def test_a_setting_that_is_said_twice_is_refused(again):
 )
 def test_a_setting_that_another_switches_off_is_named(words, told):
     assert without_effect(load_config(None, ["run.steps=1", *words])) == told
+
+
+def test_a_run_without_any_loss_of_the_generator_is_refused():
+    words = ["run.steps=1", "loss.rec_weight=0", "loss.gan_weight=0", "loss.r1_weight=1"]
+    with pytest.raises(ConfigError, match="no loss of the generator has a weight above 0"):
+        load_config(None, words)
+    assert load_config(None, [*words, "loss.colourfulness_weight=1"]).loss.rec_weight == 0
 
 
 def test_a_configuration_cannot_be_changed():

@@ -1,5 +1,7 @@
 """An encoder that knows something: its own learning rate, none at all, and its batch norm as it came."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -69,6 +71,41 @@ def test_a_generator_without_an_encoder_of_its_own_refuses(setting):
         check_models(config)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.generator=resnet18_unet", "model.norm=group"],
+        ["model.generator=ddcolor"],
+        ["model.generator=timm_unet", "model.variant=convnext_atto"],
+    ],
+)
+def test_a_norm_is_not_frozen_where_there_is_none_of_batches(words):
+    with pytest.raises(ConfigError, match=r"optim\.freeze_norm: \w+ has no encoder with batch norm"):
+        check_models(load_config(None, ["run.steps=1", "optim.freeze_norm=true", *words]))
+
+
+def test_the_encoder_of_koalarization_is_what_pretrained_weights_are_for():
+    words = ["model.generator=koalarization", "optim.lr_encoder=0", "optim.freeze_norm=true"]
+    config = load_config(None, ["run.steps=1", "model.width=4", "loss.gan_weight=0", *words])
+    generator = build.build_networks(config, Accelerator(cpu=True)).plain_generator
+    learning = {name.partition(".")[0] for name, one in generator.named_parameters() if one.requires_grad}
+    assert learning == {"encoder", "fusion", "decoder", "last"}
+    assert not generator.embedder.bn1.training
+    frozen = [*words, "model.variant=published", "model.pretrained=true"]
+    with pytest.raises(ConfigError, match=r"optim\.lr_encoder: koalarization has no encoder that learns"):
+        check_models(load_config(None, ["run.steps=1", *frozen]))
+
+
+def test_threads_are_those_of_the_settings_beside_a_gpu_too(monkeypatch):
+    card = SimpleNamespace(num_processes=1, device=torch.device("cuda"), mixed_precision="bf16")
+    monkeypatch.setattr(build, "Accelerator", lambda **_: card)
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    for words in ([], ["run.threads=3"]):
+        build.start_accelerator(load_config(None, ["run.steps=1", *words]))
+    assert chosen == [3]
+
+
 def test_a_run_goes_on_with_the_rates_that_it_has(shard_set, tmp_path):
     words = settings(
         shard_set, tmp_path, "model.generator=resnet18_unet", "model.norm=batch", "loss.gan_weight=0"
@@ -81,3 +118,16 @@ def test_a_run_goes_on_with_the_rates_that_it_has(shard_set, tmp_path):
         CheckpointError, match=r"has 2 learning rates, that of this run has 1; set optim\.lr_encoder"
     ):
         train(load_config(None, [*words, "run.steps=6"]), allow_changed=True)
+
+
+def test_learning_rates_of_other_tensors_are_one_line(shard_set, tmp_path, monkeypatch):
+    """As a run of koalarization has them from before, when its rates were those of its `encoder`."""
+    words = ["model.generator=koalarization", "model.norm=null", "loss.gan_weight=0", "optim.lr_encoder=1e-5"]
+    words = [word for word in settings(shard_set, tmp_path, *words) if not word.startswith("model.depth")]
+    with monkeypatch.context() as before:
+        before.setattr(build, "_encoder", lambda generator: generator.encoder)
+        train(load_config(None, [*words, "run.steps=1"]))
+    with pytest.raises(
+        CheckpointError, match=r"learning rates are for \[\d+, 16\] tensors.*set optim\.lr_enc"
+    ):
+        train(load_config(None, [*words, "run.steps=2"]))

@@ -244,13 +244,32 @@ def test_classes_need_a_classifier_and_a_classifier_the_lab_head():
             build.check_models(load_config(None, ["run.steps=1", *words]))
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data.size=16", "data.batch=4"], r"data\.size: too small for the patches .* give at least 24"),
+        (
+            ["data.size=16", "data.batch=4", "optim.accumulate=4", "model.discriminator=paper_cnn"],
+            r"data\.batch: batch norm is left with one value per channel .*micro-batch of 1, 16 pixels",
+        ),
+        (
+            ["data.size=32", "data.batch=1", "model.generator=resnet18_unet", "loss.gan_weight=0"],
+            r"data\.batch: batch norm",
+        ),
+    ],
+)
+def test_images_that_a_network_does_not_take_are_refused_before_the_training(words, told):
+    with pytest.raises(ConfigError, match=told):
+        build.check_models(load_config(None, ["run.steps=1", *words]))
+
+
 def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
     shard_set, tmp_path, monkeypatch, capsys
 ):
     words = [*options("zhang"), "model.depth=null", "loss.rec=cross_entropy", "loss.gan_weight=0"]
     even = tmp_path / "even"
-    train(tiny_config(shard_set, even, *words, "run.steps=1", "loss.uniform_share=1"))
-    assert "class weights 1 to 1 from" in capsys.readouterr().err
+    train(tiny_config(shard_set, even, *words, "run.steps=1", "loss.uniform_share=1", "data.max_samples=20"))
+    assert "class weights 1 to 1 from 20 images" in capsys.readouterr().err
     run = tmp_path / "run"
     train(tiny_config(shard_set, run, *words, "run.steps=2", "optim.lr_g=0.01"))
     assert read_losses(run)[1]["loss/g_rec"] > 3  # nats; the L1 of chroma is below 1

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from training import losses, read_metrics, tiny_config
 
+from streamgan.core.config import load_config
 from streamgan.core.errors import CheckpointError
 from streamgan.core.run_folder import sealed
 from streamgan.inference.weights import find_weights
@@ -167,6 +168,20 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
         train(tiny_config(shard_set, tmp_path / "z", *words))
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         train(tiny_config(shard_set, tmp_path / "y", "run.steps=1", f"run.init_from={tmp_path}"))
+
+
+@pytest.mark.parametrize(("words", "warned"), [((), False), (("run.init_from=ready",), True)])
+def test_a_run_that_continues_keeps_on_record_what_it_began_with(
+    shard_set, three_steps, tmp_path, capsys, words, warned
+):
+    run, begun = tmp_path / "run", f"run.init_from={three_steps}"
+    train(tiny_config(shard_set, run, "run.steps=1", begun))
+    train(tiny_config(shard_set, run, "run.steps=2", *words))
+    told = f"run.init_from=ready is without effect, this run began with {three_steps} and goes on"
+    assert (told in capsys.readouterr().err) == warned
+    assert load_config(run / "config.yaml").run.init_from == str(three_steps)
+    meta = checkpoints.list_checkpoints(run)[-1].meta
+    assert meta["config"]["run"]["init_from"] == str(three_steps)
 
 
 def test_a_damaged_checkpoint_is_no_start_for_another_run(shard_set, three_steps, tmp_path):

@@ -111,6 +111,24 @@ def test_bf16_trains_on_the_cpu(shard_set, tmp_path, monkeypatch, fresh_accelera
     assert rounded["loss/g_rec"] == pytest.approx(exact["loss/g_rec"], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", r"dynamo_backend=INDUCTOR.*run\.compile=true"),
+        ("ACCELERATE_USE_FSDP", "true", r"fsdp=true.*networks whole"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"steps=4.*optim\.accumulate"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", r"mixed_precision=fp8.*choose bf16"),
+    ],
+)
+def test_the_launcher_does_not_change_the_training_behind_the_settings(
+    shard_set, tmp_path, monkeypatch, fresh_accelerator, variable, value, told
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"launcher: asks for .*{told}"):
+        train(tiny_config(shard_set, tmp_path / "run", "run.steps=1"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_process_that_would_train_alone_is_refused(shard_set, tmp_path, monkeypatch, fresh_accelerator):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

@@ -13,7 +13,13 @@ from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
 from streamgan.train.networks import ema_copy, update_ema
-from streamgan.train.schedule import Lengths, adversarial_weight, ema_decay, learning_rate_factor
+from streamgan.train.schedule import (
+    Lengths,
+    adversarial_weight,
+    ema_decay,
+    learning_rate_factor,
+    out_of_reach,
+)
 from streamgan.train.step import GanStep
 from streamgan.train.terms import build_losses
 
@@ -232,6 +238,26 @@ def test_the_average_moves_parameters_and_copies_buffers():
 )
 def test_phases_that_are_left_open_are_a_share_of_the_run(words, lengths):
     assert Lengths.resolve(load_config(None, words).model_dump(), 7) == Lengths(*lengths)
+
+
+@pytest.mark.parametrize(
+    ("words", "start", "told"),
+    [
+        (["loss.warmup_steps=20"], 0, ["loss.gan_weight (after 20 steps of warm-up)"]),
+        (["loss.warmup_steps=20", "loss.gan_weight=0"], 0, []),
+        (["loss.warmup_steps=19"], 0, []),
+        (["optim.schedule=step", "optim.decay_every=20"], 0, ["optim.decay (after 20 steps)"]),
+        (["optim.schedule=step", "optim.decay_every=19"], 0, []),
+        (["run.profile_steps=[20, 30]"], 0, []),
+        (["run.profile_steps=[21, 30]"], 0, ["run.profile_steps=[21, 30]"]),
+        (["run.profile_steps=[5, 8]"], 5, ["run.profile_steps=[5, 8]"]),
+        ([], 0, []),
+    ],
+)
+def test_what_a_run_is_too_short_for_is_named(words, start, told):
+    config = load_config(None, ["run.steps=20", *words])
+    lengths = Lengths.resolve(config.model_dump(), steps_per_epoch=1)
+    assert out_of_reach(config, lengths, start=start) == told
 
 
 def test_the_adversarial_weight_waits_for_the_warm_up_and_ramps():

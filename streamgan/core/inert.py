@@ -2,6 +2,7 @@
 
 from .config import setting_names
 from .settings import TrainConfig
+from .storage.address import is_address
 
 _OF_D = ("model.discriminator", "model.d_width", "optim.lr_d", "optim.clip_d")
 _OF_GAN = ("gan", "judge", "r1_weight", "r1_every", "gp_weight", "n_critic", "warmup_steps", "ramp_steps")
@@ -10,9 +11,13 @@ _OF_GAN = ("gan", "judge", "r1_weight", "r1_every", "gp_weight", "n_critic", "wa
 def without_effect(config: TrainConfig) -> list[str]:
     """`section.key (only with ...)` of every setting that is not at its default and changes nothing."""
     data, loss, optim = config.data, config.loss, config.optim
+    sets = [data.shards] if isinstance(data.shards, str) else [one.path for one in data.shards]
+    remote = any(map(is_address, sets))
     needs = {
         "data.max_bad": ("data.on_bad=substitute", data.on_bad == "substitute"),
-        "data.cache_gb": ("a data.cache", data.cache != "none"),
+        "data.stall_s": ("data.workers", data.workers > 0),
+        "data.cache": ("shards at an address", remote),
+        "data.cache_gb": ("shards at an address and a data.cache", remote and data.cache != "none"),
         "loss.gp_weight": ("loss.gan=wgan", loss.gan == "wgan"),
         "loss.r1_every": ("loss.r1_weight", loss.r1_weight > 0),
         "loss.uniform_share": ("loss.rec=cross_entropy", loss.rec == "cross_entropy"),

@@ -130,7 +130,8 @@ class LossConfig(Section):
     colourfulness_weight: PositiveOrZero = 0.0
     """Weight of DDColor's colourfulness loss, which rewards any colour; 0: off."""
     judge: Literal["pair", "photo"] = "pair"
-    """What the discriminator sees: gray and chroma side by side, or the photo in sRGB that they make."""
+    """What the discriminator sees: gray and chroma side by side (of an rgb head, its RGB image), or the photo
+    in sRGB that they make."""
     real_saturation: Positive = 1.0
     """Saturation of real photos in the perceptual loss and, with judge=photo, for D. DDColor: 1.2."""
     warmup_steps: CountOrZero | None = None
@@ -139,15 +140,23 @@ class LossConfig(Section):
     """Steps over which the adversarial weight then rises linearly to `gan_weight`; None: as long as the
     warm-up."""
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "LossConfig":
+        of_d = ("r1_weight", "gp_weight")
+        if not any(weight for name, weight in self if name.endswith("_weight") and name not in of_d):
+            raise ValueError("no loss of the generator has a weight above 0; give one, as loss.rec_weight=1")
+        return self
+
 
 class OptimConfig(Section):
     lr_g: Positive = 2e-4
     """Learning rate of the generator (AdamW)."""
     lr_encoder: PositiveOrZero | None = None
-    """Learning rate of the generator's encoder, lower for pretrained weights; None: lr_g; 0: the encoder is
-    frozen."""
+    """Learning rate of the generator's encoder (of koalarization, its embedder), lower for pretrained
+    weights; None: lr_g; 0: the encoder is frozen."""
     freeze_norm: bool = False
-    """Freeze the batch norm statistics of the generator's encoder at those of its pretrained weights."""
+    """Freeze the batch norm statistics of that encoder as it has them at the start, from model.pretrained or
+    run.init_from."""
     lr_d: Positive = 2e-4
     """Learning rate of the discriminator (AdamW)."""
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
@@ -175,7 +184,8 @@ class OptimConfig(Section):
     accumulate: Count = 1
     """Micro-batches per rank and step (gradient accumulation)."""
     ema_half_life_images: PositiveOrZero = 10_000
-    """Half-life of the weight average (EMA), in images; 0: EMA = the weights."""
+    """Half-life of the weight average (EMA), in images, but at most 5% of the images seen so far; 0: EMA =
+    the weights."""
 
 
 class RunConfig(Section):
@@ -211,15 +221,17 @@ class RunConfig(Section):
     """Validations without an improvement after which the run stops early; 0: never."""
     init_from: MayChange[PathText | None] = None
     """Run, checkpoint or bundle folder, or ORG/NAME on the Hub, whose networks a new run starts with
-    (fine-tuning); also --init-from. ready: the model that comes with streamgan."""
+    (fine-tuning); also --init-from. ready: the model that comes with streamgan. A run that continues keeps
+    its own."""
     max_bad_steps: MayChange[Count] = 20
     """Non-finite steps in a row (all are skipped) after which the run stops."""
     threads: MayChange[int] = Field(default=0, ge=0, le=4096)
-    """CPU threads per training process; 0: torch's default. Part of bit-exactness on CPU."""
+    """CPU threads per training process; 0: on a CPU its share of the cores, beside a GPU torch's default.
+    Part of bit-exactness on CPU."""
     timeout_s: MayChange[Seconds] = 600.0
     """Seconds that a process waits for the others before it considers them lost, and ends."""
     profile_steps: MayChange[tuple[Count, Count] | None] = None
-    """First and last step of a torch profiler trace in RUN/profile; None: no trace."""
+    """First and last step of a torch profiler trace in RUN/profile, [100, 110]; None: no trace."""
     compile: MayChange[bool] = False
     """torch.compile the generator: slow to start, faster steps on most GPUs."""
     channels_last: bool = True

@@ -66,8 +66,8 @@ class PatchDiscriminator(nn.Module):
         height, width = image_BKHW.shape[-2:]
         if min(height, width) < self.smallest:
             raise ConfigError(
-                "patchgan",
-                f"images are too small for its patches (got {height} x {width})",
-                f"use images of at least {self.smallest} pixels per side, or a smaller depth",
+                "data.size",
+                f"too small for the patches that patchgan and pix2pix judge (got {height} x {width})",
+                f"give at least {self.smallest}, or choose another model.discriminator",
             )
         return self.layers(image_BKHW)

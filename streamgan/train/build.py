@@ -43,13 +43,16 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"{world} processes were started but this one trains alone",
             "on CPUs set ACCELERATE_USE_CPU=1; launch/README.md has the command for every machine",
         )
+    threads = config.run.threads
     if accelerator.device.type == "cpu":
         if accelerator.mixed_precision == "fp16":  # would train in fp32, silently
             what = "fp16 mixed precision needs a GPU (got a CPU)"
             raise ConfigError("launcher", what, "launch with --mixed_precision bf16 or no")
         local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(config.run.threads or max(1, usable_cores() // local_world))
+        threads = threads or max(1, usable_cores() // local_world)
         keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high")
     return accelerator
 
@@ -59,23 +62,33 @@ def build_head(config: TrainConfig) -> Head:
 
 
 def check_models(config: TrainConfig) -> None:
-    """ConfigError if a model, an option of it or a loss does not exist; builds without memory."""
-    with torch.device("meta"):
-        _build_generator(config)
+    """ConfigError if a model, an option of it or a loss does not exist, or does not take the images.
+
+    Nothing here takes memory. Batch norm over several GPUs sees all of a micro-batch, as it does here.
+    """
+    size, micro = config.data.size, max(1, config.data.batch // config.optim.accumulate)
+    with torch.device("meta"), torch.no_grad():
+        generator = _build_generator(config)
         build_losses(config)
-        if config.loss.gan_weight > 0:
-            _build_discriminator(config)
+        try:
+            generator(torch.empty(micro, 1, size, size))
+            if config.loss.gan_weight > 0:
+                _build_discriminator(config)(torch.empty(micro, 3, size, size))
+        except ValueError as error:
+            if "1 value per channel" not in str(error):
+                raise
+            what = (
+                f"batch norm is left with one value per channel (got a micro-batch of {micro}, {size} pixels)"
+            )
+            todo = "give a larger data.batch or data.size, a smaller optim.accumulate, or choose another norm"
+            raise ConfigError("data.batch", what, todo) from error
 
 
 def _build_generator(config: TrainConfig) -> nn.Module:
     model = config.model
     options = generator_spec(config)["options"] | {"variant": model.variant, "pretrained": model.pretrained}
     generator = build_generator(model.generator, **options)
-    chosen = {"lr_encoder": config.optim.lr_encoder is not None, "freeze_norm": config.optim.freeze_norm}
-    if any(chosen.values()) and not hasattr(generator, "encoder"):
-        setting = next(name for name, wanted in chosen.items() if wanted)
-        what = f"{model.generator} has no encoder of its own"
-        raise ConfigError(f"optim.{setting}", what, "leave it out, or choose another model.generator")
+    _check_encoder(config, _encoder(generator))
     by_class = isinstance(generator, ZhangClassifier)
     if by_class and model.head != generator.only_head:
         what = f"{model.generator} predicts classes of Lab ab (got {model.head!r})"
@@ -84,6 +97,25 @@ def _build_generator(config: TrainConfig) -> nn.Module:
         what = f"cross_entropy needs classes, which {model.generator} does not predict"
         raise ConfigError("loss.rec", what, "choose model.generator=zhang, or another loss.rec")
     return generator
+
+
+def _encoder(generator: nn.Module) -> nn.Module | None:
+    """What `model.pretrained` and the settings of an encoder are about, if there is one."""
+    return getattr(generator, "embedder", None) or getattr(generator, "encoder", None)
+
+
+def _check_encoder(config: TrainConfig, encoder: nn.Module | None) -> None:
+    """ConfigError if settings of an encoder have nothing to act on."""
+    learns = encoder is not None and any(one.requires_grad for one in encoder.parameters())
+    moving = encoder is not None and any(isinstance(m, _BatchNorm) and m.training for m in encoder.modules())
+    lacks = {
+        "lr_encoder": config.optim.lr_encoder is not None and not learns and "encoder that learns",
+        "freeze_norm": config.optim.freeze_norm and not moving and "encoder with batch norm that moves",
+    }
+    for setting, lacking in lacks.items():
+        if lacking:
+            what = f"{config.model.generator} has no {lacking} here"
+            raise ConfigError(f"optim.{setting}", what, "leave it out, or choose another model.generator")
 
 
 def _build_discriminator(config: TrainConfig) -> nn.Module:
@@ -112,7 +144,8 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
     if config.loss.rec == "cross_entropy" and new:
         assert isinstance(generator, ZhangClassifier)
         reading = replace(build_reading(config), gray=None)
-        loader = evaluation_loader(reading, "train", batch=32, num_images=PRIOR_IMAGES)
+        most = min(PRIOR_IMAGES, config.data.max_samples or PRIOR_IMAGES)
+        loader = evaluation_loader(reading, "train", batch=32, num_images=most)
         rebalance(generator, loader, uniform_share=config.loss.uniform_share)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
@@ -163,20 +196,21 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 def _hold_encoder(config: TrainConfig, generator: nn.Module) -> None:
     """Freeze what `optim.lr_encoder` and `optim.freeze_norm` say, in place; nothing calls train() later."""
-    optim = config.optim
-    if optim.lr_encoder == 0:
-        generator.get_submodule("encoder").requires_grad_(False)
-    if optim.freeze_norm:
-        for module in generator.get_submodule("encoder").modules():
+    optim, encoder = config.optim, _encoder(generator)
+    if encoder is not None and optim.lr_encoder == 0:
+        encoder.requires_grad_(False)
+    if encoder is not None and optim.freeze_norm:
+        for module in encoder.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
 
 
 def _groups(config: TrainConfig, generator: nn.Module) -> list[dict[str, Any]]:
     """The generator's parameters; those of its encoder apart if they have a learning rate of their own."""
-    if config.optim.lr_encoder is None:
+    module = _encoder(generator)
+    if module is None or config.optim.lr_encoder is None:
         return [{"params": generator.parameters()}]
-    encoder = list(generator.get_submodule("encoder").parameters())
+    encoder = list(module.parameters())
     inside = {id(parameter) for parameter in encoder}
     rest = [parameter for parameter in generator.parameters() if id(parameter) not in inside]
     return [{"params": rest}, {"params": encoder}]

@@ -117,9 +117,16 @@ def load_checkpoint(
         say(f"{checkpoint.path}: {change}; going on as asked")
     _load_weights(checkpoint.path, networks, config)
     state = torch.load(checkpoint.path / "trainer.pt", map_location="cpu", weights_only=True)
-    rates, own = len(state["optimizer_g"]["param_groups"]), len(networks.optimizer_g.param_groups)
-    if rates != own:  # optim.lr_encoder
-        what = f"its generator has {rates} learning rates, that of this run has {own}"
+    theirs, ours = (
+        [len(group["params"]) for group in groups]
+        for groups in (state["optimizer_g"]["param_groups"], networks.optimizer_g.param_groups)
+    )
+    if theirs != ours:  # optim.lr_encoder
+        what = f"its generator has {len(theirs)} learning rates, that of this run has {len(ours)}"
+        if len(theirs) == len(ours):
+            what = (
+                f"its learning rates are for {theirs} tensors of the generator, those of this run for {ours}"
+            )
         raise CheckpointError(
             checkpoint.path, what, "set optim.lr_encoder as it was then, or leave it out if it was not set"
         )
@@ -128,6 +135,21 @@ def load_checkpoint(
         networks.optimizer_d.load_state_dict(state["optimizer_d"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def with_origin(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
+    """`config` with the `run.init_from` that the run began with, for the record: it cannot begin again.
+
+    Another one is said to have no effect.
+    """
+    origin = checkpoint.meta["config"]["run"].get("init_from")
+    if config.run.init_from not in (None, origin):
+        begun = origin or "new networks"
+        say(
+            f"{checkpoint.path}: run.init_from={config.run.init_from} is without effect, this run began with "
+            f"{begun} and goes on; to start from it, choose another run.dir"
+        )
+    return config.model_copy(update={"run": config.run.model_copy(update={"init_from": origin})})
 
 
 def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> None:

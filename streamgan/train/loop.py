@@ -16,7 +16,7 @@ from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader
 
 from . import build, process, schedule
-from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole
+from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, with_origin
 from .checkpoint_writer import CheckpointWriter
 from .networks import Networks, update_ema
 from .report import Interval, RunReport, format_values
@@ -37,6 +37,7 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
     have changed.
     """
     process.stop_with_launcher()
+    process.refuse_launcher_options()
     process.join_processes(timeout_s=config.run.timeout_s)
     accelerator = build.start_accelerator(config)
     run = Path(config.run.dir)
@@ -59,7 +60,7 @@ def _train(
     run, main = Path(config.run.dir), accelerator.is_main_process
     probe = build.build_train_loader(config, accelerator, start_step=0, stop_step=0)
     losses = build_losses(config)  # like the loader, it refuses what it must before all the work
-    step, networks, lengths, progress, validation = _resume(
+    config, step, networks, lengths, progress, validation = _resume(
         config, accelerator, probe, allow_changed=allow_changed
     )
     total = lengths.total
@@ -72,6 +73,8 @@ def _train(
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
     images = f"({probe.steps_per_epoch} per epoch) on {probe.num_samples} images"
     say(f"{run}: steps {step} to {total} {images}, {where}, mixed precision {accelerator.mixed_precision}")
+    if idle := schedule.out_of_reach(config, lengths, start=step):
+        say(f"{run}: without effect in these steps: {', '.join(idle)}")
     validate = Validation(config, accelerator, networks)
     loader = build.build_train_loader(config, accelerator, start_step=step, stop_step=total)
     train_step = build.build_step(config, accelerator, networks, losses)
@@ -150,6 +153,7 @@ def _say_end(run: Path, step: int, total: int, progress: Progress, validation: d
 class _Start(NamedTuple):
     """Where a run begins, or goes on."""
 
+    config: TrainConfig
     step: int
     networks: Networks
     lengths: Lengths
@@ -165,8 +169,10 @@ def _resume(config: TrainConfig, accelerator: Accelerator, probe: Loader, *, all
         if config.run.init_from:
             initialise_from(config.run.init_from, networks, config)
         lengths = Lengths.resolve(config.model_dump(), probe.steps_per_epoch)
-        return _Start(0, networks, lengths, Progress(config.run.best_metric, config.run.patience), {})
+        progress = Progress(config.run.best_metric, config.run.patience)
+        return _Start(config, 0, networks, lengths, progress, {})
     newest, progress = found
+    config = with_origin(config, newest)
     load_checkpoint(
         newest,
         config=config,
@@ -176,4 +182,4 @@ def _resume(config: TrainConfig, accelerator: Accelerator, probe: Loader, *, all
         allow_changed=allow_changed,
     )
     lengths = schedule.continue_lengths(config, newest.meta, probe.steps_per_epoch, start=newest.step)
-    return _Start(newest.step, networks, lengths, progress, newest.meta["validation"])
+    return _Start(config, newest.step, networks, lengths, progress, newest.meta["validation"])

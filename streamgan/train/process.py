@@ -29,6 +29,28 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 SAME_S = 1.0
 
+_AS_THE_SETTINGS_SAY = ("false", "no", "fp16", "bf16", "1")  # values of the launcher's options
+
+
+def refuse_launcher_options() -> None:
+    """ConfigError where `accelerate launch` was told to train in another way than the settings say."""
+    whole = "leave it out: every process holds the networks whole"
+    asked = {
+        "fsdp": (os.environ.get("ACCELERATE_USE_FSDP", "no"), whole),
+        "deepspeed": (os.environ.get("ACCELERATE_USE_DEEPSPEED", "no"), whole),
+        "megatron_lm": (os.environ.get("ACCELERATE_USE_MEGATRON_LM", "no"), whole),
+        "parallelism_config": (os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "no"), whole),
+        "dynamo_backend": (os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no"), "set run.compile=true instead"),
+        "gradient_accumulation_steps": (
+            os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"),
+            "set optim.accumulate instead",
+        ),
+        "mixed_precision": (os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), "choose bf16, fp16 or no"),
+    }
+    for option, (value, todo) in asked.items():
+        if value.lower() not in _AS_THE_SETTINGS_SAY:
+            raise ConfigError("launcher", f"asks for {option}={value}, which streamgan does not take", todo)
+
 
 @contextmanager
 def run_lock(run: Path, *, active: bool) -> Iterator[None]:

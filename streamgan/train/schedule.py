@@ -73,6 +73,19 @@ def continue_lengths(
     return lengths
 
 
+def out_of_reach(config: TrainConfig, lengths: Lengths, *, start: int) -> list[str]:
+    """What the settings ask for and no step from `start` to the end does, each with the reason."""
+    loss, optim, trace = config.loss, config.optim, config.run.profile_steps
+    first_decay = optim.warmup_steps + optim.decay_after + optim.decay_every
+    late = {
+        f"loss.gan_weight (after {lengths.warmup} steps of warm-up)": loss.gan_weight > 0
+        and lengths.warmup >= lengths.total,
+        f"optim.decay (after {first_decay} steps)": optim.schedule == "step" and first_decay >= lengths.total,
+        f"run.profile_steps={list(trace or ())}": trace is not None and not start < trace[0] <= lengths.total,
+    }
+    return [what for what, idle in late.items() if idle]
+
+
 def adversarial_weight(config: TrainConfig, step: int, lengths: Lengths) -> float:
     """Weight of the adversarial loss at `step`: 0 in the warm-up, then rising linearly to loss.gan_weight."""
     if step < lengths.warmup:
