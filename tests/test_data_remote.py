@@ -27,11 +27,13 @@ from streamgan.core.storage.locks import close_descriptor
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.loader import build_eval_loader, build_loader
 from streamgan.data.prefetch import downloads
-from streamgan.data.reading import Weighted
+from streamgan.data.reading import Reading, Source, Weighted
 from streamgan.data.shards.reader import ShardReader
 from streamgan.data.shards.remote import NotArrived
+from streamgan.inference.weights import find_weights, load_weights
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
+from streamgan.train.evaluate import Photos, evaluate_weights
 from streamgan.train.loop import train
 
 SOME = ["429", "reset", "flip"]
@@ -466,6 +468,22 @@ def test_what_a_bucket_does_not_hold_is_one_error(bucket, tmp_path, monkeypatch)
     for address in ("s3://shards/none", "s3://none/set"):
         with pytest.raises(DataError, match=rf"^{address}/manifest.json: cannot be read \("):
             build_loader(address, cache=tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["folder", "none"])
+def test_a_run_asks_for_the_table_of_contents_once_however_often_it_validates(shard_set, tmp_path, cache):
+    cache = "none" if cache == "none" else tmp_path
+    more = ["run.steps=3", "run.validate_every=1", f"data.cache={cache}"]
+    with website(shard_set) as site:
+        train(tiny_config(site.url, tmp_path / "run", *more))
+        weights = load_weights(find_weights(str(tmp_path / "run"), "last"))
+        asked, site.requests = site.requests, []
+        photos = Photos(Reading(Source(site.url, cache), 48, workers=0), "test", 4)
+        evaluate_weights(weights.generator, weights.head, photos)
+    for requests in (asked, site.requests):
+        paths = [one.split()[0] for one in requests if not one.split()[0].endswith(".tar")]
+        assert "/manifest.json" in paths
+        assert len(paths) == len(set(paths)), paths
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from streamgan.core.logs import progress
 from streamgan.data.loader import Loader, evaluation_loader
 from streamgan.data.reading import Ranks, Reading
 from streamgan.data.shards.joint import split_size
+from streamgan.data.shards.known_set import reading_once
 from streamgan.data.workers.batch import Batch
 from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
@@ -145,6 +146,7 @@ def score_baselines(
     return {name: {**metrics[name].compute(), **(more[name].compute() if in_full else {})} for name in ways}
 
 
+@reading_once()
 def evaluate_weights(
     generator: nn.Module,
     head: Head,

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from streamgan.core.logs import say
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader
+from streamgan.data.shards.known_set import reading_once
 
 from . import build, process, schedule
 from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, with_origin
@@ -29,6 +30,7 @@ from .validation import Validation
 _Outcome = tuple[int, int, dict[str, float]]  # steps done, steps of the whole run, last validation
 
 
+@reading_once()
 def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]:
     """Train to the configured length, from the newest checkpoint if there is one.
 

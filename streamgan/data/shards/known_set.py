@@ -10,9 +10,10 @@ These few kilobytes per set do not count towards the cap.
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from streamgan.core.errors import DataError
 from streamgan.core.logs import say
@@ -23,6 +24,27 @@ from streamgan.core.storage.retry import error_kind, is_transient
 from streamgan.data.format import Manifest, checked_manifest, read_manifest
 
 _unreachable: set[str] = set()  # addresses that this process has given up; it asks no more, and says so once
+_read: dict[tuple[str, ...], Any] | None = None  # while `reading_once`
+_T = TypeVar("_T")
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Meanwhile the manifest of a set is read once: a run, whose validations open it again, sees one set."""
+    global _read
+    before, _read = _read, {} if _read is None else _read
+    try:
+        yield
+    finally:
+        _read = before
+
+
+def once(make: Callable[[], _T], *key: str) -> _T:
+    """What `make` gives; while `reading_once`, what it gave first for this key."""
+    kept = {} if _read is None else _read
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
 
 
 def read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
@@ -30,6 +52,10 @@ def read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
 
     If the address cannot be reached, the copy in `cache` stands in, its digest checked, and a line says so.
     """
+    return once(lambda: _read_set(root, cache), "manifest", root, str(cache))
+
+
+def _read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
     if not is_remote(root) or cache is None or str(cache) == "none":
         where = pinned(root)
         return where, read_manifest(where)

@@ -8,6 +8,7 @@ from streamgan.core.shared_memory import SharedMemory
 from streamgan.core.storage.address import redacted
 from streamgan.data.format import INDEX_DTYPE, SplitEntry, load_index
 
+from .known_set import once
 from .remote import RemoteFiles
 from .verified_download import MAX_DOWNLOADS, read_sealed
 
@@ -21,11 +22,15 @@ class RangedFiles(RemoteFiles):
 
     def load_index(self) -> np.ndarray:
         if self._index is None:
-            data = read_sealed(self.index_address, self.entry.index_sha256)
-            rows = load_index(redacted(self.index_address), io.BytesIO(data), self.entry)
-            self._index = SharedMemory(rows.nbytes)
-            self._index.map[:] = rows.tobytes()
+            self._index = once(self._fetch_index, "index", self.index_address, self.entry.index_sha256)
         return np.frombuffer(self._index.map, INDEX_DTYPE)
+
+    def _fetch_index(self) -> SharedMemory:
+        data = read_sealed(self.index_address, self.entry.index_sha256)
+        rows = load_index(redacted(self.index_address), io.BytesIO(data), self.entry)
+        index = SharedMemory(rows.nbytes)
+        index.map[:] = rows.tobytes()
+        return index
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
         return self.read_by_range(shard, size, offset)
