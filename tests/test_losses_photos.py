@@ -146,6 +146,20 @@ def test_class_weights_follow_the_formulas_of_the_paper(share):
     assert weights.isfinite().all()
 
 
+def test_without_a_uniform_share_a_colour_that_never_occurs_weighs_as_one_of_a_single_pixel():
+    centres = bin_centres()
+    middle = centres.tolist().index([0.0, 0.0])
+    counts = torch.zeros(261, dtype=torch.int64)
+    counts[middle] = 1000
+    weights = class_weights(counts, centres, uniform_share=0)
+    p = torch.exp(-centres.square().sum(1) / 50)
+    rare = p / p.sum() < 1 / 1000
+    assert rare.sum() > 200
+    torch.testing.assert_close(
+        weights[rare] / weights[middle], (1000 * p[middle] / p.sum()).expand(rare.sum())
+    )
+
+
 def test_cross_entropy_is_the_papers_sum_over_pixels_and_classes():
     torch.manual_seed(0)
     centres, weights = bin_centres(), torch.rand(261) + 0.5

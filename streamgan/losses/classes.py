@@ -7,7 +7,7 @@ Published (resources/caffe_traininglayers.py of https://github.com/richzhang/col
 bins share a pixel, where the paper has 5; the truth is every fourth pixel; a photo without any |a| or |b|
 above 5 counts nothing; a prior of ImageNet, mixed with a uniform share over the bins that occur there. Here:
 5, as in the paper; the mean of 4 x 4 pixels, which has no aliasing; all photos count, because a set may hold
-gray ones on purpose; the prior of the training photos, with a share for every bin, so that none is infinite.
+gray ones on purpose; the prior of the training photos, with a share for every bin.
 
 Shape suffixes: B batch, H height, W width, h w the map of logits, Q bins, K nearest bins, 2 for a, b.
 """
@@ -23,13 +23,14 @@ def class_weights(counts_Q: Tensor, centres_Q2: Tensor, *, uniform_share: float 
     """Weights of the classes from how many pixels each has, float32 (Q,).
 
     The shares are smoothed by a Gaussian of sigma 5 over the ab plane and mixed with a uniform share (the
-    paper's lambda, in [0, 1]), so no weight is infinite, not even that of an empty bin; at 1 all weights are
-    1. The mean weight over the smoothed shares is 1.
+    paper's lambda, in [0, 1]); at 1 all weights are 1. No share is below that of one pixel, so no weight is
+    infinite, not even that of an empty bin. The mean weight over the smoothed shares is 1.
     """
     prior_Q = counts_Q.double() / counts_Q.sum()
     kernel_QQ = torch.exp(-torch.cdist(centres_Q2.double(), centres_Q2.double()).square() / (2 * SIGMA**2))
     smooth_Q = (kernel_QQ / kernel_QQ.sum(0)) @ prior_Q  # every bin hands out all it has
-    weights_Q = 1 / ((1 - uniform_share) * smooth_Q + uniform_share / len(prior_Q))
+    mixed_Q = (1 - uniform_share) * smooth_Q + uniform_share / len(prior_Q)
+    weights_Q = 1 / mixed_Q.clamp(min=1 / counts_Q.sum())
     return (weights_Q / (weights_Q @ smooth_Q)).float()
 
 
