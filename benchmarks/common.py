@@ -1,6 +1,8 @@
 """What the benchmarks share: varied photos as parquet, a process with its cost, numbers with their spread."""
 
+import argparse
 import io
+import json
 import os
 import platform
 import shlex
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +141,33 @@ def tree_bytes(folder: Path) -> int:
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """`median (min-max)`."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def parser_of_two_trees(doc: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark of this tree beside another one."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--other", type=Path, required=True, metavar="CHECKOUT", help="the tree to compare with"
+    )
+    parser.add_argument("--name", default="the other tree", help="what CHECKOUT is, for the report")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="the report (Markdown)")
+    return parser
+
+
+def two_trees(options: argparse.Namespace) -> dict[str, Path]:
+    """This tree and the other one, by their names in the report."""
+    return {"this tree": Path(__file__).parents[1], options.name: options.other.absolute()}
+
+
+def ask_tree(tree: Path, *words: object) -> Any:
+    """The JSON that a new Python with the arguments `words` prints, its `streamgan` that of a tree."""
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout)
 
 
 def in_turn(arms: Iterable[str], number: int) -> list[str]:

@@ -9,12 +9,8 @@ frame of 1280 x 720 this tree and CHECKOUT (an earlier commit, say) colour one f
 process.
 """
 
-import argparse
 import io
-import json
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -25,7 +21,18 @@ from typing import NamedTuple
 import av
 import numpy as np
 import torch
-from common import load, machine, markdown, read_pairs, scratch, spread, write_report
+from common import (
+    ask_tree,
+    load,
+    machine,
+    markdown,
+    parser_of_two_trees,
+    read_pairs,
+    scratch,
+    spread,
+    two_trees,
+    write_report,
+)
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,7 +41,6 @@ from streamgan.inference.colorizer import Chroma, Colorizer
 from streamgan.inference.smooth import Smoother
 from streamgan.inference.yuv import Painter, Space
 
-HERE = Path(__file__).parents[1]
 SIDE, NOISE, RATE = 512, 6.0, 24
 SPACE = Space(tag=2, full=False, red=0.299, blue=0.114, bits=8)
 GRID = 4.0  # pixels of the photo from point to point
@@ -139,28 +145,16 @@ def flicker(colorizer: Colorizer, photo: Image.Image, motion: str, count: int) -
 
 
 def run_arm(tree: Path, source: Path, target: Path) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    command = [sys.executable, "-c", ARM, str(source), str(target)]
-    done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True, check=False)
-    target.unlink(missing_ok=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    print(f"{tree}, {source.name}: {done.stdout.strip()}", file=sys.stderr)
-    return json.loads(done.stdout)
+    found = ask_tree(tree, "-c", ARM, source, target)
+    target.unlink()
+    print(f"{tree}, {source.name}: {found}", file=sys.stderr)
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_two_trees(__doc__)
     parser.add_argument("photos", type=Path, metavar="PHOTOS")
-    parser.add_argument(
-        "--other", type=Path, required=True, metavar="CHECKOUT", help="the tree to compare with"
-    )
-    parser.add_argument("--name", default="the other tree", help="what CHECKOUT is, for the report")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=48)
-    parser.add_argument("--out", type=Path, help="the report (Markdown)")
     args = parser.parse_args()
     grays = [gray for _, gray in read_pairs(args.photos)[3:60:10]]
     photos = [Image.open(io.BytesIO(gray)).convert("L") for gray in grays]
@@ -172,7 +166,7 @@ def main() -> None:
         ratios = [one / other for one, other in zip(single, smoothed, strict=True)]
         print(f"{motion}: {found}", file=sys.stderr)
         changes.append([f"camera {motion}", spread(single), spread(smoothed), spread(ratios, 1)])
-    trees = {"this tree": HERE, args.name: args.other.absolute()}
+    trees = two_trees(args)
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
     with scratch(None) as folder:
         source = write(folder / "film.mp4", photos[0], args.frames, (1280, 720))

@@ -8,14 +8,9 @@ torch loaded: the first start is apart from the later ones. Memory is measured w
 samples, on disk and from a server, after some batches, as that which a process shares with no other.
 """
 
-import argparse
-import json
 import multiprocessing
-import os
 import shlex
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +18,21 @@ from typing import Any
 
 import numpy as np
 from by_range import serve
-from common import load, machine, markdown, scratch, spread, write_report
+from common import (
+    ask_tree,
+    load,
+    machine,
+    markdown,
+    parser_of_two_trees,
+    scratch,
+    spread,
+    two_trees,
+    write_report,
+)
 
 from streamgan.core.storage.files import sha256_file
 from streamgan.data.format import Manifest, SplitEntry, read_manifest, write_index, write_manifest
 
-HERE = Path(__file__).parents[1]
 STARTS = 6
 SAMPLES = 1_000_000
 WORKERS = (2, 8)
@@ -38,12 +42,7 @@ def run_arm(
     tree: Path, root: str, workers: int, *, starts: int = STARTS, cache: str = "cache"
 ) -> dict[str, Any]:
     script = str(Path(__file__).with_name("loader_start_arm.py"))
-    command = [sys.executable, script, root, str(workers), str(starts), cache]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
-    done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout)
+    return ask_tree(tree, script, root, workers, starts, cache)
 
 
 def million(folder: Path, root: Path) -> None:
@@ -101,19 +100,11 @@ def memory_rows(root: Path, trees: dict[str, Path]) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of_two_trees(__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument(
-        "--other", type=Path, required=True, metavar="CHECKOUT", help="the tree to compare with"
-    )
-    parser.add_argument("--name", default="the other tree", help="what CHECKOUT is, for the report")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", default="unnamed", help="what DIR is, for the report")
-    parser.add_argument("--out", type=Path, help="the report (Markdown)")
     args = parser.parse_args()
-    trees, before = {"this tree": HERE, args.name: args.other.absolute()}, load()
+    trees, before = two_trees(args), load()
     starts = start_rows(args.folder.absolute(), trees, args.rounds)
     between = load()
     with scratch(None) as folder:

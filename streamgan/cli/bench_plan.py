@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamgan.core.logs import size_text
+
 from .options import Command, Count, Number, cache_gb_option, cache_option
 from .output import emit, table
 
@@ -108,18 +110,18 @@ def _text(
     one_batch = value["batch"] // value["machines"] * image_bytes
     head = ["per machine", "whole shards", "by range"]
     rows = [
-        ["first batch waits for", _size(found.first_bytes), _size(one_batch)],
+        ["first batch waits for", size_text(found.first_bytes), size_text(one_batch)],
         ["  at least, s", _seconds(found.first_bytes, gbit), _seconds(one_batch, gbit)],
-        ["  and of the index", *[_size(found.first_index_bytes)] * 2],
-        ["cache must hold", _size(found.working_set_bytes), "-"],
-        ["download, first epoch", _size(first), _size(value["ranged_epoch_bytes"])],
-        ["download, later epochs", _size(last), _size(value["ranged_epoch_bytes"])],
-        ["index, first epoch", *[_size(found.epoch_index_bytes)] * 2],
+        ["  and of the index", *[size_text(found.first_index_bytes)] * 2],
+        ["cache must hold", size_text(found.working_set_bytes), "-"],
+        ["download, first epoch", size_text(first), size_text(value["ranged_epoch_bytes"])],
+        ["download, later epochs", size_text(last), size_text(value["ranged_epoch_bytes"])],
+        ["index, first epoch", *[size_text(found.epoch_index_bytes)] * 2],
         ["network, Gbit/s", f"{value['needed_gbit'][0]:.3g}", f"{value['ranged_needed_gbit']:.3g}"],
         ["requests per epoch", f"{found.epoch_requests:,}", f"{value['ranged_epoch_requests']:,}"],
     ]
     lines = [
-        f"{value['samples']:,} samples in {value['shards']:,} shards, {_size(value['bytes'])}; "
+        f"{value['samples']:,} samples in {value['shards']:,} shards, {size_text(value['bytes'])}; "
         f"{value['ranks']:,} ranks on {value['machines']:,} machines, batches of {value['batch']:,}",
         f"epoch: {found.steps_per_epoch:,} steps, {_time(value['epoch_s'])}; "
         f"{found.left_over:,} samples are left over, others in each",
@@ -139,14 +141,6 @@ def _gbit(num_bytes: float, seconds: float) -> float:
 
 def _seconds(num_bytes: float, gbit: float) -> str:
     return f"{num_bytes * 8 / 1e9 / gbit:.3g}"
-
-
-def _size(num_bytes: float) -> str:
-    units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    for factor, unit in units:
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
-    return f"{num_bytes:.0f} B"
 
 
 def _time(seconds: float) -> str:

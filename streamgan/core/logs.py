@@ -24,6 +24,14 @@ def say(message: str, *, every_rank: bool = False) -> None:
         tqdm.write(f"rank {os.environ['RANK']}: {message}" if named else message, file=sys.stderr)
 
 
+def size_text(num_bytes: float) -> str:
+    """4.5e6 -> 4.5 MB."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
 class _Lines:
     """Stands for stderr where there is no cursor to move: every update of a bar becomes a line of its own."""
 

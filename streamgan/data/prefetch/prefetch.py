@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.logs import say
+from streamgan.core.logs import say, size_text
 from streamgan.data.order.mixture import Mixture
 from streamgan.data.plan import EvaluationPlan, TrainingPlan
 from streamgan.data.reading import Ranks
-from streamgan.data.shards.cached import CachedFiles, gigabytes
+from streamgan.data.shards.cached import CachedFiles
 from streamgan.data.shards.joint import Reader
 from streamgan.data.shards.ranged import RangedFiles
 
@@ -42,7 +42,7 @@ class Supply:
         cap_bytes = self.cache.cap_bytes
         if cap_bytes < self.need_bytes:
             enough = math.ceil(self.need_bytes / 1e6) / 1e3
-            what = f"{gigabytes(cap_bytes)} hold less than the shards in reach ({gigabytes(self.need_bytes)})"
+            what = f"{size_text(cap_bytes)} hold less than the shards in reach ({size_text(self.need_bytes)})"
             remedy = ", lower data.window, or make smaller shards" if training else ""
             raise ConfigError("data.cache_gb", what, f"set data.cache_gb={enough:g} or more{remedy}")
 
@@ -61,7 +61,7 @@ class Supply:
     def flowing(self) -> Iterator["Flow"]:
         """While this lasts the shards of the coming steps are downloaded."""
         if self._training and self.parts:
-            used, cap, need = map(gigabytes, (self.cache.usage(), self.cache.cap_bytes, self.need_bytes))
+            used, cap, need = map(size_text, (self.cache.usage(), self.cache.cap_bytes, self.need_bytes))
             say(f"cache: {self.cache.folder}, {used} of {cap} cap, working set {need}")
         with ExitStack() as stack:
             aheads = [Ahead(files, needs) for files, needs in self.parts]

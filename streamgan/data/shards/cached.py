@@ -21,6 +21,7 @@ import numpy as np
 from isal import isal_zlib
 
 from streamgan.core.errors import ConfigError
+from streamgan.core.logs import size_text
 from streamgan.core.shared_memory import SharedMemory
 from streamgan.core.storage.address import redacted
 from streamgan.core.storage.locks import close_descriptor, open_descriptor
@@ -87,7 +88,7 @@ class CachedFiles(RemoteFiles):
             blob = Blob(sha256, size, self.index_address)
             none = partial(self.download, blob, damaged=lambda descriptor: [])
             if not self._obtain(blob, none, self._own_lease()):
-                cap, need = gigabytes(self.cache.cap_bytes), gigabytes(size)
+                cap, need = size_text(self.cache.cap_bytes), size_text(size)
                 what = f"{cap} leave no space for {self.split}.index ({need})"
                 raise ConfigError("data.cache_gb", what, "raise it")
             with suppress(FileNotFoundError), open(path, "rb") as file:
@@ -258,8 +259,3 @@ class CachedFiles(RemoteFiles):
         except BaseException:
             close_descriptor(descriptor)
             raise
-
-
-def gigabytes(num_bytes: float) -> str:
-    """1.23e9 -> 1.23 GB, 4.5e6 -> 4.5 MB."""
-    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.3g} MB"
