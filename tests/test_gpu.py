@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from test_channels_last import NAMES, nhwc_generator, orders
 from test_train_step import images
 from torch import nn
 from torch._inductor import config as inductor_config
@@ -23,7 +24,7 @@ from streamgan.core.config import load_config
 from streamgan.data.loader import build_loader
 from streamgan.data.workers.batch import Batch
 from streamgan.losses import r1_penalty
-from streamgan.models import GENERATORS
+from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
 from streamgan.train.loop import train
 from streamgan.train.step import GanStep
@@ -113,6 +114,32 @@ def test_activations_are_bf16_in_nhwc_order(monkeypatch):
     assert second.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_convolution_is_given_a_map_in_nhwc_order(name):
+    with torch.device("cuda"):
+        model, gray = nhwc_generator(name), torch.rand(2, 1, 64, 64) * 2 - 1
+    with torch.autocast("cuda", torch.bfloat16):
+        seen = orders(model, gray)
+    assert [name for name, kept in seen.items() if not kept] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_in_memory_changes_no_output_and_no_gradient(name):
+    with torch.device("cuda"):
+        nhwc, gray = nhwc_generator(name).eval(), torch.rand(2, 1, 64, 64).double() * 2 - 1
+        with torch.no_grad():
+            for parameter in nhwc.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)  # the last layer starts at zero
+    nhwc = nhwc.double()  # float32 would show the slopes of ReLU that rounding changes
+    nchw = copy.deepcopy(nhwc).to(memory_format=torch.contiguous_format)
+    made = [model(gray) for model in (nhwc, nchw)]
+    torch.testing.assert_close(*made)
+    for one in made:
+        one.square().mean().backward()
+    ours, theirs = ([p.grad for p in model.parameters() if p.grad is not None] for model in (nhwc, nchw))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("gan", ["hinge", "wgan"])
 @pytest.mark.parametrize("name", ["no", "fp16", "bf16"])
 def test_a_step_never_makes_the_host_wait(monkeypatch, name, gan):
@@ -195,6 +222,16 @@ def test_r1_has_second_derivatives_under_autocast(monkeypatch):
         real = (torch.rand(4, 3, 48, 48, device="cuda") * 2 - 1).requires_grad_()
         r1_penalty(networks.discriminator(real, **options), real).backward()
         assert all(parameter.grad.isfinite().all() for parameter in networks.discriminator.parameters())
+
+
+@pytest.mark.parametrize("name", ["unet", "ddcolor"])
+def test_r1_has_second_derivatives_of_attention(name):
+    model = DISCRIMINATORS[name](width=8).to("cuda", memory_format=torch.channels_last)
+    real = torch.rand(2, 3, 64, 64, device="cuda", requires_grad=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        r1_penalty(model(real, full_precision=True), real).backward()
+        model(real).sum().backward()  # fused
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.dist
