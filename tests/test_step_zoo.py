@@ -3,7 +3,6 @@
 import copy
 from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from streamgan.models import GENERATORS
 from streamgan.train import build, terms
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.loop import train
-from streamgan.train.networks import Networks, ema_copy, update_ema
+from streamgan.train.networks import EmaUpdate, Networks, ema_copy
 from streamgan.train.step import GanStep
 from streamgan.train.terms import Term, build_losses
 
@@ -52,16 +51,18 @@ class MetaAccelerator:
 
 
 class MetaOptimizer:
-    """AdamW as accelerate wraps it; only the fused one, which has no meta kernel, takes `found_inf`."""
+    """AdamW; only the fused one, which has no meta kernel, takes `found_inf`."""
+
+    found_inf = None
 
     def __init__(self, parameters):
-        self.optimizer = SimpleNamespace(found_inf=None)
         self._parameters = list(parameters)
         self._adam = torch.optim.AdamW(self._parameters)
         self.zero_grad = self._adam.zero_grad
 
     def step(self) -> None:
-        assert self.optimizer.found_inf.is_meta
+        assert self.found_inf is not None
+        assert self.found_inf.is_meta
         # A parameter without gradient is one that DDP would wait for, or have to look for.
         assert all(parameter.grad is not None for parameter in self._parameters)
         self._adam.step()
@@ -96,10 +97,30 @@ def meta_step(*words: str, accumulate: int = 1, train_generator: bool = True) ->
     color = torch.empty(4, 3, 32, 32, dtype=torch.uint8, device="meta")
     with NoWaiting():
         scalars = train_step(color, None, step=0, adversarial_weight=0.1, train_generator=train_generator)
-    update_ema(networks.ema, generator, 0.9)
+    EmaUpdate(networks.ema, generator)(0.9)
     assert {value.device.type for value in scalars.values()} == {"meta"}
     assert all(parameter.is_meta for parameter in networks.ema.parameters())
     return scalars
+
+
+def test_a_step_walks_over_no_modules_and_looks_for_no_packages(monkeypatch, fresh_accelerator):
+    config = load_config(
+        None, ["run.steps=1", "data.size=32", "model.depth=3", "model.width=8", "model.d_width=8"]
+    )
+    accelerator = build.start_accelerator(config)
+    networks = build.build_networks(config, accelerator)
+    train_step = build.build_step(config, accelerator, networks, build_losses(config))
+    move_average = EmaUpdate(networks.ema, networks.plain_generator)
+    color = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    train_step(color, None, step=0, adversarial_weight=0.1)
+    forbidden = []
+    monkeypatch.setattr(
+        torch.nn.Module, "named_modules", lambda *_, **__: forbidden.append("walk") or iter(())
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: forbidden.append("package"))
+    train_step(color, None, step=1, adversarial_weight=0.1)
+    move_average(0.9)
+    assert forbidden == []
 
 
 ALL = {"g_total", "g_rec", "g_log_mse", "g_adv", "g_perc", "g_cf", "d_total", "d_real", "d_fake", "r1", "gp"}

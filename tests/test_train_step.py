@@ -12,7 +12,7 @@ from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.models import DISCRIMINATORS, GENERATORS
 from streamgan.train import build
-from streamgan.train.networks import ema_copy, update_ema
+from streamgan.train.networks import EmaUpdate, ema_copy
 from streamgan.train.schedule import (
     Lengths,
     adversarial_weight,
@@ -219,7 +219,7 @@ def test_the_average_moves_parameters_and_copies_buffers():
     torch.nn.init.constant_(average[0].weight, 0.0)
     model[1].running_mean.fill_(7.0)
     model[1].num_batches_tracked.fill_(3)
-    update_ema(average, model, 0.75)
+    EmaUpdate(average, model)(0.75)
     assert average[0].weight.item() == pytest.approx(0.25)
     assert average[1].running_mean.item() == 7.0
     assert average[1].num_batches_tracked.item() == 3

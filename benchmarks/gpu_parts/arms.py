@@ -15,7 +15,7 @@ from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import build_loader
 from streamgan.models import channels_last, layers
 from streamgan.train import build
-from streamgan.train.networks import update_ema
+from streamgan.train.networks import EmaUpdate
 from streamgan.train.terms import build_losses
 
 from .graphs import use_graphs
@@ -102,6 +102,7 @@ def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
         accelerator = build.start_accelerator(config)
         networks = build.build_networks(config, accelerator)
     train_step = build.build_step(config, accelerator, networks, build_losses(config))
+    move_average = EmaUpdate(networks.ema, networks.plain_generator)
     color = _batch(config)
     if how.graphs:
         head = build.build_head(config)
@@ -111,7 +112,7 @@ def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
     def call() -> None:
         with operators():
             train_step(color, None, step=1, adversarial_weight=config.loss.gan_weight)
-        update_ema(networks.ema, networks.plain_generator, 0.999)
+        move_average(0.999)
 
     return call
 

@@ -44,7 +44,7 @@ class _Blur(torch.autograd.Function):
     """The same to the last bit, and its gradient, without the copies that autograd makes of every slice."""
 
     @staticmethod
-    def forward(image_BCHW: Tensor) -> Tensor:
+    def forward(ctx: Any, image_BCHW: Tensor) -> Tensor:
         for dim in (-2, -1):
             inner, summed = image_BCHW.shape[dim] - 1, torch.empty_like(image_BCHW)
             here, before = image_BCHW.narrow(dim, 1, inner), image_BCHW.narrow(dim, 0, inner)
@@ -53,10 +53,6 @@ class _Blur(torch.autograd.Function):
             torch.add(border, border, out=summed.narrow(dim, 0, 1))
             image_BCHW = summed
         return image_BCHW.mul_(0.25)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing is needed to go back."""
 
     @staticmethod
     @once_differentiable

@@ -19,7 +19,7 @@ from streamgan.data.shards.known_set import reading_once
 from . import build, process, schedule
 from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, with_origin
 from .checkpoint_writer import CheckpointWriter
-from .networks import Networks, update_ema
+from .networks import EmaUpdate, Networks
 from .report import Interval, RunReport, format_values
 from .schedule import Due, Lengths
 from .terms import build_losses
@@ -82,6 +82,7 @@ def _train(
     train_step = build.build_step(config, accelerator, networks, losses)
     upload = Upload(accelerator.device)
     interval = Interval(config, accelerator, loader, start_step=step)
+    move_average = EmaUpdate(networks.ema, networks.plain_generator)
     bad_in_a_row = torch.zeros((), device=accelerator.device)
     with (
         closing(iter(loader)) as batches,
@@ -108,7 +109,7 @@ def _train(
                     color_B3HW, gray_B1HW, step=step, adversarial_weight=weight, train_generator=train_g
                 )
                 step += 1
-                update_ema(networks.ema, networks.plain_generator, schedule.ema_decay(config, step))
+                move_average(schedule.ema_decay(config, step))
                 kept = 0 if train_g else bad_in_a_row  # a good D step excuses no bad G
                 bad_in_a_row = torch.where(scalars["grad/skipped"] > 0, bad_in_a_row + 1, kept)
                 interval.add(scalars)

@@ -57,8 +57,12 @@ class Interval:
         self._waited_s += time.monotonic() - asked
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        for tag, value in scalars.items():
-            self._sums[tag] = self._sums[tag] + value if tag in self._sums else value.clone()
+        known = [tag for tag in scalars if tag in self._sums]
+        if known:
+            sums, values = ([by_tag[tag] for tag in known] for by_tag in (self._sums, scalars))
+            torch._foreach_add_(sums, values)  # pyright: ignore[reportPrivateImportUsage]  (one kernel)
+        self._sums |= {tag: value.clone() for tag, value in scalars.items() if tag not in self._sums}
+        for tag in scalars:
             self._counts[tag] = self._counts.get(tag, 0) + 1
 
     def read(self, step: int) -> dict[str, float]:

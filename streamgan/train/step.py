@@ -56,6 +56,8 @@ class GanStep:
     ):
         self._accelerator, self._networks, self._head, self._losses = accelerator, networks, head, losses
         self._seed, self._accumulate, self._clip_g, self._clip_d = seed, accumulate, clip_g, clip_d
+        self._g = _Parts(networks.plain_generator)
+        self._d = None if networks.plain_discriminator is None else _Parts(networks.plain_discriminator)
 
     def __call__(
         self,
@@ -97,9 +99,9 @@ class GanStep:
     def _generate(self, micro: MicroBatch, step: int) -> Made:
         # Dropout is seeded by its place in the run: a resumed run, and a second forward, draw the same noise.
         rank = self._accelerator.process_index
-        torch.manual_seed(torch_seed(self._seed, _NOISE, step, rank, micro.index))
+        _seed_noise(torch_seed(self._seed, _NOISE, step, rank, micro.index), micro.input_B1HW.device)
         generator = self._networks.plain_generator
-        _power_iteration(generator, micro)
+        self._g.set_power_iteration(micro)
         if not self._losses.by_class:
             return Made(micro, self._networks.generator(micro.input_B1HW))
         assert isinstance(generator, ZhangClassifier)
@@ -112,6 +114,7 @@ class GanStep:
         discriminator, optimizer = self._networks.discriminator, self._networks.optimizer_d
         assert discriminator is not None
         assert optimizer is not None
+        assert self._d is not None
         losses, share = self._losses, 1 / len(micros)
         with_r1 = losses.r1_weight > 0 and step % losses.r1_every == 0
         for micro in micros:
@@ -123,7 +126,7 @@ class GanStep:
                 seen.append(mix(seen[0], seen[1], self._shares(micro, step)))
             # The gradient of a pixel is tiny: fp16 would round it to 0, bf16 to three digits.
             options = {"full_precision": with_r1 or losses.gp_weight > 0, "parts": len(seen)}
-            _power_iteration(discriminator, micro)
+            self._d.set_power_iteration(micro)
             with self._synchronised(discriminator, last=micro is micros[-1]):
                 real, fooled, *between = discriminator(torch.cat(seen), **options).chunk(len(seen))
                 loss_real, loss_fake = losses.adversarial.d_real(real), losses.adversarial.d_fake(fooled)
@@ -139,7 +142,7 @@ class GanStep:
                 self._accelerator.backward(loss * share)
             _add(scalars, share, {"loss/d_real": loss_real, "loss/d_fake": loss_fake, "loss/d_total": loss})
             _add(scalars, share, {"d/real_mean": real.mean(), "d/fake_mean": fooled.mean()})
-        self._finish(discriminator, optimizer, self._clip_d, "grad/d_norm", scalars)
+        self._finish(self._d, optimizer, self._clip_d, "grad/d_norm", scalars)
 
     def _shares(self, micro: MicroBatch, step: int) -> Tensor:
         """How much of each mixture is the real image, float32 (B,) in [0, 1)."""
@@ -157,9 +160,9 @@ class GanStep:
     ) -> None:
         generator, losses, share = self._networks.generator, self._losses, 1 / len(micros)
         # The plain module: a frozen network has no gradients to synchronise.
-        judge = self._networks.plain_discriminator if adversarial_weight > 0 else None
+        judge = self._d if adversarial_weight > 0 else None
         if judge is not None:
-            judge.requires_grad_(False)
+            judge.require_gradients(False)
         for micro in micros:
             with self._synchronised(generator, last=micro is micros[-1]):
                 fake = made or self._generate(micro, step)
@@ -170,15 +173,15 @@ class GanStep:
                     total = total + term.weight * value
                     _add(scalars, share, {term.tag: value})
                 if judge is not None:
-                    _power_iteration(judge, micro)
-                    value = losses.adversarial.g(judge(self._view(micro, fake.output_BCHW)))
+                    judge.set_power_iteration(micro)
+                    value = losses.adversarial.g(judge.module(self._view(micro, fake.output_BCHW)))
                     total = total + adversarial_weight * value
                     _add(scalars, share, {"loss/g_adv": value})
                 self._accelerator.backward(total * share)
             _add(scalars, share, {"loss/g_total": total})
         if judge is not None:
-            judge.requires_grad_(True)
-        self._finish(generator, self._networks.optimizer_g, self._clip_g, "grad/g_norm", scalars)
+            judge.require_gradients(True)
+        self._finish(self._g, self._networks.optimizer_g, self._clip_g, "grad/g_norm", scalars)
 
     def _view(self, real: MicroBatch, output_BCHW: Tensor | None = None) -> Tensor:
         """What the discriminator sees of real images, or of an output for them, (B, 3, H, W)."""
@@ -193,7 +196,7 @@ class GanStep:
 
     def _finish(
         self,
-        module: nn.Module,
+        parts: "_Parts",
         optimizer: torch.optim.Optimizer,
         max_norm: float,
         tag: str,
@@ -201,27 +204,50 @@ class GanStep:
     ) -> None:
         """Clip, step, clear. A gradient norm that is not finite (the same on all ranks) skips the step."""
         self._accelerator.unscale_gradients(optimizer)
-        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parts.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         finite = torch.isfinite(norm)
         if max_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(module.parameters(), max_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(parts.parameters, max_norm, norm)
         if self._accelerator.scaler is None:
+            # Accelerate's wrapper has nothing to do then, but looks for a package in each step.
+            optimizer = getattr(optimizer, "optimizer", optimizer)
             # What GradScaler does: the fused optimizer reads this attribute on the device.
-            setattr(getattr(optimizer, "optimizer", optimizer), "found_inf", (~finite).float())  # noqa: B010
+            optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _add(scalars, 1.0, {tag: torch.where(finite, norm, 0.0), "grad/skipped": ~finite})
 
 
-def _power_iteration(network: nn.Module, micro: MicroBatch) -> None:
-    """Spectral norms move with every forward in training mode: of the micro-batches, with the first alone.
+class _Parts:
+    """What each step needs of a network, listed once: a walk over its modules takes a millisecond."""
 
-    All of them then see the same network, and accumulation does not change it.
-    """
-    for module in network.modules():
-        if parametrize.is_parametrized(module):
-            module.parametrizations.train(micro.index == 0 and module.training)  # type: ignore[operator]
+    def __init__(self, module: nn.Module):
+        self.module, self.parameters = module, list(module.parameters())
+        self._parametrized: list[Any] = [m for m in module.modules() if parametrize.is_parametrized(m)]
+
+    def require_gradients(self, wanted: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(wanted)
+
+    def set_power_iteration(self, micro: MicroBatch) -> None:
+        """Spectral norms move with every forward in training mode: of micro-batches, with the first alone.
+
+        All of them then see the same network, and accumulation does not change it.
+        """
+        for module in self._parametrized:
+            wanted = micro.index == 0 and module.training
+            if module.parametrizations.training != wanted:
+                module.parametrizations.train(wanted)
+
+
+def _seed_noise(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for one device; for each kind of device that is absent it formats a traceback."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type not in ("cpu", "meta"):
+        torch.manual_seed(seed)
 
 
 def _add(scalars: dict[str, Tensor], share: float, values: dict[str, Tensor]) -> None:
