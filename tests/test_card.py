@@ -15,10 +15,12 @@ from test_colorize import save_generator
 from training import ROOT
 
 from streamgan.cli.export import export
+from streamgan.core.config import load_config
 from streamgan.core.storage.hub import READY
 from streamgan.data.format import read_manifest
 from streamgan.inference.bundle import bundle_files
 from streamgan.inference.weights import find_weights, load_weights
+from streamgan.train.loop import train
 
 
 def card_of(model, out, *words: str) -> str:
@@ -41,6 +43,20 @@ def test_the_card_of_a_run_says_what_it_was_trained_on_and_how_gray_does(whole_r
     assert f"| PSNR, dB | {ours:.4g} | {gray:.4g} | {median:.4g} |" in card
     assert f"| {scores['val/cf_truth']:.4g} |" in card
     assert 'Colorizer.load("old-photos")' in card
+
+
+def test_training_goes_on_with_the_command_of_the_card(whole_run, shard_set, tmp_path):
+    card = card_of(whole_run, tmp_path / "old-photos")
+    (command,) = re.findall(r"Training goes on from it with `streamgan train (.*)`", card)
+    words = command.replace("run.init_from=", f"run.init_from={tmp_path}/").split()
+    given = [f"data.shards={shard_set}", f"run.dir={tmp_path / 'run'}", "run.steps=1"]
+    assert [word for word in words if word.endswith("=...")] == [
+        "data.shards=...",
+        "run.dir=...",
+        "run.steps=...",
+    ]
+    words = [*given, *words[3:], "data.batch=4", "data.workers=0", "run.validate_images=4"]
+    assert train(load_config(None, words))["steps"] == 1
 
 
 def test_what_the_publisher_says_of_the_photos_stays_with_the_bundle(whole_run, tmp_path):

@@ -478,6 +478,24 @@ def test_an_option_given_twice_is_refused(run, words):
     assert "is given twice" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["colorize", "", "--out", "x"], "INPUT..."),
+        (["colorize", "a.jpg", "--out", ""], "--out"),
+        (["colorize", "a.jpg", "--out=x", "--model="], "--model"),
+        (["verify", ""], "DIR"),
+        (["shard", "a", "", "--out", "x"], "SOURCE..."),
+        (["evaluate", "run", "--shards", ""], "--shards"),
+        (["serve", "--model", ""], "--model"),
+    ],
+)
+def test_an_empty_word_is_not_the_folder_we_are_in(run, words, name):
+    result = run(*words)
+    assert (result.code, result.stderr.count("\n")) == (2, 1)
+    assert f"error: {name} is empty" in result.stderr
+
+
 def test_a_setting_given_twice_is_refused(run):
     for again in (["run.steps=6"], ["run.epochs=6"]):
         result = run("train", "run.steps=5", *again)

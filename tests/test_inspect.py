@@ -227,3 +227,8 @@ def test_json_is_one_object(original, tmp_path, monkeypatch, capsys):
 def test_json_of_an_error_is_one_object(monkeypatch, capsys, arguments, code, kind):
     got, value = run(monkeypatch, capsys, *arguments)
     assert (got, value["ok"], value["error"]["type"]) == (code, False, kind)
+
+
+def test_pairs_are_those_of_a_sheet(tmp_path, run_as_program):
+    done = run_as_program("inspect", tmp_path, "--pairs", "3")
+    assert (done.code, "--pairs is for the sheet; name it with --out" in done.stderr) == (2, True)

@@ -232,8 +232,32 @@ def test_the_command_makes_parts_and_finishes_them(source, wanted, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"quality": 80}, "--quality: is that of JPEG, and nothing becomes one; add --encode jpeg"),
+        ({"quality": 80, "size": 64, "encode": "png"}, "--quality: is that of JPEG"),
+        (
+            {"gray_column": "bw", "gray": "derive"},
+            "the column 'bw' would not be read; leave out --gray derive",
+        ),
+        ({"text_column": "title"}, "the column 'title' would not be read; add --keep-text"),
+    ],
+)
+def test_options_that_another_switches_off_are_refused(options, told):
+    with pytest.raises(ConfigError, match=told):
+        ShardOptions(**options)
+    ShardOptions(quality=80, size=64, gray_column="bw", text_column="title", keep_text=True)
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "SOURCE... is missing"), (["x", "--finish"], "takes no SOURCE")],
+    [
+        ([], "SOURCE... is missing"),
+        (["x", "--finish"], "takes no SOURCE"),
+        (["--finish", "--size", "64"], "takes no --size"),
+        (["--finish", "--seed", "0"], "takes no --seed"),
+        (["x", "--check", "none", "--max-pixels", "5"], "leave out --check none"),
+    ],
 )
 def test_arguments_that_contradict_each_other_are_refused(arguments, words):
     result = CliRunner().invoke(shard_command, [*arguments, "--out", "y"])

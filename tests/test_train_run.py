@@ -21,6 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training import assert_same_weights, losses, read_metrics, settings, tiny_config
 
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
+from streamgan.core.storage.hub import BUNDLED
 from streamgan.losses import RECONSTRUCTION
 from streamgan.train import checkpoint as checkpoints
 from streamgan.train.loop import train
@@ -300,3 +301,12 @@ def test_the_end_of_the_launcher_alone_stops_the_run_which_saves(shard_set, tmp_
     assert "the same command continues" in stderr
     assert max(losses(tmp_path / "run")) == checkpoints.list_checkpoints(tmp_path / "run")[-1].step
     assert psutil.wait_procs([training], timeout=10)[1] == []
+
+
+@pytest.mark.parametrize(("name", "what"), [("manifest.json", "a shard set"), (BUNDLED, "an exported model")])
+def test_a_run_does_not_write_into_a_folder_of_something_else(shard_set, tmp_path, name, what):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / name).write_text("")
+    with pytest.raises(ConfigError, match=f"run.dir: is {what} "):
+        train(tiny_config(shard_set, tmp_path / "there", "run.steps=1"))
+    assert [path.name for path in (tmp_path / "there").iterdir()] == [name]

@@ -17,7 +17,8 @@ COLUMNS = {
     "dcf": "how far cf is from that of the true photos",
     "chroma_ratio": "mean Lab chroma over that of the true photos; below 1: paler",
     "ab_error": "mean difference in a and b, in Lab units; lower is better",
-    "psnr_at_cf50": "psnr with chroma scaled to half the cf of the true photos; compare it with gray's psnr",
+    "psnr_at_cf50": "psnr with chroma scaled to half the true cf, to compare with gray's psnr; "
+    "-: 3 x is not enough",
 }
 PERCEPTUAL = {
     "fid": "Frechet distance between the InceptionV3 features of coloured and true photos; lower is better",

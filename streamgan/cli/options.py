@@ -18,6 +18,8 @@ MAX_PIXELS = 170_000_000  # that of inference.photo, which is not to be imported
 class Command(click.Command):
     """A command that refuses an option given twice, where the second would replace the first in silence.
 
+    An empty word is refused too: of a shell variable that is not set, a path would be the folder we are in.
+
     Signals end it with `on_stop`, which says how the work goes on; None leaves them to the command.
     """
 
@@ -31,7 +33,12 @@ class Command(click.Command):
         return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        values, _, given = self.make_parser(ctx).parse_args(list(args))
+        for one in {id(one): one for one in given}.values():
+            value = values[one.name or ""]
+            if "" in (value if isinstance(value, list | tuple) else [value]) and one.default != "":
+                name = one.opts[0] if isinstance(one, click.Option) else one.make_metavar(ctx)
+                raise click.UsageError(f"{name} is empty", ctx)
         for option in {id(one): one for one in given if isinstance(one, click.Option)}.values():
             if not (option.multiple or option.is_flag) and sum(one is option for one in given) > 1:
                 raise click.UsageError(f"{option.opts[0]} is given twice", ctx)

@@ -176,7 +176,7 @@ def shard(
       streamgan shard data/photos --out shards/photos --part 1/8    # one job of eight, then
       streamgan shard --out shards/photos --finish
     """
-    _refuse_nonsense(sources, part, only_finish)
+    _refuse_nonsense(sources, only_finish)
     _refuse_both(shard_size)
     _refuse_engine(engine, address, workers)
     from streamgan.sharding.folder.parts import parse_part
@@ -187,6 +187,8 @@ def shard(
     if only_finish:
         return report(out, finish(out, max_bad=max_bad), as_json)
     shard_bytes = parse_size(shard_size) if shard_size is not None else None
+    if options["check"] == "none" and _given("max_pixels"):
+        raise click.UsageError("--max-pixels needs the size of every image; leave out --check none")
     how = {
         "options": ShardOptions(**_named_columns(columns), **options),
         "shard_bytes": shard_bytes,
@@ -215,18 +217,27 @@ def _named_columns(columns: str | None) -> dict[str, str]:
     return named
 
 
-def _refuse_nonsense(sources: tuple[str, ...], part: str | None, only_finish: bool) -> None:
+def _given(name: str | None) -> bool:
+    """Whether the command line has this option or argument."""
+    context = click.get_current_context()
+    said = context.get_parameter_source(name or "") is ParameterSource.COMMANDLINE
+    return said and context.params[name or ""] != ()
+
+
+def _refuse_nonsense(sources: tuple[str, ...], only_finish: bool) -> None:
     """UsageError for arguments that contradict each other."""
     if not sources and not only_finish:
         raise click.UsageError("SOURCE... is missing; name the parquet files, or publish parts with --finish")
-    if only_finish and (sources or part):
-        given = "SOURCE" if sources else "--part"
-        raise click.UsageError(f"--finish publishes what is there and takes no {given}")
+    if only_finish:
+        context, meant = click.get_current_context(), ("out", "max_bad", "only_finish", "as_json")
+        for option in context.command.params:
+            if _given(option.name) and option.name not in meant:
+                name = "SOURCE" if option.name == "sources" else option.opts[0]
+                raise click.UsageError(f"--finish publishes what is there and takes no {name}")
 
 
 def _refuse_both(shard_size: str | None) -> None:
-    source = click.get_current_context().get_parameter_source("samples_per_shard")
-    if shard_size and source is ParameterSource.COMMANDLINE:
+    if shard_size and _given("samples_per_shard"):
         raise click.UsageError("give --samples-per-shard or --shard-size, not both")
 
 

@@ -64,8 +64,9 @@ def forecast(
 ) -> Forecast:
     """For the first of `machines` alike, with `ranks` in all; ConfigError if they do not divide the batch."""
     if ranks % machines:
-        what = f"{ranks} ranks are not shared evenly by {machines} machines"
-        raise ConfigError("--machines", what, "give every machine as many ranks")
+        are = "rank is" if ranks == 1 else "ranks are"
+        what = f"{ranks} {are} not shared evenly by {machines} machines"
+        raise ConfigError("--machines", what, "give every machine as many ranks, --ranks of all together")
     rank_slice(shuffle.batch, 0, ranks)
     options = {name: getattr(shuffle, name) for name in ("seed", "batch", "lanes", "window", "reshuffle")}
     order = Order(shard_sizes, **options)

@@ -46,7 +46,7 @@ streamgan export {title} --to onnx --out model.onnx
 ```
 
 {onnx}
-Training goes on from it with `streamgan train data.shards=... run.dir=... run.init_from={title}`.
+Training goes on from it with `{trained}`.
 
 ## What it was trained on
 
@@ -88,6 +88,7 @@ median of the training photos. Colourfulness is that of Hasler and Suesstrunk: l
 photos is pale, which PSNR rewards. `metrics.json` has more; `streamgan evaluate` measures them on photos of
 your own.
 """
+_OF_THE_TASK = ("out_channels", "bounded", "size")  # options of a generator that are no settings of a model
 _ROWS = {"PSNR, dB": "psnr", "SSIM": "ssim", "colourfulness": "cf"}
 
 
@@ -98,7 +99,8 @@ def model_card(title: str, config: dict[str, Any], metrics: dict[str, float], *,
     lab = model["head"] == "lab"
     return _CARD.format(
         title=title, generator=model["generator"], head=model["head"], million=num_parameters / 1e6,
-        used=_used(title, model), runs="; `pip install onnxruntime scikit-image` runs it" if lab else "",
+        used=_used(title, model), trained=_trained(title, config),
+        runs="; `pip install onnxruntime scikit-image` runs it" if lab else "",
         onnx=_ONNX.format(size=model["size"], scale=scale) if lab else _OTHER_HEAD,
         data=_data(config), terms=config.get("data_note") or _UNKNOWN, figures=_figures(config, metrics),
     )  # fmt: skip
@@ -112,6 +114,18 @@ def _used(title: str, model: dict[str, Any]) -> str:
         f"{place}Colour is predicted at a short side of {model['size']} pixels{times};\n"
         "`--size` and `--saturation` change that."
     )
+
+
+def _trained(title: str, config: dict[str, Any]) -> str:
+    """The command that goes on from a bundle, with the settings of its networks."""
+    model, training = config["model"], config.get("training") or {}
+    options = {name: value for name, value in model["options"].items() if name not in _OF_THE_TASK}
+    networks = {**training.get("model", {}), "variant": None, **options}
+    networks |= {"generator": model["generator"], "head": model["head"], "pretrained": None}
+    words = [f"data.size={model['options']['size']}"]
+    words += [f"model.{name}={value}" for name, value in networks.items() if value is not None]
+    given = f"data.shards=... run.dir=... run.steps=... run.init_from={title}"
+    return f"streamgan train {given} {' '.join(words)}"
 
 
 def _data(config: dict[str, Any]) -> str:

@@ -52,6 +52,15 @@ class ShardOptions:
     def __post_init__(self) -> None:
         if self.size is not None and self.check == "none":
             raise ConfigError("--size", "needs the size of every image", "leave out --check none")
+        made = self.encode or ("jpeg" if self.size is not None else "png")
+        if self.quality is not None and made != "jpeg":
+            raise ConfigError("--quality", "is that of JPEG, and nothing becomes one", "add --encode jpeg")
+        for column, needs, met in (
+            (self.gray_column, "leave out --gray derive", self.gray == "keep"),
+            (self.text_column, "add --keep-text", self.keep_text),
+        ):
+            if column is not None and not met:
+                raise ConfigError("--columns", f"the column {column!r} would not be read", needs)
 
 
 @dataclass(frozen=True)

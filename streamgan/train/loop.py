@@ -69,8 +69,10 @@ def _train(
     due = Due(config, step, steps_per_epoch=probe.steps_per_epoch, total=total)
     owed = step > 0 and due.validate and not validation  # it ended while it validated
     if (step >= total or progress.out_of_patience) and not owed:
-        why = f"all {total} steps are done" if step >= total else f"{run} ended early at step {step}"
-        say(f"{run}: {why}; raise run.steps, run.epochs or run.patience to go on")
+        why, more = f"all {total} steps are done", "run.epochs" if config.run.epochs else "run.steps"
+        if step < total:
+            why, more = f"ended early at step {step}", "run.patience"
+        say(f"{run}: {why}; raise {more} to go on")
         return step, total, validation
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
     images = f"({probe.steps_per_epoch} per epoch) on {probe.num_samples} images"

@@ -20,7 +20,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError, file_error, is_of_file_system
 from streamgan.core.run_folder import LOCK
+from streamgan.core.storage.hub import BUNDLED
 from streamgan.core.storage.locks import close_descriptor, is_at, open_descriptor, try_lock
+from streamgan.data.format import MANIFEST
 
 from .output import noticing_a_closed_console
 
@@ -62,6 +64,9 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
     if not active:
         yield
         return
+    for name, what in ((MANIFEST, "a shard set"), (BUNDLED, "an exported model")):
+        if (run / name).exists():
+            raise ConfigError("run.dir", f"is {what} (got {run})", "choose a folder of its own for the run")
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = open_descriptor(run / LOCK, os.O_RDWR | os.O_CREAT)
