@@ -365,8 +365,8 @@ def test_a_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
     assert peak < path.stat().st_size / 3
 
 
-def test_workers_import_neither_torch_nor_webdataset(tmp_path):
-    """3 s and 400 MB per worker for nothing."""
+def test_workers_import_nothing_that_they_have_no_use_for(tmp_path):
+    """torch alone would be 3 s and 400 MB per worker."""
     unit, lock = local.Unit(0, ()), tmp_path / "workers.lock"
     lock.touch()
     assert list(local.run_local(_heavy_modules, [unit], num_workers=1, lock=lock, watch=print)) == [[]]
@@ -375,4 +375,16 @@ def test_workers_import_neither_torch_nor_webdataset(tmp_path):
 def _heavy_modules(unit, heartbeat):
     import streamgan.sharding.run  # noqa: F401
 
-    return sorted({"torch", "webdataset"} & set(sys.modules))
+    return sorted({"torch", "webdataset", "pydantic"} & set(sys.modules))
+
+
+def test_a_script_that_shards_needs_no_guard_around_it(source, finished, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from streamgan.sharding.run import ShardOptions, shard\n"
+        f"shard([{str(source)!r}], {str(tmp_path / 'set')!r},"
+        " options=ShardOptions(samples_per_shard=10), num_workers=2)\nprint('done')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
+    assert tree(tmp_path / "set") == tree(finished)

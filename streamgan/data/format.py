@@ -24,8 +24,6 @@ from streamgan.core.storage.download import read_whole
 from streamgan.core.storage.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
 from streamgan.core.storage.place import Place, place
 
-from .schema import Body, Idx, short, wrong_type
-
 FORMAT = "streamgan-shards"
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -155,6 +153,8 @@ def read_manifest(root: Path | Place | str) -> Manifest:
 
 def checked_manifest(path: Path | Place | str, raw: Any) -> Manifest:
     """The manifest that the JSON value `raw` of `path` is; DataError if it is none, or damaged."""
+    from .schema import Body, short, wrong_type  # it takes a tenth of a second; sharders do without
+
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise DataError(path, "not a streamgan manifest", "point at a folder written by `streamgan shard`")
     if repr(raw.get("version")) != repr(VERSION):  # true and 1.0 are equal to 1
@@ -217,6 +217,8 @@ def parse_idx(path: str, data: bytes) -> list[Sample]:
 
 
 def _samples(path: Path | Place | str, raw: Any) -> list[Sample]:
+    from .schema import Idx, wrong_type
+
     if what := wrong_type(Idx, raw):
         raise DataError(path, f"damaged ({what})", _RESTORE_IDX)
     return [

@@ -67,7 +67,7 @@ def _preload() -> None:
     from PIL import Image
     from tqdm import tqdm
 
-    for name in ("obstore.store", f"{__package__}.samples"):
+    for name in ("obstore.store", "streamgan.data.schema", f"{__package__}.samples"):
         import_module(name)
     Image.preinit()
     tqdm.set_lock(threading.RLock())  # the lock that it would make has a name, in some versions of Python

@@ -6,6 +6,7 @@ commits itself on the disk, so an engine that is stopped loses only what was in 
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,6 +18,7 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from streamgan.core.counters import Counters
@@ -92,7 +94,7 @@ def run_local(
         initargs=(task, read_end, lock, counters, num_started),
     )
     try:
-        with _no_interrupts_for_children():
+        with _no_interrupts_for_children(), _without_main():
             pending = {executor.submit(_run_unit, unit): unit.number for unit in units}
         while pending:
             done, _ = wait(pending, timeout=PULSE_S, return_when=FIRST_COMPLETED)
@@ -126,6 +128,19 @@ def _no_interrupts_for_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Child processes started inside do not import the main module of this program: units need nothing of it.
+
+    Of `streamgan` that would be all commands; a script of a user's would run once more in every worker.
+    """
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 _COLUMNS = 4  # unit + 1, file, rows, bytes
