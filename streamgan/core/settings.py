@@ -233,7 +233,7 @@ class RunConfig(Section):
     profile_steps: MayChange[tuple[Count, Count] | None] = None
     """First and last step of a torch profiler trace in RUN/profile, [100, 110]; None: no trace."""
     compile: MayChange[bool] = False
-    """torch.compile the generator: slow to start, faster steps on most GPUs."""
+    """torch.compile the generator: slow to start; what a card gains tells `benchmarks/gpu.py --only step`."""
     channels_last: bool = True
     """Keep weights and activations in NHWC order on a GPU. A CPU picks its own order, mostly faster there."""
 
