@@ -26,6 +26,7 @@ MAIN = "bf16"
 # name: (recipe, side in pixels, batch)
 MODELS = {
     "default": ("default", 256, 32),
+    "default, large batch": ("default", 256, 128),  # where the host has time to spare
     "pix2pix": ("pix2pix", 256, 32),
     "paper, 512 px": ("paper", 512, 8),
     "ddcolor": ("ddcolor", 256, 32),
