@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from az_fixtures import ACCOUNT, CONTAINER, az_server
-from parquet_fixtures import tree, write_source
+from parquet_fixtures import tree
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage import store as clients
@@ -16,7 +16,9 @@ from streamgan.sharding.folder import bucket_lease
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5, splits="train=1")
+SOURCE = {"files": 1, "rows": 10}
 _numbers = itertools.count()
 
 
@@ -24,19 +26,6 @@ _numbers = itertools.count()
 def server():
     with az_server():
         yield
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"), files=1, rows=10)
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    """The folder of a set."""
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return out
 
 
 @pytest.fixture
@@ -51,19 +40,20 @@ def contents(prefix: str) -> dict[str, bytes]:
 
 def test_a_container_gets_the_bytes_of_a_folder(source, wanted, prefix):
     shard([str(source)], prefix, options=OPTIONS, num_workers=0)
-    assert contents(prefix) == tree(wanted)
+    assert contents(prefix) == wanted
     assert not verify(prefix, full=True).findings
     assert shard([str(source)], prefix, options=OPTIONS, num_workers=0).nothing_to_do
 
 
 @pytest.mark.parametrize("cache", ["folder", "none"])
-def test_a_container_gives_the_batches_of_the_disk(source, wanted, prefix, tmp_path, cache):
-    for path in wanted.iterdir():
-        ObjectPath(f"{prefix}/{path.name}").write_bytes(path.read_bytes())
+def test_a_container_gives_the_batches_of_the_disk(wanted, prefix, tmp_path, cache):
+    for name, data in wanted.items():
+        ObjectPath(f"{prefix}/{name}").write_bytes(data)
+        (tmp_path / name).write_bytes(data)
     address = prefix.replace(f"az://{CONTAINER}", f"abfs://{CONTAINER}@{ACCOUNT}.dfs.core.windows.net")
     settings = {"batch": 4, "size": 16, "workers": 0, "epochs": 2}
-    where = tmp_path if cache == "folder" else "none"
-    ours, theirs = build_loader(address, cache=where, **settings), build_loader(wanted, **settings)
+    where = tmp_path / "cache" if cache == "folder" else "none"
+    ours, theirs = build_loader(address, cache=where, **settings), build_loader(tmp_path, **settings)
     for one, other in zip(ours, theirs, strict=True):
         assert one.color_B3HW.equal(other.color_B3HW)
 
@@ -92,7 +82,7 @@ def test_the_source_may_lie_in_a_container(source, wanted, prefix, tmp_path):
     for given in (prefix, f"{prefix}/*.parquet"):
         out = tmp_path / str(len(given))
         shard([given], out, options=OPTIONS, num_workers=0)
-        assert tree(out) == tree(wanted)
+        assert tree(out) == wanted
 
 
 def test_a_second_sharder_is_refused(source, prefix):

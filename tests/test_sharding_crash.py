@@ -24,6 +24,7 @@ from streamgan.sharding.folder import local as folders
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.unit import writer
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5)
 SCRIPT = """
 import sys
@@ -32,18 +33,6 @@ if __name__ == "__main__":
     options = ShardOptions(samples_per_shard=5)
     shard([sys.argv[1]], sys.argv[2], options=options, num_workers=int(sys.argv[3]))
 """
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return tree(out)
 
 
 def _start(source: Path, out: Path, workers: int) -> subprocess.Popen:

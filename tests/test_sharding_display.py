@@ -22,19 +22,8 @@ from streamgan.sharding.engine.local import Pulse
 from streamgan.sharding.folder.publish import Records
 from streamgan.sharding.run import ShardOptions, shard
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return tree(out)
 
 
 def command(source, out, *more: str) -> list[str]:

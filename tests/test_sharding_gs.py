@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from gs_fixtures import BUCKET, gs_server
-from parquet_fixtures import tree, write_source
+from parquet_fixtures import tree
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage import store as clients
@@ -18,21 +18,10 @@ from streamgan.sharding.folder.parts import Part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 from streamgan.sharding.verify import verify
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5, splits="train=1")
+SOURCE = {"files": 1, "rows": 10}
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"), files=1, rows=10)
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    """The set as it comes in a folder."""
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return tree(out)
 
 
 @pytest.fixture(scope="module")

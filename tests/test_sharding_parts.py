@@ -24,6 +24,7 @@ from streamgan.sharding.folder import state
 from streamgan.sharding.folder.parts import Part, parse_part
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5)
 # A host: does its part, but not before every part holds its lock, so that they all run at the same time.
 HOST = """
@@ -43,18 +44,6 @@ if __name__ == "__main__":
     options = run.ShardOptions(samples_per_shard=5)
     run.shard_part([sys.argv[1]], sys.argv[2], part=parse_part(sys.argv[3]), options=options, num_workers=0)
 """
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return tree(out)
 
 
 def do(source, out, spec, **options):

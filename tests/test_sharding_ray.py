@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
-from parquet_fixtures import pair, tree, write_rows, write_source
+from parquet_fixtures import pair, tree, write_rows
 from s3_fixtures import BUCKET, s3_server
 
 from streamgan.cli.shard import shard as shard_command
@@ -21,6 +21,7 @@ from streamgan.sharding.folder.local import LocalFolder
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.unit.plan import Unit
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5)
 MEMORY = 80 << 20  # bytes of a node's object store
 HEALTH = {  # a node that does not answer for two seconds is dead
@@ -29,18 +30,6 @@ HEALTH = {  # a node that does not answer for two seconds is dead
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 2,
 }
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return tree(out)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from parquet_fixtures import encode, hub, tree, write_rows, write_source
+from parquet_fixtures import encode, hub, tree, write_rows
 from PIL import Image
 from s3_fixtures import BUCKET, Store, answer, reset, s3_server
 
@@ -30,23 +30,12 @@ from streamgan.sharding.folder.state import folder_of
 from streamgan.sharding.run import ShardOptions, finish, shard, shard_part
 from streamgan.sharding.verify import verify
 
+pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5, splits="train=1")
+SOURCE = {"files": 1, "rows": 10}
 SLOW_DOWN = answer("503 Slow Down", "SlowDown")
 DENIED = answer("403 Forbidden", "AccessDenied")
 BROKEN = answer("500 Internal Server Error", "InternalError")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"), files=1, rows=10)
-
-
-@pytest.fixture(scope="module")
-def wanted(source, tmp_path_factory):
-    """The set as it comes in a folder."""
-    out = tmp_path_factory.mktemp("wanted") / "set"
-    shard([str(source)], out, options=OPTIONS, num_workers=0)
-    return tree(out)
 
 
 @pytest.fixture(scope="module")
