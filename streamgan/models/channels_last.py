@@ -4,8 +4,8 @@ Tensor cores want channels last. Between two convolutions one operator of the ot
 there and back, forward and backward: on an H200 a third of the time of a step of `resnet34_unet`. On CPUs
 PyTorch's operators keep the order, under `torch.compile` its compiler does.
 
-Group norm: Wu and He 2018, https://arxiv.org/abs/1803.08494. CUDA's kernels of group and
-instance norm take and make NCHW alone: https://github.com/pytorch/pytorch/issues/111824.
+Group norm: Wu and He 2018, https://arxiv.org/abs/1803.08494. CUDA's kernels of group and instance norm take
+and make NCHW alone: https://github.com/pytorch/pytorch/issues/111824.
 
 Shape suffixes: B batch, C channels, H height, W width, P pixels (H * W), G groups, D channels per group.
 """
