@@ -48,12 +48,15 @@ def _replace(network: nn.Module, passes: list[tuple[dict[str, Any], Tensor]]) ->
     for options, images in passes:
         graph: Forward = partial(plain, **options)  # a rehearsal: the same calls without a graph
         if images.is_cuda:
-            network.train().requires_grad_(not images.requires_grad)  # by its input: with frozen weights
+            network.train()
+            if images.requires_grad:  # that pass is one of frozen weights
+                network.requires_grad_(False)
             graph = _Pass(network, options)
             torch.cuda.make_graphed_callables(
                 graph, (images,), num_warmup_iters=WARM_UPS, allow_unused_input=True
             )
-            network.requires_grad_(True)
+            if images.requires_grad:
+                network.requires_grad_(True)
         graphs.append((options, images, graph))
 
     def forward(images: Tensor, **given: Any) -> Tensor:
