@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from parquet_fixtures import encode, hub, pair, picture, tree, write_rows
 from PIL import Image
 
+from streamgan.cli.inspect import _source_line
 from streamgan.cli.inspect import inspect as inspect_command
 from streamgan.cli.main import main
 from streamgan.core.errors import ConfigError, DataError
@@ -232,3 +233,18 @@ def test_json_of_an_error_is_one_object(monkeypatch, capsys, arguments, code, ki
 def test_pairs_are_those_of_a_sheet(tmp_path, run_as_program):
     done = run_as_program("inspect", tmp_path, "--pairs", "3")
     assert (done.code, "--pairs is for the sheet; name it with --out" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ([{"name": "a", "bytes": 1e6, "rows": 1}], "source: 1 file, 1 row, 1.0 MB: a"),
+        (
+            [{"name": n, "bytes": 1e6, "rows": 2, "listing_sha256": ""} for n in "ab"],
+            "source: 2 folders of images, 4 rows, 2.0 MB: a ... b",
+        ),
+        ([], "source: 0 files, 0 rows, 0.0 MB: "),
+    ],
+)
+def test_the_source_is_told_in_proper_numbers(files, told):
+    assert _source_line({"files": files}) == told

@@ -184,6 +184,16 @@ def test_a_run_that_continues_keeps_on_record_what_it_began_with(
     assert meta["config"]["run"]["init_from"] == str(three_steps)
 
 
+def test_a_run_that_starts_without_a_discriminator_to_take_over_says_so(shard_set, tmp_path, capsys):
+    for name, weight in (("alone", 0), ("both", 1)):
+        train(tiny_config(shard_set, tmp_path / name, "run.steps=1", f"loss.gan_weight={weight}"))
+        new = tiny_config(
+            shard_set, tmp_path / f"from-{name}", "run.steps=1", f"run.init_from={tmp_path / name}"
+        )
+        train(new)
+        assert ("; the discriminator is new" in capsys.readouterr().err) == (name == "alone")
+
+
 def test_a_damaged_checkpoint_is_no_start_for_another_run(shard_set, three_steps, tmp_path):
     shutil.copytree(three_steps, tmp_path / "old")
     damage(tmp_path / "old", 3, "generator.safetensors")

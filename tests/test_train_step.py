@@ -246,6 +246,8 @@ def test_phases_that_are_left_open_are_a_share_of_the_run(words, lengths):
         (["loss.warmup_steps=20"], 0, ["loss.gan_weight (after 20 steps of warm-up)"]),
         (["loss.warmup_steps=20", "loss.gan_weight=0"], 0, []),
         (["loss.warmup_steps=19"], 0, []),
+        (["loss.warmup_steps=17", "loss.r1_weight=1"], 0, ["loss.r1_weight (from step 33 on)"]),
+        (["loss.warmup_steps=16", "loss.r1_weight=1"], 0, []),
         (["optim.schedule=step", "optim.decay_every=20"], 0, ["optim.decay (after 20 steps)"]),
         (["optim.schedule=step", "optim.decay_every=19"], 0, []),
         (["run.profile_steps=[20, 30]"], 0, []),

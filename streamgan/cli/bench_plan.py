@@ -7,7 +7,7 @@ import click
 from streamgan.core.logs import size_text
 
 from .options import Command, Count, Number, cache_gb_option, cache_option
-from .output import emit, table
+from .output import amount, emit, table
 
 if TYPE_CHECKING:
     from streamgan.data.forecast import Forecast
@@ -121,14 +121,16 @@ def _text(
         ["requests per epoch", f"{found.epoch_requests:,}", f"{value['ranged_epoch_requests']:,}"],
     ]
     lines = [
-        f"{value['samples']:,} samples in {value['shards']:,} shards, {size_text(value['bytes'])}; "
-        f"{value['ranks']:,} ranks on {value['machines']:,} machines, batches of {value['batch']:,}",
-        f"epoch: {found.steps_per_epoch:,} steps, {_time(value['epoch_s'])}; "
-        f"{found.left_over:,} samples are left over, others in each",
+        f"{amount(value['samples'], 'sample')} in {amount(value['shards'], 'shard')}, "
+        f"{size_text(value['bytes'])}; {amount(value['ranks'], 'rank')} on "
+        f"{amount(value['machines'], 'machine')}, batches of {value['batch']:,}",
+        f"epoch: {amount(found.steps_per_epoch, 'step')}, {_time(value['epoch_s'])}; "
+        f"{amount(found.left_over, 'sample')} left over, others in each",
         f"each rank trains on {value['images_per_s_per_rank']:,.0f} images/s "
         "(`bench loader` says how many workers that takes)",
-        f"order: {found.lanes} lanes, windows of {found.window} shards; a batch is drawn from "
-        f"{found.distinct:,.0f} shards, {found.distinct / found.distinct_full:.0%} of a full shuffle",
+        f"order: {amount(found.lanes, 'lane')}, windows of {amount(found.window, 'shard')}; a batch is "
+        f"drawn from {amount(found.distinct, 'shard')}, {found.distinct / found.distinct_full:.0%} of a full "
+        "shuffle",
         "",
         table(head, rows),
     ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import Command
-from .output import emit, table
+from .output import amount, emit, table
 
 if TYPE_CHECKING:
     from streamgan.data.inspect import Summary
@@ -140,7 +140,7 @@ def _source_line(source: dict[str, Any]) -> str:
     files = source["files"]
     rows, size = (sum(file.get(key, 0) for file in files) for key in ("rows", "bytes"))
     names = " ... ".join(dict.fromkeys([files[0]["name"], files[-1]["name"]])) if files else ""
-    count = f"{len(files)} file{'s' * (len(files) != 1)}"
-    if "listing_sha256" in files[0]:
-        count = f"{len(files)} folder{'s' * (len(files) != 1)} of images"
-    return f"source: {count}, {rows} rows, {size / 1e6:.1f} MB: {names}"
+    count = amount(len(files), "file")
+    if files and "listing_sha256" in files[0]:
+        count = f"{amount(len(files), 'folder')} of images"
+    return f"source: {count}, {amount(rows, 'row')}, {size / 1e6:.1f} MB: {names}"

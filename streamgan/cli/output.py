@@ -35,6 +35,11 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def amount(count: float, word: str) -> str:
+    """`1 shard`, `1,234 shards`."""
+    return f"{count:,.0f} {word}{'s' * (round(count) != 1)}"
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Columns aligned with spaces: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .output import emit
+from .output import amount, emit
 
 _CHANGES = {
     "16_bit": "cut from 16 bits per channel to 8",
@@ -20,9 +20,8 @@ _CHANGES = {
 
 
 def report_part(out: str, result: Any, as_json: bool) -> None:
-    units = f"{result.units} unit{'s' if result.units != 1 else ''}"
-    text = f"{out}: part {result.part} is complete ({units}, {result.made} made by this run); "
-    text += f"when all parts are: streamgan shard --out {out} --finish"
+    text = f"{out}: part {result.part} is complete ({amount(result.units, 'unit')}, {result.made} made "
+    text += f"by this run); when all parts are: streamgan shard --out {out} --finish"
     summary = {"out": str(out), "part": str(result.part), "units": result.units, "made": result.made}
     summary |= {"passed_over": dict(result.passed), "seconds": round(result.seconds, 3)}
     emit("\n".join([text, *_passed_over(result.passed)]), summary, as_json=as_json)
@@ -32,7 +31,7 @@ def _passed_over(passed: Mapping[str, int]) -> list[str]:
     from streamgan.core.storage.walk import counted
 
     number = sum(passed.values())
-    return [f"{number} file{'s' * (number != 1)} passed over: {counted(passed)}"] if passed else []
+    return [f"{amount(number, 'file')} passed over: {counted(passed)}"] if passed else []
 
 
 def report(out: str, result: Any, as_json: bool) -> None:

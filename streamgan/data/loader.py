@@ -151,7 +151,9 @@ def _open(reading: Reading, split: str) -> Reader:
         SERVER.start()  # it has much to import, and time for it until the first batch is asked for
     reader = open_reader(reading.source, split)
     if reading.gray == "twin" and not reader.has_gray:
-        raise DataError(reader.root, "the set has no gray twins", "use data.gray=derive")
+        raise DataError(
+            reader.root, "the set has no gray twins", "derive the gray: data.gray=derive, --gray derive"
+        )
     return reader
 
 

@@ -4,6 +4,7 @@ There is no data state and no random state to save: both are functions of the st
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,15 @@ def initialise_from(folder: str, networks: Networks, config: TrainConfig) -> Non
     if head != config.model.head:  # the shapes of lab and ycbcr are alike, their numbers are not
         what = f"predicts {head}, and this run {config.model.head}"
         raise CheckpointError(file, what, f"choose model.head={head}")
-    _load_weights(path, networks, config)
-    say(f"starting from the networks of {path}")
+    loaded = _load_weights(path, networks, config)
+    fresh = (
+        "" if "discriminator" in loaded or not networks.plain_discriminator else "; the discriminator is new"
+    )
+    say(f"starting from the networks of {path}{fresh}")
 
 
-def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> None:
+def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> Collection[str]:
+    """The names of those that are there."""
     modules = {"generator": networks.plain_generator, "ema": networks.ema}
     if networks.plain_discriminator is not None and (path / "discriminator.safetensors").exists():
         modules["discriminator"] = networks.plain_discriminator
@@ -190,6 +195,7 @@ def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> None:
             if config.model.generator == "timm_unet":
                 todo += ", and its data.size or what model.enlarge it had"
             raise CheckpointError(file, _misfit(file, name, config, error), todo) from error
+    return modules
 
 
 def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> str:

@@ -76,10 +76,14 @@ def continue_lengths(
 def out_of_reach(config: TrainConfig, lengths: Lengths, *, start: int) -> list[str]:
     """What the settings ask for and no step from `start` to the end does, each with the reason."""
     loss, optim, trace = config.loss, config.optim, config.run.profile_steps
+    first_r1 = -(-lengths.warmup // loss.r1_every) * loss.r1_every  # a step counted from 0
     first_decay = optim.warmup_steps + optim.decay_after + optim.decay_every
     late = {
         f"loss.gan_weight (after {lengths.warmup} steps of warm-up)": loss.gan_weight > 0
         and lengths.warmup >= lengths.total,
+        f"loss.r1_weight (from step {first_r1 + 1} on)": loss.gan_weight > 0
+        and loss.r1_weight > 0
+        and lengths.warmup < lengths.total <= first_r1,
         f"optim.decay (after {first_decay} steps)": optim.schedule == "step" and first_decay >= lengths.total,
         f"run.profile_steps={list(trace or ())}": trace is not None and not start < trace[0] <= lengths.total,
     }
