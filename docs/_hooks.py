@@ -1,7 +1,7 @@
 """Pages that are written elsewhere: commands and settings from the code, README files of the repository.
 
-A link of such a README to another page of the site is turned into one; a link to a file that is no page
-becomes its path.
+Links lead to files of the repository, so that they work there too. On the site a link to what is a page of it
+becomes one; a link to a file that is no page becomes its path.
 """
 
 import re
@@ -44,7 +44,16 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The links of the pages that lie in docs/."""
+    return _with_links(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
+
+
 def _page(source: str, page: str) -> str:
+    return _with_links((ROOT / source).read_text(), source, page)
+
+
+def _with_links(text: str, source: str, page: str) -> str:
     folder = Path(source).parent.as_posix()
 
     def link(found: re.Match[str]) -> str:
@@ -56,9 +65,9 @@ def _page(source: str, page: str) -> str:
             place = PAGES.get(target, target.removeprefix("docs/"))
             return f"{picture}[{words}]({relpath(place, Path(page).parent)}{anchor or ''})"
         assert (ROOT / target).exists(), f"{source}: a link to {path}, which does not exist"
-        return f"{words} (`{target}`)"
+        return f"`{target}`" if words == target else f"{words} (`{target}`)"
 
-    return LINK.sub(link, (ROOT / source).read_text())
+    return LINK.sub(link, text)
 
 
 def commands_page() -> str:

@@ -157,3 +157,11 @@ def test_the_model_of_the_tutorial_trains_and_takes_odd_sizes(shard_set, tmp_pat
     words = ["run.steps=2", "model.generator=tiny", "model.width=8", "model.depth=null", "model.norm=null"]
     result = train(tiny_config(shard_set, tmp_path / "run", *words))
     assert result["steps"] == 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_of_the_repository(page):
+    """But for the two pages of the site that are made of the code."""
+    made = ("reference/commands.md", "reference/settings.md")
+    links = re.findall(r"\]\((?![a-z]+:)([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if link not in made and not (page.parent / link).exists()] == []
