@@ -94,8 +94,12 @@ def launcher(count: int) -> list[str]:
     [
         (["--config_file", TWO], None, r"2 processes were started but this one trains alone"),
         ([*BARE, "--multi_gpu"], None, "trains alone"),
-        (["--config_file", "multi_cpu.yaml"], "1", "several processes were asked for but .* starts one"),
-        ([*BARE, "--cpu"], None, "starts one on the CPU"),
+        (
+            ["--config_file", "multi_cpu.yaml"],
+            "1",
+            "several processes were asked for, but .* starts only one",
+        ),
+        ([*BARE, "--cpu"], None, "starts only one on the CPU"),
     ],
 )
 def test_processes_that_would_train_alone_are_refused(shard_set, tmp_path, options, variable, message):

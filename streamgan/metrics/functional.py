@@ -6,6 +6,7 @@ wrong range is how a published PSNR came to be 5 dB). Floats are rounded to uint
 a file would hold.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -66,7 +67,10 @@ def quantised(rgb_B3HW: Tensor, name: str) -> Tensor:
         )
     if rgb_B3HW.numel():
         low, high = (float(bound) for bound in rgb_B3HW.detach().aminmax())
-        if not (low >= -_SLACK and high <= 1 + _SLACK):  # written so that NaN fails
+        if math.isnan(low):
+            todo = "lower the learning rates and start again, or take an earlier checkpoint"
+            raise DataError("metrics", f"{name} is not a number: the model has diverged", todo)
+        if not (low >= -_SLACK and high <= 1 + _SLACK):
             raise DataError(
                 "metrics",
                 f"{name} leaves [0, 1] (got {low:.4g} to {high:.4g})",
