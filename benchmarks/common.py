@@ -84,6 +84,11 @@ def peak_rss(pid: int) -> dict[int, int]:
     return peaks
 
 
+def own_peak() -> int:
+    """Peak resident bytes of this process. `getrusage` has that of its parent too, if it is larger."""
+    return peak_rss(os.getpid())[os.getpid()]
+
+
 def read_pairs(folder: Path) -> list[Pair]:
     """Every pair of a source in the Hub's schema."""
     pairs = []

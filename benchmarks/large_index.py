@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import load, machine, markdown, scratch, vary, write_parquet, write_report
+from common import load, machine, markdown, own_peak, scratch, vary, write_parquet, write_report
 from PIL import Image
 
 from streamgan.core.storage.files import json_bytes
@@ -154,16 +153,16 @@ def first_batch(url: str, cache: str, whole: bool, start: int) -> dict[str, Any]
         "world": WORLD,
         "node_ranks": NODE_RANKS,
     }
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = own_peak()
     began, worked = time.monotonic(), time.process_time()
     loader = build_loader(url, cache=cache, cache_gb=100, window=WINDOW, start_step=start, **settings)
     batches = iter(loader)
     next(batches)
     wall_s, cpu_s = time.monotonic() - began, time.process_time() - worked
     sent = json.load(urllib.request.urlopen(f"{url}{COUNT}"))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    memory = own_peak() - before
     batches.close()
-    return {"wall_s": wall_s, "cpu_s": cpu_s, "memory": memory * 1024, "sent": sent}
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "memory": memory, "sent": sent}
 
 
 @contextmanager

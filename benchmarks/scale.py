@@ -9,7 +9,6 @@ which tests compare with what a loader downloads, about fleets of 1 to 1,024 GPU
 
 import argparse
 import json
-import resource
 import shlex
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import load, machine, markdown, scratch, write_report
+from common import load, machine, markdown, own_peak, scratch, write_report
 
 from streamgan.data.forecast import forecast
 from streamgan.data.format import (
@@ -51,7 +50,7 @@ PER_MACHINE = 8
 
 def plan_cost(samples: int, per_shard: int) -> dict[str, float]:
     """CPU seconds and memory of the plan of one rank of RANKS_OF_PLAN, in this process."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = own_peak()
     sizes = np.full(samples // per_shard, per_shard)
     marks = [time.process_time()]
 
@@ -72,10 +71,10 @@ def plan_cost(samples: int, per_shard: int) -> dict[str, float]:
     needs = OrderNeeds(order, sizes * IMAGE_BYTES, slice(0, 8 * ROWS.stop), start=0, stop=None)
     uses = sum(1 for _ in needs.of_epoch(0))
     needs_s = mark()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    grown = own_peak() - before
     return {
         "first_s": first_s, "step_s": step_s, "resume_s": resume_s, "needs_s": needs_s, "uses": uses,
-        "memory": grown * 1024,
+        "memory": grown,
     }  # fmt: skip
 
 
