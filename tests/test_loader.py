@@ -174,7 +174,7 @@ def test_gray_is_left_out_where_nobody_wants_it(shard_set, expected):
 def test_twins_of_a_set_without_them_are_refused_at_once(source_folder, tmp_path):
     options = ShardOptions(gray="derive", splits="train=1", max_samples=24)
     shard([str(source_folder)], tmp_path / "set", options=options, num_workers=0)
-    with pytest.raises(DataError, match=r"no gray twins; use data\.gray=derive"):
+    with pytest.raises(DataError, match=r"no gray twins; derive the gray: data\.gray=derive, --gray derive"):
         build(tmp_path / "set", gray="twin")
     with pytest.raises(DataError, match="no gray twins"):
         build_eval_loader(tmp_path / "set", "train", batch=4, size=SIZE, gray="twin")

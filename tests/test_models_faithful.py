@@ -6,6 +6,7 @@ koalarization to 2e-5 of the output's deviation. Parameters were counted in the 
 """
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -176,7 +177,8 @@ def test_a_discriminator_that_judges_photos_sees_real_ones_saturated(monkeypatch
     config = load_config(None, ["run.steps=1", *words])
     losses = build_losses(config)
     assert (losses.judge_photos, losses.real_saturation) == (True, 1.2)
-    step = GanStep(None, None, HEADS["lab"], losses, seed=0)  # type: ignore[arg-type]
+    networks = SimpleNamespace(plain_generator=nn.Identity(), plain_discriminator=None)
+    step = GanStep(None, networks, HEADS["lab"], losses, seed=0)  # type: ignore[arg-type]
     photo = torch.randint(60, 190, (2, 3, 8, 8), dtype=torch.uint8)
     real = MicroBatch(HEADS["lab"], *HEADS["lab"].encode(photo, None), saturation=losses.real_saturation)
     torch.testing.assert_close(step._view(real, real.target_BCHW), unit_rgb(photo), atol=1e-3, rtol=0)

@@ -64,10 +64,12 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
     if not active:
         yield
         return
-    for name, what in ((MANIFEST, "a shard set"), (BUNDLED, "an exported model")):
-        if (run / name).exists():
-            raise ConfigError("run.dir", f"is {what} (got {run})", "choose a folder of its own for the run")
     try:
+        for name, what in ((MANIFEST, "a shard set"), (BUNDLED, "an exported model")):
+            if (run / name).exists():
+                raise ConfigError(
+                    "run.dir", f"is {what} (got {run})", "choose a folder of its own for the run"
+                )
         run.mkdir(parents=True, exist_ok=True)
         lock = open_descriptor(run / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
