@@ -65,14 +65,14 @@ MORE_ARMS = {  # of the default recipe, if time is left
 }
 
 
-def config_of(task: Task, name: str, channels_last: bool, compiled: bool, *more: str) -> TrainConfig:
+def config_of(task: Task, name: str, *more: str, how: Arm = ARMS[MAIN]) -> TrainConfig:
     source, size, batch = MODELS[name]
     words = [
         f"data.size={task.choose(size, 32)}", f"data.batch={task.choose(batch, 2)}",
-        f"run.channels_last={channels_last}", f"run.compile={compiled}",
+        f"run.channels_last={how.channels_last}", f"run.compile={how.compiled}",
         *task.choose([], SMALL), *more,
     ]  # fmt: skip
-    if task.rehearse and compiled:  # a CPU's compiler takes minutes for the recipe's own
+    if task.rehearse and how.compiled:  # a CPU's compiler takes minutes for the recipe's own
         words += ["model.generator=unet", "model.depth=3"]
     config = recipe(task, source, *words)
     if not config.loss.perceptual_weight:

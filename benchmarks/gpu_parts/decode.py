@@ -40,7 +40,7 @@ def measure(task: Task) -> Iterator[Result]:
     batches = cycle([files[i : i + batch] for i in range(0, len(files) - batch + 1, batch)])
     result: Result = {"images_per_s": {}, "step_ms": {}, "errors": {}, "batch": batch}
     rates, times = result["images_per_s"], result["step_ms"]
-    step = our_step(config_of(task, "default", True, False, f"data.batch={batch}"))
+    step = our_step(config_of(task, "default", f"data.batch={batch}"))
     for _ in range(task.choose(WARM_CALLS, 1)):
         step()
     calls: dict[str, Callable[[], Any]] = {}

@@ -28,7 +28,7 @@ def measure(task: Task) -> Iterator[Result]:
             record: Result = {}
             try:
                 with peak_memory(record):
-                    call = our_step(config_of(task, name, True, False, f"data.batch={batch}"))
+                    call = our_step(config_of(task, name, f"data.batch={batch}"))
                     for _ in range(task.choose(WARM_CALLS, 1)):
                         call()
             except torch.OutOfMemoryError as error:

@@ -47,11 +47,10 @@ def _model(
     model = result["models"].setdefault(name, {})
     calls: dict[str, Call] = {}
     wanted: dict[str, Callable[[], Call]] = {
-        arm: partial(our_step, config_of(task, name, how.channels_last, how.compiled), how)
-        for arm, how in arms.items()
+        arm: partial(our_step, config_of(task, name, how=how), how) for arm, how in arms.items()
     }
     if by_hand:
-        config = config_of(task, name, True, False)
+        config = config_of(task, name)
         wanted |= {BARE: partial(hand_step, config, False), PLAIN: partial(hand_step, config, True)}
     for arm, make in wanted.items():
         if clock.left() < 20:
@@ -87,7 +86,7 @@ def _whole_loop(task: Task, result: Result) -> Iterator[Result]:
     result["loop"] = {"images_per_s": found, "data_wait_ms": [], "step_ms": []}
     for number in range(task.choose(ROUNDS, 1)):
         config = config_of(
-            task, "default", True, False, f"run.dir={task.scratch / f'loop-{number}'}", f"run.steps={steps}",
+            task, "default", f"run.dir={task.scratch / f'loop-{number}'}", f"run.steps={steps}",
             f"run.log_every={every}", f"data.workers={workers}",
             "run.validate_images=8", "run.sample_images=2",
         )  # fmt: skip
