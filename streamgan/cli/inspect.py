@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Command
+from .options import Command, given
 from .output import amount, emit, table
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ _SHOWN_SIZES = 10  # lines of the table of image sizes
 @click.command(cls=Command, short_help="Show what is in a shard set, with a contact sheet.")
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--out", type=click.Path(dir_okay=False), help="Write a contact sheet here, as PNG.")
-@click.option("--pairs", type=click.IntRange(1, 1000), show_default="24", help="Pairs on the sheet.")
+@click.option(
+    "--pairs", type=click.IntRange(1, 1000), default=24, show_default=True, help="Pairs on the sheet."
+)
 @click.option("--split", show_default="all", help="Look at this split alone.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of samples.")
 @click.option("--json", "as_json", is_flag=True, show_default=True, help="One JSON object on stdout.")
@@ -30,7 +32,7 @@ def inspect(folder, out, pairs, split, seed, as_json):
     Example:
       streamgan inspect shards/photos --out sheet.png --pairs 24
     """
-    if pairs is not None and not out:
+    if given("pairs") and not out:
         raise click.UsageError("--pairs is for the sheet; name it with --out")
     from streamgan.core.errors import ConfigError
     from streamgan.core.storage.address import redacted
@@ -43,7 +45,7 @@ def inspect(folder, out, pairs, split, seed, as_json):
     value = _value(redacted(str(folder)), summary)
     lines = _text(redacted(str(folder)), summary)
     if out:
-        places = list(choose(folder, split, count=pairs or 24, seed=seed))
+        places = list(choose(folder, split, count=pairs, seed=seed))
         write_sheet(folder, out, places)
         pictured = [{"split": p.split, "shard": p.shard, "key": p.sample.key} for p in places]
         value |= {"sheet": str(out), "pairs": pictured}

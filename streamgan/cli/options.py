@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from streamgan.core.storage.address import is_address
 
@@ -43,6 +44,13 @@ class Command(click.Command):
             if not (option.multiple or option.is_flag) and sum(one is option for one in given) > 1:
                 raise click.UsageError(f"{option.opts[0]} is given twice", ctx)
         return super().parse_args(ctx, args)
+
+
+def given(name: str) -> bool:
+    """Whether the command line has this option or argument."""
+    context = click.get_current_context()
+    said = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    return said and context.params[name] != ()
 
 
 class Count(click.IntRange):

@@ -4,11 +4,10 @@ import io
 from contextlib import redirect_stdout
 
 import click
-from click.core import ParameterSource
 
 from streamgan.core.machine import usable_cores
 
-from .options import Command, Count, Number
+from .options import Command, Count, Number, given
 from .shard_report import report, report_part
 
 _LARGEST = 2**63 - 1  # what other readers of a manifest can hold
@@ -187,7 +186,7 @@ def shard(
     if only_finish:
         return report(out, finish(out, max_bad=max_bad), as_json)
     shard_bytes = parse_size(shard_size) if shard_size is not None else None
-    if options["check"] == "none" and _given("max_pixels"):
+    if options["check"] == "none" and given("max_pixels"):
         raise click.UsageError("--max-pixels needs the size of every image; leave out --check none")
     how = {
         "options": ShardOptions(**_named_columns(columns), **options),
@@ -217,13 +216,6 @@ def _named_columns(columns: str | None) -> dict[str, str]:
     return named
 
 
-def _given(name: str | None) -> bool:
-    """Whether the command line has this option or argument."""
-    context = click.get_current_context()
-    said = context.get_parameter_source(name or "") is ParameterSource.COMMANDLINE
-    return said and context.params[name or ""] != ()
-
-
 def _refuse_nonsense(sources: tuple[str, ...], only_finish: bool) -> None:
     """UsageError for arguments that contradict each other."""
     if not sources and not only_finish:
@@ -231,13 +223,13 @@ def _refuse_nonsense(sources: tuple[str, ...], only_finish: bool) -> None:
     if only_finish:
         context, meant = click.get_current_context(), ("out", "max_bad", "only_finish", "as_json")
         for option in context.command.params:
-            if _given(option.name) and option.name not in meant:
+            if given(option.name or "") and option.name not in meant:
                 name = "SOURCE" if option.name == "sources" else option.opts[0]
                 raise click.UsageError(f"--finish publishes what is there and takes no {name}")
 
 
 def _refuse_both(shard_size: str | None) -> None:
-    if shard_size and _given("samples_per_shard"):
+    if shard_size and given("samples_per_shard"):
         raise click.UsageError("give --samples-per-shard or --shard-size, not both")
 
 
