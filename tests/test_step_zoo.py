@@ -284,6 +284,26 @@ def test_images_that_a_network_does_not_take_are_refused_before_the_training(wor
         build.check_models(load_config(None, ["run.steps=1", *words]))
 
 
+@pytest.mark.parametrize(
+    ("on_gpu", "words", "rank_alone"),
+    [
+        (False, ["model.generator=resnet18_unet", "loss.gan_weight=0", "data.size=32"], True),
+        (True, ["model.generator=resnet18_unet", "loss.gan_weight=0", "data.size=32"], False),
+        (True, ["model.discriminator=paper_cnn", "data.size=16"], False),
+        (True, ["model.discriminator=paper_cnn", "data.size=16", "loss.r1_weight=1"], True),
+    ],
+)
+def test_batch_norm_of_a_rank_sees_the_images_of_all_on_gpus_without_a_penalty(
+    on_gpu, words, rank_alone, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    config = load_config(None, ["run.steps=1", "data.batch=2", *words])
+    told = r"^data\.batch: batch norm .*a micro-batch of 1 on each of 2 ranks, "
+    with pytest.raises(ConfigError, match=told) if rank_alone else nullcontext():
+        build.check_models(config)
+
+
 def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
     shard_set, tmp_path, monkeypatch, capsys
 ):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
@@ -64,22 +64,26 @@ def build_head(config: TrainConfig) -> Head:
 def check_models(config: TrainConfig) -> None:
     """ConfigError if a model, an option of it or a loss does not exist, or does not take the images.
 
-    Nothing here takes memory. Batch norm over several GPUs sees all of a micro-batch, as it does here.
+    Nothing here takes memory.
     """
-    size, micro = config.data.size, max(1, config.data.batch // config.optim.accumulate)
+    world, size = int(os.environ.get("WORLD_SIZE", "1")), config.data.size
+    micro = max(1, config.data.batch // config.optim.accumulate)
+    of_rank = max(1, micro // world)
+    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
     with torch.device("meta"), torch.no_grad():
         generator = _build_generator(config)
         build_losses(config)
+        seen = micro if on_gpu else of_rank
         try:
-            generator(torch.empty(micro, 1, size, size))
+            generator(torch.empty(seen, 1, size, size))
             if config.loss.gan_weight > 0:
-                _build_discriminator(config)(torch.empty(micro, 3, size, size))
+                seen = of_rank if _has_penalty(config) else seen
+                _build_discriminator(config)(torch.empty(seen, 3, size, size))
         except ValueError as error:
             if "1 value per channel" not in str(error):
                 raise
-            what = (
-                f"batch norm is left with one value per channel (got a micro-batch of {micro}, {size} pixels)"
-            )
+            where = f"a micro-batch of {seen}" + (f" on each of {world} ranks" if seen < micro else "")
+            what = f"batch norm is left with one value per channel (got {where}, {size} pixels)"
             todo = "give a larger data.batch or data.size, a smaller optim.accumulate, or choose another norm"
             raise ConfigError("data.batch", what, todo) from error
 
@@ -160,7 +164,7 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
     networks = Networks(wrapped_g, accelerator.unwrap_model(wrapped_g), ema, prepared_g)
     if config.loss.gan_weight > 0:
         discriminator = _build_discriminator(config)
-        if config.loss.r1_weight == 0 and config.loss.gan != "wgan":
+        if not _has_penalty(config):
             discriminator = _for_ranks(discriminator, accelerator)
         discriminator = discriminator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
         optimizer_d = _optimizer(
@@ -182,6 +186,10 @@ def build_step(config: TrainConfig, accelerator: Accelerator, networks: Networks
         clip_g=config.optim.clip_g,
         clip_d=config.optim.clip_d,
     )
+
+
+def _has_penalty(config: TrainConfig) -> bool:
+    return config.loss.r1_weight > 0 or config.loss.gan == "wgan"
 
 
 def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
