@@ -11,6 +11,7 @@ from streamgan.core.config import load_config
 from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.train import build
 from streamgan.train.build import check_models
+from streamgan.train.checkpoint import load_file
 from streamgan.train.loop import train
 from streamgan.train.schedule import set_learning_rates
 from streamgan.train.terms import build_losses
@@ -118,6 +119,17 @@ def test_a_run_goes_on_with_the_rates_that_it_has(shard_set, tmp_path):
         CheckpointError, match=r"has 2 learning rates, that of this run has 1; set optim\.lr_encoder"
     ):
         train(load_config(None, [*words, "run.steps=6"]), allow_changed=True)
+
+
+def test_a_frozen_norm_stays_so_after_a_grid_of_samples(shard_set, tmp_path):
+    words = settings(
+        shard_set, tmp_path, "model.generator=resnet18_unet", "model.norm=batch", "loss.gan_weight=0"
+    )
+    words = [word for word in words if not word.startswith("model.depth")]
+    train(load_config(None, [*words, "optim.freeze_norm=true", "run.sample_every=1", "run.steps=2"]))
+    weights = load_file(tmp_path / "checkpoints" / "step-00000002" / "generator.safetensors")
+    moved = {name for name, one in weights.items() if name.endswith("running_mean") and one.any()}
+    assert moved == {f"ups.{index}.norm.running_mean" for index in range(4)}
 
 
 def test_learning_rates_of_other_tensors_are_one_line(shard_set, tmp_path, monkeypatch):

@@ -217,11 +217,12 @@ def sample_rows(
     batch, lab = batch.to(device), HEADS["lab"]
     given, _, truth, _ = _on_device(batch, head, device)
     lightness = lab.encode(batch.color_B3HW, batch.gray_B1HW)[0]
-    was_training = generator.training
+    modes = {module: module.training for module in generator.modules()}  # optim.freeze_norm
     generator.eval()
     gray = lab.decode(lightness, gray_passthrough(lightness))
     made, average = (head.decode(given, network(given)) for network in (generator, ema))
-    generator.train(was_training)
+    for module, mode in modes.items():
+        module.training = mode
     return {"gray": gray, "generator": made, "average": average, "truth": truth}
 
 
