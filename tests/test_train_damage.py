@@ -155,9 +155,7 @@ def test_a_bad_line_of_the_log_is_set_aside_and_costs_no_other(shard_set, run, c
     path.write_bytes(b"".join([lines[0], bad + b"\n", *lines[1:]]))
     assert read_run(run).state == "done"
     train(tiny_config(shard_set, run, "run.steps=4"))
-    assert f"{path}: 1 lines cannot be read (the first is line 2); moved to metrics.jsonl.damaged" in (
-        capsys.readouterr().err
-    )
+    assert f"{path}: line 2 cannot be read; moved to metrics.jsonl.damaged" in capsys.readouterr().err
     assert (run / "metrics.jsonl.damaged").read_bytes() == bad + b"\n"
     after = [line for line in read_metrics(run) if "lr/g" in line]
     assert after[:3] == before

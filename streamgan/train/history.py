@@ -30,19 +30,22 @@ def cut_history(run: Path, step: int) -> None:
 
     A last line without an end is what a killed process leaves, and is dropped.
     """
-    path, kept, bad, first = run / METRICS, b"", b"", 0
+    path, kept, bad = run / METRICS, list[bytes](), dict[int, bytes]()
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines, 1):
         row = parse_line(line)
-        if row is not None:
-            kept += line + b"\n" if row["step"] <= step else b""
-        elif number < len(lines):
-            bad, first = bad + line + b"\n", first or number
+        if row is None:
+            bad[number] = line + b"\n"
+        elif row["step"] <= step:
+            kept.append(line + b"\n")
+    bad.pop(len(lines), None)
     if bad:
         aside = path.with_name(path.name + DAMAGED_SUFFIX)
         with open(aside, "ab") as file:
-            file.write(bad)
-        count = bad.count(b"\n")
-        say(f"{path}: {count} lines cannot be read (the first is line {first}); moved to {aside.name}")
+            file.writelines(bad.values())
+        told = f"{len(bad)} lines cannot be read (the first is line {min(bad)})"
+        if len(bad) == 1:
+            told = f"line {min(bad)} cannot be read"
+        say(f"{path}: {told}; moved to {aside.name}")
     with atomic_write(path) as file:
-        file.write(kept)
+        file.writelines(kept)
