@@ -213,6 +213,16 @@ def test_changes_are_allowed_when_asked_for_and_all_are_named(shard_set, three_s
     assert "going on as asked" in capsys.readouterr().err
 
 
+def test_changed_settings_of_the_optimizer_are_those_that_it_goes_on_with(shard_set, three_steps, tmp_path):
+    run = shutil.copytree(three_steps, tmp_path / "run")
+    words = ["run.steps=4", "optim.betas=[0.3, 0.9]", "optim.eps=1e-3", "optim.weight_decay=0.5"]
+    train(tiny_config(shard_set, run, *words), allow_changed=True)
+    trainer = torch.load(run / "checkpoints" / "step-00000004" / "trainer.pt", weights_only=True)
+    (of_g,), (of_d,) = (trainer[name]["param_groups"] for name in ("optimizer_g", "optimizer_d"))
+    assert [of_g[key] for key in ("betas", "eps", "weight_decay")] == [(0.3, 0.9), 1e-3, 0.5]
+    assert [of_d[key] for key in ("betas", "eps", "weight_decay")] == [(0.3, 0.9), 1e-3, 0]
+
+
 def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_path, monkeypatch):
     """The disk is slower than the training: what is written is still the state of its step."""
     from streamgan.train import checkpoint_writer

@@ -131,9 +131,10 @@ def load_checkpoint(
         raise CheckpointError(
             checkpoint.path, what, "set optim.lr_encoder as it was then, or leave it out if it was not set"
         )
-    networks.optimizer_g.load_state_dict(state["optimizer_g"])
-    if networks.optimizer_d is not None and state["optimizer_d"] is not None:
-        networks.optimizer_d.load_state_dict(state["optimizer_d"])
+    for name, optimizer in (("optimizer_g", networks.optimizer_g), ("optimizer_d", networks.optimizer_d)):
+        if optimizer is not None and state[name] is not None:
+            ours = optimizer.state_dict()["param_groups"]  # betas, ...: those of the configuration
+            optimizer.load_state_dict({**state[name], "param_groups": ours})
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
 
