@@ -3,7 +3,7 @@
 import pytest
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.storage.address import HubAddress, is_remote, parse, parse_hub, redacted
+from streamgan.core.storage.address import HubAddress, is_remote, join, parse, parse_hub, redacted
 from streamgan.core.storage.local import LocalPath
 from streamgan.core.storage.place import ObjectPath, WebPath, place, readable
 from streamgan.sharding.folder.bucket import BucketFolder
@@ -41,6 +41,12 @@ def test_an_address_has_a_scheme_and_a_root(text, scheme, root):
         ("./org/name", None),
         ("org/name@v1/*.parquet", None),
         ("s3://org/name", None),
+        ("runs/a--b", None),  # the Hub refuses these names
+        ("runs/a..b", None),
+        ("runs/a-", None),
+        ("-runs/a", None),
+        ("runs/a.git", None),
+        (f"runs/{'a' * 97}", None),
     ],
 )
 def test_addresses_of_the_hub(text, found):
@@ -58,6 +64,20 @@ def test_what_cannot_be_read_is_refused_without_its_secrets():
             is_remote(text)
         assert "secret" not in str(caught.value)
     assert redacted("https://user:secret@host/a?token=secret") == "https://host/a"
+    assert redacted("https://user:secret@host?token=a/b#c") == "https://host"
+
+
+@pytest.mark.parametrize("text", ["https://[x/y", "http://[::1/a", "https://host:port/a", "https:///a"])
+def test_an_address_without_a_host_is_refused(text):
+    with pytest.raises(ConfigError, match="names no host; write https://HOST/PATH"):
+        is_remote(text)
+
+
+def test_names_in_a_bucket_may_have_any_letter():
+    for name in ("a#1.jpg", "b?2.jpg", "[c].jpg"):
+        assert redacted(f"s3://bucket/{name}") == f"s3://bucket/{name}" == join("s3://bucket", name)
+    assert join("gs://bucket/a?b", "c") == "gs://bucket/a?b/c"
+    assert redacted("s3://b[ab]/x") == "s3://b[ab]/x"
 
 
 def test_a_place_is_what_its_address_says(tmp_path):

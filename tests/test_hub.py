@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
 import pytest
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -26,6 +27,7 @@ from streamgan.core.errors import ConfigError
 from streamgan.core.storage.hub import hub_error
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.source.hub import find, is_hub, recorded
+from streamgan.sharding.source.read import read_source
 
 OLD, NEW, REPO = "a" * 40, "b" * 40, "org/photos"
 
@@ -204,6 +206,8 @@ def test_what_the_hub_refuses_is_said_in_words(error, words):
         ("/org/photos", False),
         ("org/*", False),
         ("photos", False),
+        ("runs/a--b", False),
+        ("runs/..", False),
     ],
 )
 def test_names_of_the_hub_are_told_from_paths(source, wanted, tmp_path, monkeypatch):
@@ -220,6 +224,32 @@ def test_the_commit_of_a_set_is_read_from_its_records(tmp_path):
     assert recorded([tmp_path / "good", tmp_path / "bad", tmp_path / "none"]) == {REPO: OLD}
 
 
-def test_an_address_that_is_no_data_set_is_refused():
+@pytest.mark.parametrize("source", ["hf://models/org", "hf://datasets/org/a--b", "hf://datasets/org/-a"])
+def test_an_address_that_is_no_data_set_is_refused(source):
     with pytest.raises(ConfigError, match="not the address of a data set"):
-        find("hf://models/org", (".parquet",), {}, Counter())
+        find(source, (".parquet",), {}, Counter())
+
+
+@pytest.mark.parametrize(
+    ("inside", "names"),
+    [
+        ("", ["data/cats/a.jpg", "data/dogs/[b].jpg", "old/data/cats/a.jpg"]),
+        ("data", ["cats/a.jpg", "dogs/[b].jpg"]),
+        ("data/*/*.jpg", ["cats/a.jpg", "dogs/[b].jpg"]),
+        ("data/**/a.jpg", ["cats/a.jpg"]),
+        ("**/a.jpg", ["data/cats/a.jpg", "old/data/cats/a.jpg"]),
+        ("data/dogs/[b].jpg", ["[b].jpg"]),
+    ],
+)
+def test_a_pattern_means_the_same_as_in_a_bucket_and_photos_keep_their_names(inside, names, monkeypatch):
+    class Api:
+        def dataset_info(self, repo, revision):
+            return SimpleNamespace(sha=OLD)
+
+        def list_repo_tree(self, repo, **_):
+            paths = ["README.md", "data/cats/a.jpg", "data/dogs/[b].jpg", "old/data/cats/a.jpg"]
+            return [SimpleNamespace(path=path, size=9) for path in paths]
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    [photos] = read_source([f"hf://datasets/{REPO}/{inside}"])
+    assert [image.name for image in photos.images] == names

@@ -11,6 +11,7 @@ from remote_fixtures import website
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage import retry
+from streamgan.core.storage.place import ObjectPath
 from streamgan.data.format import read_manifest
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.source.read import read_source
@@ -316,6 +317,23 @@ def test_a_pattern_and_a_single_file_on_s3_are_found(bucket, table):
         assert [file.name for file in read_source([source])] == sorted(os.listdir(table))
     [file] = read_source(["s3://photos/data/train-00001-of-00003.parquet"])
     assert file.name == "train-00001-of-00003.parquet"
+    for source, words in (("s3://ph*", "in the name of a bucket"), ("s3://photos/[z-a]", "is no pattern")):
+        with pytest.raises(ConfigError, match=words):
+            read_source([source])
+
+
+def test_photos_in_a_bucket_may_have_names_with_any_letter(bucket):
+    names = ["50%20.jpg", "[a].jpg", "b#1.jpg", "c?.jpg"]
+    data = (bucket / NAMES[0]).read_bytes()
+    for name in names:
+        (ObjectPath("s3://photos/odd") / name).write_bytes(data)
+    for source, wanted in (("s3://photos/odd", names), ("s3://photos/odd/b#1.jpg", ["b#1.jpg"])):
+        [photos] = read_source([source])
+        assert [image.name for image in photos.images] == wanted
+        assert [
+            row.name for n in range(len(wanted)) for row in photos.read(row_group=n, start=0, stop=1)
+        ] == wanted
+        photos.confirm(range(len(wanted)))
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ from streamgan.core.errors import ConfigError
 BUCKETS = ("s3", "gs", "az", "abfs", "abfss")  # object stores, which can be written to
 SCHEMES = (*BUCKETS, "https", "http", "hf")  # what can be read
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_REPO = r"(?P<repo>[\w-][\w.-]*/[\w.-]+?)"
+_NAME = r"\w(?:[\w.-]{0,94}\w)?"
+_REPO = rf"(?P<repo>{_NAME}/{_NAME})"
+_NO_REPO = re.compile(r"--|\.\.|\.git$")  # in its name the Hub has none of these
 _ON_HUB = re.compile(
     rf"hf://(?P<kind>datasets/)?{_REPO}(?:@(?P<revision>refs/(?:convert|pr)/[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?"
 )
@@ -49,8 +51,16 @@ def is_remote(text: str) -> bool:
     if address.scheme not in SCHEMES:
         what = f"cannot read {address.scheme}:// (it reads {', '.join(SCHEMES)})"
         raise ConfigError(redacted(text), what, "download it and name the folder")
-    if address.scheme == "http" and urlsplit(text).hostname not in _LOOPBACK:
-        raise ConfigError(redacted(text), f"plain http from {parse(redacted(text)).root}", "use https")
+    if address.scheme in ("https", "http"):
+        try:
+            parts = urlsplit(text)
+            host = parts.hostname if parts.port != 0 else None
+        except ValueError:  # a bracket of IPv6 without its other one, a port that is no number
+            host = None
+        if not host:
+            raise ConfigError(redacted(text), "names no host", "write https://HOST/PATH")
+        if address.scheme == "http" and host not in _LOOPBACK:
+            raise ConfigError(redacted(text), f"plain http from {parse(redacted(text)).root}", "use https")
     return True
 
 
@@ -64,16 +74,20 @@ def parse_abfs(root: str) -> tuple[str, str]:
 
 
 def redacted(text: str) -> str:
-    """An address as it may stand in a message or a manifest: no user, no password, no query."""
+    """An address as it may stand in a message or a manifest: no user, no password, no query.
+
+    In a bucket there are no queries: `?` and `#` are letters of names.
+    """
     if not is_address(text) or text.startswith(("hf://", "abfs://", "abfss://")):
         return text
-    parts = urlsplit(text)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, rest = parse(text)
+    root, slash, path = (rest if scheme in BUCKETS else re.split("[?#]", rest, maxsplit=1)[0]).partition("/")
+    return f"{scheme}://{root.rpartition('@')[2]}{slash}{path}"
 
 
 def join(root: str, name: str) -> str:
     """The address of the file `name` in the folder `root`; a query stays behind the path."""
-    if parse(root).scheme in ("", "hf"):
+    if parse(root).scheme in ("", "hf", *BUCKETS):
         return f"{root.rstrip('/')}/{name}"
     parts = urlsplit(root)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
@@ -103,5 +117,7 @@ def parse_hub(text: str, *, plain: Literal["dataset", "model"] | None = None) ->
     elif plain and (match := _PLAIN.fullmatch(text)):
         kind, revision, path = plain, match["revision"], ""
     else:
+        return None
+    if _NO_REPO.search(match["repo"]):
         return None
     return HubAddress(kind, match["repo"], unquote(revision) if revision else None, path)

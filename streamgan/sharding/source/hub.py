@@ -8,7 +8,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from streamgan.core.errors import ConfigError, DataError
@@ -17,7 +16,7 @@ from streamgan.core.storage.hub import hub_error
 from streamgan.core.storage.place import Place
 from streamgan.core.storage.retry import with_retries
 
-from .listing import Found, reason_to_pass
+from .listing import Found, reason_to_pass, split_pattern
 
 
 def is_hub(source: str) -> bool:
@@ -73,24 +72,23 @@ def find(
         what, todo = hub_error(error.__cause__, "data set")
         here = "" if source.startswith("hf://") else "no such folder here, and "
         raise DataError(source, here + what, todo) from error
-    origin = named.at(commit)
-    base, found = f"{origin}/{inside}".rstrip("/"), []
-    for file in files:
-        if not _is_within(file.path, inside):
+    origin, sizes = named.at(commit), {file.path: file.size for file in files}
+    if inside in sizes:  # whatever its name looks like
+        file = f"{origin}/{inside}"
+        return [Found(file, file.rpartition("/")[0], sizes[inside], origin=origin)]
+    folder, wanted = split_pattern(inside)
+    base, found = f"{origin}/{folder}".rstrip("/"), []
+    for path, size in sizes.items():
+        name = path.removeprefix(f"{folder}/")
+        if (folder and name == path) or not wanted.fullmatch(name):
             continue
-        name = file.path.removeprefix(f"{inside}/")
-        if file.path != inside and (reason := reason_to_pass(name, suffixes)):
+        if reason := reason_to_pass(name, suffixes):
             passed[reason] += 1
         else:  # a commit never changes, so there is no identity to watch
-            found.append(Found(f"{origin}/{file.path}", base, file.size, origin=origin))
+            found.append(Found(f"{origin}/{path}", base, size, origin=origin))
     if not found:
         what = f"holds no .parquet file and no image at {commit[:12]}" + (
             f" under {inside}" if inside else ""
         )
         raise DataError(source, what, f"try hf://datasets/{repo}@refs/convert/parquet, which the Hub makes")
     return found
-
-
-def _is_within(path: str, inside: str) -> bool:
-    """`inside` is empty, a folder, a file or a pattern."""
-    return not inside or path == inside or path.startswith(f"{inside}/") or PurePosixPath(path).match(inside)

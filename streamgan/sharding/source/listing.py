@@ -161,11 +161,11 @@ def _refuse_unreadable(pattern: str) -> None:
 def _find_remote(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -> list[Found]:
     listed = parse(source).scheme in BUCKETS  # elsewhere the one file is there, or it is an error
     source = source.rstrip("/") if listed else source
+    if _MAGIC.search(parse(source).root) and listed:
+        raise ConfigError(source, "is a pattern in the name of a bucket", "name the bucket")
     if info := file_info(source) if not listed or "/" in parse(source).rest else None:
         return [Found(source, redacted(source).rpartition("/")[0], info["size"], _version(info))]
-    magic = _MAGIC.search(source)
-    base = source[: magic.start()].rpartition("/")[0] if magic else source
-    wanted = _pattern(source[len(base) + 1 :]) if magic else re.compile(".*", re.DOTALL)
+    base, wanted = split_pattern(source)
     files = {name: info for name, info in object_tree(base).items() if wanted.fullmatch(name)}
     if not files:
         raise DataError(source, "no such file or folder, or an empty one", "check the address")
@@ -178,13 +178,23 @@ def _find_remote(source: str, suffixes: tuple[str, ...], passed: Counter[str]) -
     return found
 
 
+def split_pattern(glob_: str) -> tuple[str, re.Pattern[str]]:
+    """The folder in which a glob begins to be one, and what the names of files below it must be."""
+    magic = _MAGIC.search(glob_)
+    folder = glob_[: magic.start()].rpartition("/")[0] if magic else glob_
+    return folder, _pattern(glob_.removeprefix(folder).lstrip("/") or "**")
+
+
 def _pattern(glob_: str) -> re.Pattern[str]:
     """A glob as bash has it: `*` and `?` stay in a folder, `**/` goes through any number of them."""
     meaning = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = _MAGIC.split(glob_)  # every second one is magic
     literal = [re.escape(part) for part in parts[::2]]
     magic = [meaning.get(part) or part.replace("[!", "[^") for part in parts[1::2]] + [""]
-    return re.compile("".join(map("".join, zip(literal, magic, strict=True))), re.DOTALL)
+    try:
+        return re.compile("".join(map("".join, zip(literal, magic, strict=True))), re.DOTALL)
+    except re.error as error:
+        raise ConfigError(glob_, f"is no pattern ({error.msg})", "check what is in brackets") from error
 
 
 def without_copies(found: Iterable[Found], passed: Counter[str]) -> list[Found]:
