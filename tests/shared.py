@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from warm import Template
 
 from streamgan.cli.main import streamgan
 from streamgan.cli.output import run_command
+from streamgan.core import logs
 from streamgan.core.seeding import hash64, uniform
 from streamgan.data.workers.processes import SERVER
 from streamgan.sharding.run import ShardOptions, shard
@@ -90,9 +92,15 @@ def _shared_memory() -> set[str]:
     return found
 
 
-def _kill(processes: list[psutil.Process]) -> None:
+def signal_all(processes: Iterable[psutil.Process], number: int) -> None:
+    """To those that are still there: the end of one may be that of others."""
     for process in processes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    signal_all(processes, signal.SIGKILL)
     psutil.wait_procs(processes, timeout=GRACE_S)
 
 
@@ -154,6 +162,7 @@ class Result:
 @pytest.fixture
 def run_as_program(capfd, monkeypatch):
     """`run_as_program("verify", folder)` as the `streamgan` script would, in this process."""
+    monkeypatch.setattr(logs, "LINE_INTERVAL_S", 3600.0)  # however slow the machine, the same lines
 
     def call(*arguments: object, command: click.Command = streamgan) -> Result:
         monkeypatch.setattr(sys, "argv", ["streamgan", *map(str, arguments)])

@@ -11,6 +11,7 @@ import kubernetes_validate
 import psutil
 import pytest
 import yaml
+from shared import signal_all
 from training import losses, settings
 
 from streamgan.train.runs import read_run
@@ -112,8 +113,7 @@ def test_a_slurm_job_saves_before_its_limit_and_is_queued_again_until_it_is_done
         if line.startswith("step 6/"):
             break
     # what --signal=USR1@300 does: every process of the job's steps, not the batch script itself
-    for child in psutil.Process(process.pid).children(recursive=True):
-        child.send_signal(signal.SIGUSR1)
+    signal_all(psutil.Process(process.pid).children(recursive=True), signal.SIGUSR1)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
     assert "the job goes back into the queue" in stdout

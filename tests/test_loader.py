@@ -264,7 +264,7 @@ def test_an_image_that_does_not_decode_is_named_too(tmp_path):
 
 @pytest.fixture
 def blocked_worker(shard_set, monkeypatch):
-    """(batches after the first, pid of the only worker), which never finishes the second batch."""
+    """(batches after the first, the only worker), which never finishes the second batch."""
     let_workers_decode(monkeypatch, BlockAfter(BATCH))
     loader = build(shard_set, workers=1, stop_step=None, stall_s=60)
     batches = iter(loader)
@@ -272,22 +272,22 @@ def blocked_worker(shard_set, monkeypatch):
     (worker,) = loader_workers()
     while loader._samples.board.sample(0) is None:  # until it is at the second
         time.sleep(0.01)
-    return batches, worker.pid
+    return batches, worker
 
 
 def test_a_killed_worker_is_a_data_error_and_never_a_hang(blocked_worker):
     batches, worker = blocked_worker
-    os.kill(worker, signal.SIGKILL)
-    message = rf"loader: DataLoader worker 0 \(pid {worker}\) is gone \(exit code -9\), at work on .*, key "
+    worker.kill()
+    message = rf"DataLoader worker 0 \(pid {worker.pid}\) is gone \(exit code -9\), at work on .*, key "
     with pytest.raises(DataError, match=message):
         next(batches)
 
 
 def test_a_worker_killed_during_a_step_lets_the_step_end_and_is_told_then(blocked_worker):
     batches, worker = blocked_worker
-    os.kill(worker, signal.SIGKILL)
-    assert psutil.wait_procs([psutil.Process(worker)], timeout=10)[1] == []  # stands for a step
-    with pytest.raises(DataError, match=rf"DataLoader worker 0 \(pid {worker}\) is gone"):
+    worker.kill()
+    assert psutil.wait_procs([worker], timeout=10)[1] == []  # stands for a step
+    with pytest.raises(DataError, match=rf"DataLoader worker 0 \(pid {worker.pid}\) is gone"):
         next(batches)
 
 

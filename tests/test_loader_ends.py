@@ -144,7 +144,8 @@ def run(command: list[str], **how: Any) -> tuple[int, str, str, list[int]]:
 
 
 def left(pids: list[int], timeout: float = 0) -> list[psutil.Process]:
-    return psutil.wait_procs([psutil.Process(one) for one in pids if psutil.pid_exists(one)], timeout)[1]
+    there = [process for process in psutil.process_iter() if process.pid in pids]
+    return psutil.wait_procs(there, timeout)[1]
 
 
 @pytest.mark.parametrize("ending", some_slow(ENDINGS, FAST))

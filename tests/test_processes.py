@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from shared import signal_all
 from training import (
     ACCELERATE,
     COMMON,
@@ -48,8 +49,8 @@ def started(command: list[str]) -> Iterator[subprocess.Popen]:
     finally:
         if process.poll() is None:
             family = psutil.Process(process.pid).children(recursive=True)
-        for one in [process, *family]:
-            one.kill()
+        process.kill()
+        signal_all(family, signal.SIGKILL)
         process.wait()
         assert process.stderr
         process.stderr.close()
@@ -128,8 +129,7 @@ def test_a_signal_through_the_launcher_leaves_a_checkpoint(shard_set, tmp_path, 
         if whom == "launcher":
             process.send_signal(number)
         else:
-            for one in [*family, psutil.Process(process.pid)]:
-                one.send_signal(number)
+            signal_all([*family, psutil.Process(process.pid)], number)
         _, said = process.communicate(timeout=60)  # stderr ends with the last of them
     saved = list_checkpoints(run)[-1]
     assert f"stopped at step {saved.step} of 100000, checkpoint written; the same command continues" in said
@@ -196,8 +196,8 @@ def test_a_run_killed_on_two_processes_continues_on_any_number(shard_set, tmp_pa
     run, words = tmp_path / "run", ("run.checkpoint_every=5", "run.keep=99", "data.workers=1")
     with started([*launcher(2), *settings(shard_set, run, *words, "run.steps=100000")]) as process:
         wait_for_step(process, 13)
-        for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-            one.kill()
+        family = psutil.Process(process.pid).children(recursive=True)
+        signal_all([psutil.Process(process.pid), *family], signal.SIGKILL)
         process.wait()
     saved = list_checkpoints(run)[-1].step
     steps = f"run.steps={saved + 12}"

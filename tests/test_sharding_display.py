@@ -134,6 +134,17 @@ def test_without_a_terminal_there_is_a_line_each_interval_also_when_nothing_move
     assert [line.split(" ", 2)[1] for line in lines] == ["10/100"] * 3
 
 
+def test_bars_within_each_other_are_plain_lines_without_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "LINE_INTERVAL_S", 0.0)
+    with progress(total=2, unit="photo", label="colorize") as outer:
+        with progress(total=9, unit="frame", label="film", leave=False) as inner:
+            inner.update(4)
+        outer.update()
+    assert [line.split(" ")[:2] for line in capsys.readouterr().err.splitlines()] == [
+        ["colorize:", "0/2"], ["film:", "0/9"], ["film:", "4/9"], ["colorize:", "1/2"], ["colorize:", "1/2"],
+    ]  # fmt: skip
+
+
 def test_the_line_holds_rate_bytes_time_left_bad_rows_and_workers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(logs, "LINE_INTERVAL_S", 0.0)
     monkeypatch.setattr(local, "PULSE_S", 0.0)

@@ -76,5 +76,6 @@ def progress(
         maxinterval=LINE_INTERVAL_S,
         miniters=None if terminal else 0,  # the clock alone decides: a line also when nothing moves
         leave=leave,
+        position=None if terminal else 0,  # lines have no place below each other
     )
     return bar
