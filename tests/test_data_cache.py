@@ -23,7 +23,7 @@ from remote_fixtures import website
 from worker_fixtures import loader_workers
 
 from streamgan.core.errors import ConfigError, DataError
-from streamgan.core.storage import client, locks
+from streamgan.core.storage import locks
 from streamgan.core.storage.locks import close_descriptor, is_open, open_descriptor
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
@@ -60,7 +60,6 @@ def root(tmp_path_factory):
 @pytest.fixture
 def site(root, monkeypatch):
     impatient(monkeypatch)
-    monkeypatch.setattr(client, "STALL_S", 30.0)
     with website(root) as server:
         yield server
 

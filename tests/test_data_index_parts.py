@@ -25,7 +25,6 @@ from s3_fixtures import BUCKET, s3_server
 
 from streamgan.cli.bench import bench
 from streamgan.core.errors import DataError
-from streamgan.core.storage import client
 from streamgan.data.format import MANIFEST, idx_name, read_manifest
 from streamgan.data.inspect import inspect
 from streamgan.data.loader import build_eval_loader, build_loader
@@ -69,7 +68,6 @@ def in_parts(monkeypatch):
 @pytest.fixture
 def site(root, monkeypatch):
     impatient(monkeypatch)
-    monkeypatch.setattr(client, "STALL_S", 30.0)
     with website(root) as server:
         yield server
 

@@ -12,7 +12,7 @@ from remote_fixtures import website
 from test_loader import assert_equal
 
 from streamgan.core.errors import DataError
-from streamgan.core.storage import client, download
+from streamgan.core.storage import download
 from streamgan.data import Weighted, build_loader
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_eval_loader
@@ -77,8 +77,8 @@ def test_a_batch_by_range_is_that_of_the_disk(shard_set, site, monkeypatch, gray
 
 
 @pytest.mark.parametrize("kinds", [("503", "reset", "cut"), ("flip",), ("stall", "other_range")])
-def test_faults_change_no_batch(shard_set, site, kinds):
-    faults = Faults(site, kinds, share=0.4)
+def test_faults_change_no_batch(shard_set, site, monkeypatch, kinds):
+    faults = Faults(site, kinds, monkeypatch, share=0.4)
     rows = ShardReader(shard_set, "train").index
     ends = np.cumsum([shard.samples for shard in read_manifest(shard_set).splits["train"].shards])
     for number, row in enumerate(rows):
@@ -99,7 +99,6 @@ def test_the_images_of_a_batch_are_under_way_together(shard_set, site, monkeypat
     monkeypatch.setattr(pieces_module, "NUM_REQUESTS", most)
     monkeypatch.setattr(pieces_module, "MAX_GAP", -1)  # a request an image
     monkeypatch.setattr(download, "CHUNK_BYTES", 8 << 20)
-    monkeypatch.setattr(client, "STALL_S", 30.0)
     barrier, lock, now, seen = threading.Barrier(most), threading.Lock(), [0], []
 
     def wait_for_the_others(handler, attempt) -> bool:

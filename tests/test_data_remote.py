@@ -20,7 +20,7 @@ from training import losses, tiny_config
 from streamgan.cli.main import streamgan
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.seeding import hash64
-from streamgan.core.storage import client, download, retry
+from streamgan.core.storage import download, retry
 from streamgan.core.storage.address import join
 from streamgan.core.storage.download import read_range, read_whole, size_of
 from streamgan.core.storage.locks import close_descriptor
@@ -86,7 +86,6 @@ def members(root) -> dict[str, list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_set_on_the_web_gives_the_batches_of_the_disk(root, site, expected, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(client, "STALL_S", 30.0)
     assert_same(build_loader(site.url, workers=workers, cache=tmp_path, **SETTINGS), expected)
     shards = read_manifest(root).splits["train"].shards
     assert {path.name for path in (tmp_path / "blobs").iterdir()} == {
@@ -97,8 +96,10 @@ def test_a_set_on_the_web_gives_the_batches_of_the_disk(root, site, expected, tm
 
 
 @pytest.mark.parametrize("kind", SOME + [pytest.param(kind, marks=pytest.mark.slow) for kind in REST])
-def test_a_fault_of_the_network_leaves_the_batches_as_they_are(root, site, expected, tmp_path, kind):
-    faults = Faults(site, (kind,), share=0.2)
+def test_a_fault_of_the_network_leaves_the_batches_as_they_are(
+    root, site, expected, tmp_path, monkeypatch, kind
+):
+    faults = Faults(site, (kind,), monkeypatch, share=0.2)
     faults.flips = members(root)
     assert_same(build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS), expected)
     assert faults.served[kind] >= 3
@@ -108,16 +109,16 @@ def test_a_fault_of_the_network_leaves_the_batches_as_they_are(root, site, expec
 
 
 @pytest.mark.slow
-def test_all_faults_at_once_leave_the_batches_as_they_are(root, site, expected, tmp_path):
-    faults = Faults(site, KINDS, share=0.5, seed=1)
+def test_all_faults_at_once_leave_the_batches_as_they_are(root, site, expected, tmp_path, monkeypatch):
+    faults = Faults(site, KINDS, monkeypatch, share=0.5, seed=1)
     faults.flips = members(root)
     assert_same(build_loader(site.url, workers=2, cache=tmp_path, **SETTINGS), expected)
     assert len(faults.served) >= 6
 
 
 @pytest.mark.slow
-def test_a_damaged_header_is_fetched_again_with_its_shard(root, site, expected, tmp_path):
-    faults = Faults(site, ("flip",), share=0.2)
+def test_a_damaged_header_is_fetched_again_with_its_shard(root, site, expected, tmp_path, monkeypatch):
+    faults = Faults(site, ("flip",), monkeypatch, share=0.2)
     faults.flips = {name: [(0, 100)] for name in members(root)}  # the name in the first header
     assert_same(build_loader(site.url, workers=0, cache=tmp_path, **SETTINGS), expected)
     assert faults.served["flip"] >= 2
@@ -145,15 +146,15 @@ def test_a_damaged_manifest_or_index_is_fetched_again(root, site, expected, tmp_
 @pytest.mark.parametrize("workers", [0, 1])
 def test_without_a_cache_images_are_read_by_range(root, site, expected, tmp_path, monkeypatch, workers):
     monkeypatch.setenv("HOME", str(tmp_path))
-    Faults(site, ("503", "cut"), share=0.2)
+    Faults(site, ("503", "cut"), monkeypatch, share=0.2)
     loader = build_loader(site.url, workers=workers, cache="none", **{**SETTINGS, "epochs": 1})
     assert_same(loader, expected[: len(loader)])
     assert site.sent < tar_bytes(root)  # no headers, no padding
     assert not list(tmp_path.iterdir())
 
 
-def test_a_flipped_byte_without_a_cache_is_read_again(root, site):
-    faults = Faults(site, ("flip",), share=0.5)
+def test_a_flipped_byte_without_a_cache_is_read_again(root, site, monkeypatch):
+    faults = Faults(site, ("flip",), monkeypatch, share=0.5)
     faults.flips = members(root)
     reader, local = (ShardReader(place, "train", cache=None) for place in (site.url, root))
     assert [reader.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
