@@ -33,6 +33,7 @@ from streamgan.data.shards import node_cache as cache_module
 from streamgan.data.shards import verified_download as fill_module
 from streamgan.data.shards.node_cache import Blob, Deleted, NodeCache
 from streamgan.data.shards.reader import ShardReader
+from streamgan.data.workers.processes import Workers
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SIZE = 20_480  # of a shard: five requests
@@ -535,9 +536,12 @@ def test_a_loader_that_fails_before_its_first_batch_leaves_nothing(
     def fail(cache: NodeCache) -> int:
         raise DataError("cache", "cannot be used", "choose another")
 
+    ended, end = [], Workers.end
+    monkeypatch.setattr(Workers, "end", lambda self: (ended.append(self), end(self)))
     monkeypatch.setattr(NodeCache, "usage", fail)
     with pytest.raises(DataError, match="cache: cannot be used"):
         next(iter(loader))
+    assert len(ended) == 1  # not left to PyTorch, which waits five seconds for each
     assert psutil.wait_procs(loader_workers(), timeout=5)[1] == []
 
 

@@ -50,7 +50,9 @@ def read(
         raise
     if not processes:
         return (batch for batch in iterator)
-    return _read(iterator, processes, _Watchdog(iterator._workers, board, stall_s), where)  # type: ignore[attr-defined]
+    batches = _read(iterator, processes, _Watchdog(iterator._workers, board, stall_s), where)  # type: ignore[attr-defined]
+    next(batches)  # a generator that has not begun ends nothing when it is closed
+    return batches
 
 
 def close_at_exit(batches: Generator[_T, None, None]) -> Generator[_T, None, None]:
@@ -66,8 +68,9 @@ def close_at_exit(batches: Generator[_T, None, None]) -> Generator[_T, None, Non
 def _read(
     iterator: Iterator[Any], processes: Workers, watchdog: "_Watchdog", where: Callable[[int], str]
 ) -> Generator[Any, None, None]:
-    watchdog.start()
     try:
+        watchdog.start()
+        yield None
         while True:
             if processes.any_gone():
                 raise EOFError("it has ended")
@@ -113,7 +116,8 @@ class _Watchdog:
 
     def end(self) -> None:
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def lost(self, where: Callable[[int], str], message: str) -> DataError:
         """What to tell of a loader that has lost a worker, as far as the board knows it."""
