@@ -135,9 +135,10 @@ def evaluation_loader(
 ) -> Loader:
     """The first `num_images` samples of a split (None: all), centre-cropped, once each over all ranks.
 
-    `batch` is the local batch. Every rank gets the same number of full batches; the last are padded: with
-    black images, and -1 in ids_B. Of several sets, the first images of each are taken in the ratio of the
-    weights. Where damaged samples are replaced, the substitute is one of the split's.
+    `batch` is the local batch, or a rank's share if that is smaller. Every rank gets the same number of full
+    batches; the last are padded: with black images, and -1 in ids_B. Of several sets, the first images of
+    each are taken in the ratio of the weights. Where damaged samples are replaced, the substitute is one of
+    the split's.
     """
     check_options(batch=batch, num_images=num_images)
     reader = _open(reading, split)

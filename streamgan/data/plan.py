@@ -79,13 +79,14 @@ class TrainingPlan:
 
 
 class EvaluationPlan:
-    """The samples `ids`, once each over all ranks, in rows of `local_batch`; -1 pads the last ones.
+    """The samples `ids`, once each over all ranks, in rows of at most `most`; -1 pads the last ones.
 
     `ids_SB` are those of this rank.
     """
 
-    def __init__(self, ids: np.ndarray, local_batch: int, ranks: Ranks):
-        self.local_batch, self.num_samples = local_batch, len(ids)
+    def __init__(self, ids: np.ndarray, most: int, ranks: Ranks):
+        self.num_samples = len(ids)
+        self.local_batch = local_batch = min(most, -(-len(ids) // ranks.world))
         self.steps_per_epoch = -(-len(ids) // (local_batch * ranks.world))
         padded = np.full(self.steps_per_epoch * local_batch * ranks.world, -1, np.int64)
         padded[: len(ids)] = ids
