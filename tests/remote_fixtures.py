@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 Fault = Callable[[BaseHTTPRequestHandler, int], bool]
 
@@ -35,8 +36,9 @@ class Website:
                     self.answer(body=True)
 
             def answer(self, *, body: bool) -> None:
-                path = site.root / self.path.partition("?")[0].lstrip("/")
-                if not path.is_file():
+                asked = unquote(self.path.partition("?")[0])
+                path = site.root / asked.lstrip("/")
+                if "//" in asked or not path.is_file():  # to object stores and signatures it is another name
                     self.send_error(404)
                     return
                 data = path.read_bytes()

@@ -1,5 +1,6 @@
 """The node cache: a hard cap, shared downloads, nothing lost or stuck whatever is killed or damaged."""
 
+import errno
 import fcntl
 import importlib
 import math
@@ -149,6 +150,16 @@ def test_a_lease_that_is_closed_twice_closes_nothing_else(tmp_path):
     assert others[-1] == number
     for other in others:
         close_descriptor(other)
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
+    def no_locks(*_) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(DataError, match=rf"^{tmp_path}: cannot be used \(Function not implemented\); choose"):
+        NodeCache(tmp_path, 300)
+    assert not locks._descriptors
 
 
 def test_a_lower_cap_than_last_time_makes_room_at_once(tmp_path):

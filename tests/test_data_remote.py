@@ -266,7 +266,8 @@ def test_nobody_waits_for_ever_for_somebody_elses_download(root, site, tmp_path,
     reader.close()
 
 
-def test_retry_after_is_honoured(root, site):
+@pytest.mark.parametrize("name", ["train.index", "more photos/Käse, 5%.index"])
+def test_retry_after_is_honoured(root, site, name, tmp_path):
     pauses = []
 
     class Recorder(threading.Event):
@@ -284,10 +285,18 @@ def test_retry_after_is_honoured(root, site):
 
     site.fault = busy
     got = bytearray()
-    address = f"{site.url}/train.index"
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    shutil.copy(root / "train.index", tmp_path / name)
+    site.root = tmp_path
+    address = f"{site.url}/{name.replace('%', '%25')}"
     download.download(address, 0, 100, lambda at, data: got.extend(data), stop=Recorder())
     assert bytes(got) == (root / "train.index").read_bytes()[:100]
     assert pauses == [17.0, retry.MAX_PAUSE_S]
+
+
+@pytest.mark.parametrize("said", ["\u00b2", "-5", "soon", "", f"Mon, {'9' * 20} Jan 2020 00:00:00 GMT"])
+def test_a_retry_after_that_makes_no_sense_asks_for_nothing(said):
+    assert retry.seconds_until(said) == 0
 
 
 def test_a_server_without_ranges_is_refused(root, site, tmp_path):

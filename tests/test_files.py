@@ -110,6 +110,16 @@ def test_the_advice_for_too_many_open_files_names_the_limit_and_a_better_one():
     )
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EEXIST])
+def test_an_error_of_a_descriptor_gets_its_advice_too(number, tmp_path):
+    error = file_error(OSError(number, os.strerror(number), 7), tmp_path)
+    assert error.where == str(tmp_path)
+    assert ADVICE[number] in error.todo
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        os.stat(2**30)
+    assert str(file_error(caught.value)).startswith(f"{2**30}: Bad file descriptor; ")
+
+
 def test_a_dangling_link_in_the_way_is_named_with_its_target(tmp_path):
     (tmp_path / "link").symlink_to("/nowhere/at/all")
     with pytest.raises(FileExistsError) as caught:

@@ -148,6 +148,25 @@ def test_addresses_that_cannot_be_written_are_refused(source, out, words):
     assert "secret" not in str(failure.value)
 
 
+@pytest.mark.parametrize("name", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_certificates_that_cannot_be_read_are_named_and_do_not_hide_a_set(store, prefix, monkeypatch, name):
+    monkeypatch.setenv("AWS_REGION", name)  # another client than the one that is there
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(name, "/none.pem")
+    with pytest.raises(ConfigError, match=rf"^{name}: /none.pem cannot be read \(No such file"):
+        ObjectPath(f"s3://{BUCKET}/{prefix}").exists()
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_a_profile_that_is_not_there_is_named_at_once(store, prefix, monkeypatch, keys):
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    if not keys:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    place = ObjectPath(f"s3://{BUCKET}/{prefix}")
+    with pytest.raises(ConfigError, match=r"^s3://shards: The config profile \(nobody\) could"):
+        folder_of(place).remove_unfinished(lambda name: True) if keys else place.exists()
+
+
 @pytest.mark.slow
 def test_a_stopped_run_keeps_its_units(source, wanted, store, prefix, monkeypatch):
     do_one_unit(source, prefix, monkeypatch)

@@ -66,7 +66,8 @@ def file_error(
     """
     where = where if where is not None else error.filename or "a file"
     reason = error.strerror or in_one_line(error)
-    advice = _advice(error.errno, os.fspath(error.filename or str(where)))
+    # of a call with a descriptor the system names that
+    advice = _advice(error.errno, error.filename if isinstance(error.filename, str) else str(where))
     return kind(where, f"{what} ({reason})" if what else reason, f"{advice}, then {then}" if then else advice)
 
 

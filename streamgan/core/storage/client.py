@@ -11,12 +11,13 @@ import concurrent.futures
 import functools
 import http.client
 import os
+import string
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Literal
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from streamgan.core.errors import ConfigError
 
@@ -50,7 +51,7 @@ def client(address: str, use: Use = "stream") -> tuple[Any, str]:
         return _bucket(scheme, root, use, settings), path.strip("/")
     parts, headers = _web_request(address)
     folder, _, name = parts.path.rpartition("/")
-    base = urlunsplit(parts._replace(path=f"{folder}/"))
+    base = urlunsplit(parts._replace(path=folder))
     return _website(base, tuple(sorted(headers.items())), use), unquote(name)
 
 
@@ -169,7 +170,7 @@ def asked_pause(address: str) -> float:
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = connect(parts.hostname, parts.port, timeout=CONNECT_S)
     try:
-        where = urlunsplit(("", "", parts.path, parts.query, ""))
+        where = quote(urlunsplit(("", "", parts.path, parts.query, "")), safe=string.punctuation)
         connection.request("GET", where, headers={**headers, "Range": "bytes=0-0"})
         return seconds_until(connection.getresponse().getheader("Retry-After") or "")
     except (OSError, http.client.HTTPException):

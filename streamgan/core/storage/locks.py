@@ -48,7 +48,8 @@ def close_descriptor(descriptor: int) -> None:
     """Unlock and close. Nothing if a fork has closed it."""
     if descriptor in _descriptors:
         _descriptors.discard(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # for copies in children that have yet to close them
+        with suppress(OSError):  # of a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # for copies in children that have yet to close them
         os.close(descriptor)
 
 

@@ -27,9 +27,14 @@ _Manners = Callable[[bool], dict[str, Any]]
 
 
 def own_certificates() -> bytes | None:
-    """Certificates that the user trusts beside those of the system, PEM."""
-    path = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    return Path(path).read_bytes() if path else None
+    """Certificates that the user trusts beside those of the system, PEM; ConfigError if there are none."""
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        if path := os.environ.get(name):
+            try:
+                return Path(path).read_bytes()
+            except OSError as error:
+                raise ConfigError(name, f"{path} cannot be read ({error.strerror})", "correct it") from error
+    return None
 
 
 def open_bucket(scheme: str, root: str, manners: _Manners) -> Any:
@@ -60,14 +65,25 @@ def _s3(bucket: str, manners: _Manners) -> Any:
     return S3Store(bucket, **options, **manners(endpoint.startswith("http://")))
 
 
+def boto3_session(bucket: str) -> Any:
+    """What boto3 makes of the environment and of ~/.aws; ConfigError if they cannot be read."""
+    import boto3
+    from botocore.exceptions import ConfigParseError, ProfileNotFound
+
+    try:
+        return boto3.Session()
+    except (ConfigParseError, ProfileNotFound) as error:
+        todo = "correct AWS_PROFILE or ~/.aws"
+        raise ConfigError(f"s3://{bucket}", str(error).rstrip("."), todo) from error
+
+
 def _profile(bucket: str) -> dict[str, Any]:
     """Credentials and region as boto3 finds them: profiles, single sign-on, roles of machines."""
     try:
-        import boto3
+        session = boto3_session(bucket)
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
         return {}  # obstore knows roles of machines by itself
-    session = boto3.Session()
     if session.get_credentials() is None:
         todo = "set AWS_PROFILE or AWS_ACCESS_KEY_ID, or AWS_SKIP_SIGNATURE=true for a public bucket"
         raise ConfigError(f"s3://{bucket}", "no credentials found", todo)

@@ -203,9 +203,9 @@ def _retry_after(error: BaseException) -> float:
 
 def seconds_until(retry_after: str) -> float:
     """Seconds from now that a header of this name means: a number, or a date (RFC 9110)."""
-    if retry_after.isdigit():
+    if retry_after.isdecimal():
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0

@@ -13,6 +13,7 @@ from streamgan.core.errors import ConfigError
 
 from .address import parse
 from .client import call, client, wait
+from .providers import boto3_session
 from .retry import status_of, with_retries
 
 PART_BYTES = 16 << 20  # of an upload; S3 takes 10,000 parts of at least 5 MiB
@@ -122,13 +123,13 @@ def abort_uploads(prefix: str, wanted: Callable[[str], bool]) -> None:
     """
     if parse(prefix).scheme != "s3":
         return
+    bucket, _, folder = parse(prefix).rest.partition("/")
     try:
-        import boto3
+        session = boto3_session(bucket)
         from botocore.config import Config
     except ImportError as error:
         todo = "install it with: pip install 'streamgan[remote]'"
         raise ConfigError("s3://", "writing there needs a library (boto3)", todo) from error
-    bucket, _, folder = parse(prefix).rest.partition("/")
     where = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
     once = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
 
@@ -140,7 +141,7 @@ def abort_uploads(prefix: str, wanted: Callable[[str], bool]) -> None:
         with suppress(s3.exceptions.NoSuchUpload):  # completed or given up meanwhile
             s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=number)
 
-    s3 = boto3.client("s3", config=once)
+    s3 = session.client("s3", config=once)
     try:
         for key, number in with_retries(prefix, listed):
             if wanted(key.removeprefix(where["Prefix"])):
