@@ -303,7 +303,8 @@ def test_a_setting_that_is_said_twice_is_refused(again):
         (["loss.r1_every=4", "loss.r1_weight=1"], []),
         (["optim.decay=0.1"], ["optim.decay (only with optim.schedule=step)"]),
         (["optim.decay=0.1", "optim.schedule=step"], []),
-        (["optim.decay_after=5"], ["optim.decay_after (only with optim.schedule=step)"]),
+        (["optim.decay_after=5"], ["optim.decay_after (only with an optim.schedule other than constant)"]),
+        (["optim.decay_after=5", "optim.schedule=linear"], []),
         (
             ["loss.real_saturation=1.2"],
             ["loss.real_saturation (only with loss.perceptual_weight or loss.judge=photo)"],

@@ -206,6 +206,19 @@ def test_splits_come_from_names_or_from_the_option(tmp_path):
         index(tmp_path)
 
 
+def test_where_some_samples_have_a_twin_gray_none_keeps_all(tmp_path):
+    write_tar(tmp_path / "a.tar", {"a.jpg": color(1), "a.gray.png": gray(1), "b.jpg": color(2)})
+    with pytest.raises(DataError, match=r"gray_missing 1; give --gray none"):
+        index(tmp_path)
+    result = CliRunner().invoke(index_command, [str(tmp_path), "--gray", "none"])
+    assert result.exit_code == 0, result.exception
+    assert "train         2 samples" in result.stdout
+    assert "other         1 .gray.png (not used)" in result.stdout
+    [batch] = build_loader(tmp_path, batch=2, size=8, workers=0, epochs=1)
+    assert len(batch.ids_B) == 2
+    assert verify(tmp_path, full=True).findings == []
+
+
 def test_a_set_of_our_own_and_a_folder_without_tars_are_refused(tmp_path, source_folder):
     shard([str(source_folder)], tmp_path / "set", num_workers=0)
     before = tree(tmp_path / "set")

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from parquet_fixtures import encode, hub, pair, picture, tree, write_rows
 from PIL import Image
+from webdataset import TarWriter
 
 from streamgan.cli.inspect import _source_line
 from streamgan.cli.inspect import inspect as inspect_command
@@ -17,6 +18,7 @@ from streamgan.core.errors import ConfigError, DataError
 from streamgan.data import inspect as inspect_module
 from streamgan.data.format import idx_name, read_idx, read_manifest
 from streamgan.data.inspect import CELL, GAP, choose, inspect, write_sheet
+from streamgan.sharding.foreign.build import index as index_tars
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.verify import verify
 
@@ -199,6 +201,15 @@ def test_splits_by_content_are_shown_as_shares(tmp_path):
     result = CliRunner().invoke(inspect_command, [str(tmp_path / "set")])
     assert "train 70.0%, val 20.0%, test 10.0% by crc32" in result.stdout
     assert "rejected: none" in result.stdout
+
+
+def test_of_tars_made_elsewhere_there_are_no_options_and_rows_to_show(tmp_path):
+    with TarWriter(str(tmp_path / "a.tar")) as tar:
+        tar.write({"__key__": "a", "jpg": encode(picture(1))})
+    index_tars(tmp_path)
+    lines = CliRunner().invoke(inspect_command, [str(tmp_path)]).stdout.splitlines()
+    assert not any(line.startswith("option") for line in lines)
+    assert lines[-1] == "source: 1 tar, 0.0 MB: a.tar"
 
 
 def run(monkeypatch, capsys, *arguments):

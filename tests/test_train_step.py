@@ -286,6 +286,16 @@ def test_learning_rates_warm_up_and_follow_their_schedule(schedule, middle, last
     assert factors[109] == pytest.approx(last, abs=1e-3)
 
 
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("cosine", 0.5)])
+def test_learning_rates_stay_for_a_while_before_they_fall_to_zero(schedule, middle):
+    words = ["run.steps=110", "optim.warmup_steps=10", f"optim.schedule={schedule}", "optim.decay_after=60"]
+    config = load_config(None, words)
+    factors = [learning_rate_factor(config, step, 110) for step in range(110)]
+    assert factors[10:71] == [1] * 61
+    assert factors[90] == pytest.approx(middle)
+    assert 0 < factors[109] < 0.03
+
+
 def test_initial_weights_depend_on_the_seed_alone():
     torch.manual_seed(1)
     first = weights(make()[2].generator)

@@ -24,7 +24,7 @@ from .output import emit
     "--gray",
     multiple=True,
     show_default="gray.jpg, if any; also jpeg, png, webp",
-    help="The same for gray twins.",
+    help="The same for gray twins; none: not used, gray is derived from colour.",
 )
 @click.option(
     "--split",
@@ -60,6 +60,7 @@ def index(folder, out, color, gray, split, max_bad, as_json):
         raise ConfigError(
             "--out", f"is an address (got {redacted(out)})", "name a folder, then copy it there"
         )
+    gray = None if gray == ("none",) else gray
     result = make_index(folder, out=out, color=color, gray=gray, split=split, max_bad=max_bad)
     manifest, where = result.manifest, redacted(str(out or folder))
     splits = {

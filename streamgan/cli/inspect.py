@@ -98,7 +98,8 @@ def _text(folder: str, summary: "Summary") -> str:
     reasons = [[reason, str(count)] for reason, count in manifest.quarantine["reasons"].items()]
     parts.append(table(["rejected", "rows"], reasons) if reasons else "rejected: none")
     options = [[key, _words(value)] for key, value in manifest.options.items() if value is not None]
-    parts.append(table(["option", "value"], options))
+    if options:
+        parts.append(table(["option", "value"], options))
     return "\n\n".join([*parts, _source_line(manifest.source)])
 
 
@@ -142,7 +143,9 @@ def _source_line(source: dict[str, Any]) -> str:
     files = source["files"]
     rows, size = (sum(file.get(key, 0) for file in files) for key in ("rows", "bytes"))
     names = " ... ".join(dict.fromkeys([files[0]["name"], files[-1]["name"]])) if files else ""
-    count = amount(len(files), "file")
-    if files and "listing_sha256" in files[0]:
-        count = f"{amount(len(files), 'folder')} of images"
-    return f"source: {count}, {amount(rows, 'row')}, {size / 1e6:.1f} MB: {names}"
+    count = f"{amount(len(files), 'file')}, {amount(rows, 'row')}"
+    if source.get("kind") == "foreign":
+        count = amount(len(files), "tar")
+    elif files and "listing_sha256" in files[0]:
+        count = f"{amount(len(files), 'folder')} of images, {amount(rows, 'row')}"
+    return f"source: {count}, {size / 1e6:.1f} MB: {names}"

@@ -27,7 +27,7 @@ def without_effect(config: TrainConfig) -> list[str]:
             "loss.perceptual_weight or loss.judge=photo",
             loss.perceptual_weight > 0 or (loss.judge == "photo" and loss.gan_weight > 0),
         ),
-        "optim.decay_after": ("optim.schedule=step", optim.schedule == "step"),
+        "optim.decay_after": ("an optim.schedule other than constant", optim.schedule != "constant"),
         "optim.decay_every": ("optim.schedule=step", optim.schedule == "step"),
         "optim.decay": ("optim.schedule=step", optim.schedule == "step"),
     }

@@ -167,12 +167,12 @@ class OptimConfig(Section):
     weight_decay: PositiveOrZero = 0.0
     """Decoupled weight decay of the generator; with 0, AdamW is Adam."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    """Learning rate after the warm-up: constant, decaying to 0 at the last step (linear, cosine), or
-    multiplied by `decay` every `decay_every` steps (step)."""
+    """Learning rate after the warm-up: constant, or, after `decay_after` steps more, falling to 0 at the last
+    step (linear, cosine) or multiplied by `decay` every `decay_every` steps (step)."""
     decay_every: Count = 10_000
     """Steps between two decays of the learning rate (schedule step)."""
     decay_after: CountOrZero = 0
-    """Steps before the first `decay_every` begins to count (schedule step)."""
+    """Steps at the full learning rate, after the warm-up, before it begins to fall (all but constant)."""
     decay: float = Field(default=0.5, gt=0, le=1)
     """Factor on the learning rates at each decay (schedule step)."""
     warmup_steps: CountOrZero = 0

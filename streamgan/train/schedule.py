@@ -108,14 +108,14 @@ def learning_rate_factor(config: TrainConfig, step: int, total: int) -> float:
     optim = config.optim
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
-    progress = (step - optim.warmup_steps) / max(1, total - optim.warmup_steps)
+    first = optim.warmup_steps + optim.decay_after
+    progress = max(0, step - first) / max(1, total - first)
     if optim.schedule == "linear":
         return 1 - progress
     if optim.schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     if optim.schedule == "step":
-        counted = max(0, step - optim.warmup_steps - optim.decay_after)
-        return optim.decay ** (counted // optim.decay_every)
+        return optim.decay ** (max(0, step - first) // optim.decay_every)
     return 1.0
 
 

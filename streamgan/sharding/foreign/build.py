@@ -71,15 +71,15 @@ def index(
     *,
     out: Path | str | None = None,
     color: Sequence[str] = (),
-    gray: Sequence[str] = (),
+    gray: Sequence[str] | None = (),
     split: Literal["train", "val", "test"] | None = None,
     max_bad: float = 0.01,
 ) -> IndexResult:
     """Make a set of the tars in `folder`, indexed beside them or, those of a disk, in the folder `out`.
 
-    `color` and `gray` are endings of member names, tried in their order. Splits stand in the names of the
-    tars; where none has one, all are `split`, or train. DataError naming the tar that is damaged, compressed
-    or in a sub-folder.
+    `color` and `gray` are endings of member names, tried in their order; without twins gray is None. Splits
+    stand in the names of the tars; where none has one, all are `split`, or train. DataError naming the tar
+    that is damaged, compressed or in a sub-folder.
     """
     allowed(max_bad)
     where = place(folder)
@@ -93,7 +93,7 @@ def index(
         raise DataError(where, "holds no .tar file", "name the folder of the tars")
     was = _previous(root)
     splits = _splits([tar.name for tar in tars], split)
-    names = {"color": tuple(color) or COLOR, "gray": tuple(gray) or GRAY}
+    names = {"color": tuple(color) or COLOR, "gray": () if gray is None else tuple(gray) or GRAY}
     with (
         ThreadPoolExecutor(usable_cores()) as pool,
         progress(total=len(tars), unit=" tars", label="index") as bar,
@@ -170,7 +170,10 @@ def _refuse_bad(
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     total = good + reasons.total()
     what = f"{reasons.total()} of {total} samples are bad, more than --max-bad {max_bad:g} allows"
-    raise DataError(folder, f"{what}: {listed}", f"check --color and --gray (got {have}), or raise --max-bad")
+    todo = f"check --color and --gray (got {have}), or raise --max-bad"
+    if reasons["gray_missing"]:
+        todo = f"give --gray none to do without the gray twins, or {todo}"
+    raise DataError(folder, f"{what}: {listed}", todo)
 
 
 def _publish(
