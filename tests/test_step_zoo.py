@@ -319,6 +319,11 @@ def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
 
     stored = load_file(list_checkpoints(run)[-1].path / "generator.safetensors")
     assert stored["class_weights"].min() < 0.8 < 2 < stored["class_weights"].max()
+    tuned = tmp_path / "tuned"
+    train(tiny_config(shard_set, tuned, *words, "run.steps=1", f"run.init_from={even}"))
+    for name in ("generator", "ema"):  # of its own photos and uniform share, not those of `even`
+        own = load_file(list_checkpoints(tuned)[-1].path / f"{name}.safetensors")
+        assert torch.equal(own["class_weights"], stored["class_weights"])
     monkeypatch.setattr(build, "rebalance", lambda *_, **__: pytest.fail("the checkpoint has them"))
     train(tiny_config(shard_set, run, *words, "run.steps=3", "optim.lr_g=0.01"))
     again = load_file(list_checkpoints(run)[-1].path / "ema.safetensors")

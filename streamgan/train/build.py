@@ -136,21 +136,12 @@ def generator_spec(config: TrainConfig) -> dict[str, Any]:
     return {"generator": model.generator, "head": model.head, "size": size, "options": options}
 
 
-def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool = True) -> Networks:
-    """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks.
-
-    `new`: class weights come from the training split; else a checkpoint is going to bring them.
-    """
+def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
+    """Generator, discriminator, EMA and optimizers on the device, wrapped for all ranks."""
     torch.manual_seed(torch_seed(config.run.seed, _INIT))
     on_gpu = accelerator.device.type != "cpu"  # oneDNN has layouts of its own, and copies weights to and fro
     layout = torch.channels_last if config.run.channels_last and on_gpu else torch.preserve_format
     generator = _build_generator(config)
-    if config.loss.rec == "cross_entropy" and new:
-        assert isinstance(generator, ZhangClassifier)
-        reading = replace(build_reading(config), gray=None)
-        most = min(PRIOR_IMAGES, config.data.max_samples or PRIOR_IMAGES)
-        loader = evaluation_loader(reading, "train", batch=32, num_images=most)
-        rebalance(generator, loader, uniform_share=config.loss.uniform_share)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
     generator = _for_ranks(generator, accelerator)
@@ -173,6 +164,16 @@ def build_networks(config: TrainConfig, accelerator: Accelerator, *, new: bool =
         networks.discriminator, networks.optimizer_d = accelerator.prepare(discriminator, optimizer_d)
         networks.plain_discriminator = accelerator.unwrap_model(networks.discriminator)
     return networks
+
+
+def balance_classes(config: TrainConfig, networks: Networks) -> None:
+    """Give a classifier the class weights of the training split; the EMA copies all buffers in each step."""
+    if config.loss.rec == "cross_entropy":
+        assert isinstance(networks.plain_generator, ZhangClassifier)
+        reading = replace(build_reading(config), gray=None)
+        most = min(PRIOR_IMAGES, config.data.max_samples or PRIOR_IMAGES)
+        loader = evaluation_loader(reading, "train", batch=32, num_images=most)
+        rebalance(networks.plain_generator, loader, uniform_share=config.loss.uniform_share)
 
 
 def build_step(config: TrainConfig, accelerator: Accelerator, networks: Networks, losses: Losses) -> GanStep:

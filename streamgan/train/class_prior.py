@@ -31,8 +31,9 @@ def count_classes(batches: Iterable[Tensor], centres_Q2: Tensor) -> Tensor:
 def rebalance(generator: ZhangClassifier, loader: Loader, *, uniform_share: float) -> None:
     """Give a classifier the class weights that fit the images of a loader."""
     images = (batch.color_B3HW[batch.ids_B >= 0] for batch in loader)
-    counts_Q = count_classes(images, generator.centres_Q2)
-    weights_Q = class_weights(counts_Q, generator.centres_Q2, uniform_share=uniform_share)
+    centres_Q2 = generator.centres_Q2.cpu()
+    counts_Q = count_classes(images, centres_Q2)
+    weights_Q = class_weights(counts_Q, centres_Q2, uniform_share=uniform_share)
     generator.set_class_weights(weights_Q)
     say(
         f"class weights {weights_Q.min():.3g} to {weights_Q.max():.3g} from {loader.num_samples} images; "

@@ -169,10 +169,11 @@ class _Start(NamedTuple):
 def _resume(config: TrainConfig, accelerator: Accelerator, probe: Loader, *, allow_changed: bool) -> _Start:
     """The newest checkpoint of the run folder, else new networks or those of `run.init_from`."""
     found = newest_whole(config, accelerator)
-    networks = build.build_networks(config, accelerator, new=found is None)
+    networks = build.build_networks(config, accelerator)
     if found is None:
         if config.run.init_from:
             initialise_from(config.run.init_from, networks, config)
+        build.balance_classes(config, networks)  # those of the photos of this run
         lengths = Lengths.resolve(config.model_dump(), probe.steps_per_epoch)
         progress = Progress(config.run.best_metric, config.run.patience)
         return _Start(config, 0, networks, lengths, progress, {})
