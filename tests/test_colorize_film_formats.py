@@ -155,6 +155,41 @@ def samples(path: Path) -> tuple[np.ndarray, float]:
     return np.concatenate(parts, 1), float(frames[0].time)
 
 
+def test_captions_that_ffmpeg_does_not_know_are_left_out_and_named(colorizer, tmp_path):
+    """Those of Japanese television, which every recording of it has."""
+    source = add_captions(write(tmp_path / "film.ts"))
+    with av.open(str(source)) as film:
+        assert [one.type for one in film.streams] == ["video", "audio", "subtitle"]
+    outcome = color(colorizer, source, tmp_path / "out")
+    assert outcome.kind == "colored"
+    assert outcome.text.startswith("without its subtitle")
+    compare(read(source), read(outcome.target.path))
+
+
+def add_captions(path: Path) -> Path:
+    """Say in every program map (ISO 13818-1, 2.4.4.8) that there is such a stream; it has no packets."""
+    described = bytes([0x52, 1, 0x30, 0xFD, 3, 0, 8, 0x3D])  # ARIB STD-B10: captions, profile A
+    film = bytearray(path.read_bytes())
+    for at in range(0, len(film), 188):
+        start = at + 5 + film[at + 4]  # of the section, where it begins in this packet
+        if film[at + 1] & 0x40 and not film[at + 3] & 0x20 and film[start] == 2:
+            end = start + 3 + int.from_bytes(film[start + 1 : start + 3], "big") % 4096 - 4
+            section = film[start:end] + bytes([6, 0xE1, 0x50, 0xF0, len(described)]) + described
+            section[1:3] = (0xB000 + len(section) + 4 - 3).to_bytes(2, "big")
+            film[start : start + len(section) + 4] = section + crc_of_mpeg(section).to_bytes(4, "big")
+    path.write_bytes(film)
+    return path
+
+
+def crc_of_mpeg(section: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in section:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    return crc
+
+
 def test_eight_films_of_eight_containers_go_through_the_command(model, tmp_path, run_as_program):
     (tmp_path / "films").mkdir()
     for suffix in EIGHT:

@@ -42,12 +42,14 @@ class Copies:
         fonts = stream.type == "attachment" and self._muxer == "matroska"
         if stream.type not in ("audio", "subtitle") and not fonts:
             return False
+        if not (stream.codec_context or fonts):  # ffmpeg cannot decode it, so PyAV does not copy it
+            return False
         try:
             if self._muxer == "mpegts" and stream.codec_context.codec.canonical_name not in _BROADCAST:
                 return False  # ffmpeg would write it as data that nobody knows
             place = self._made.add_stream_from_template(stream)
         except ValueError:  # the format of the result has no place for it
-            if self._muxer != "matroska" or stream.type != "audio" or stream.codec_context is None:
+            if self._muxer != "matroska" or stream.type != "audio":
                 return False
             self._recoders[stream.index] = recoder = _Recoder(self._made, stream)
             place = recoder.place
