@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import timm
 import torch
+from marks import slow
 from test_pretrained import disturb
 
 from streamgan.core import pretrained
@@ -30,6 +31,24 @@ def test_a_backbone_of_timm_takes_its_own_weights_and_those_that_name_them_other
     torch.save(renamed, path)
     with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors that are not those of test_efficientnet"):
         TimmUNet(out_channels=2, pretrained=str(path), variant="test_efficientnet")
+
+
+@pytest.mark.parametrize("name", ["test_convnext", slow("cspnext_s"), slow("xception41")])
+def test_weights_find_their_places_in_every_wrapper_of_timm(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = disturb(timm.create_model(name)).eval()
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    features = timm.create_model(name, features_only=True).eval()
+    pretrained.load_backbone(features, name, str(tmp_path / "w.pth"), setting="model.pretrained")
+    image = torch.rand(1, 3, 64, 64)
+    expected = theirs.forward_features(image)
+    if name == "test_convnext":  # its last norm is not part of the maps
+        expected = theirs.forward_intermediates(image, intermediates_only=True)[-1]
+    torch.testing.assert_close(features(image)[-1], expected)
+    other = {key: tensor for key, tensor in theirs.state_dict().items() if not key.endswith("bias")}
+    torch.save(other, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=r"do not fit: \d+ tensors that are not those of"):
+        pretrained.load_backbone(features, name, str(tmp_path / "w.pth"), setting="model.pretrained")
 
 
 def test_true_takes_the_package_of_a_backbone_where_it_is_installed(tmp_path, monkeypatch):

