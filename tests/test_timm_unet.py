@@ -9,8 +9,10 @@ from marks import slow
 from test_pretrained import disturb
 
 from streamgan.core import pretrained
+from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
 from streamgan.models.timm_unet import TimmUNet
+from streamgan.train.build import check_models
 
 
 def test_a_backbone_of_timm_takes_its_own_weights_and_those_that_name_them_otherwise(tmp_path):
@@ -77,11 +79,30 @@ def _without_network(create, name, *, pretrained=False, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("nosuch", "no such backbone, with feature maps"), ("test_vit", "strides")]
+    ("name", "reason"),
+    [
+        ("nosuch", "no such backbone, with feature maps"),
+        ("timm/resnet18", "no such backbone, with feature maps"),
+        ("test_vit", "strides"),
+    ],
 )
 def test_a_backbone_without_a_pyramid_of_maps_is_refused(name, reason):
     with pytest.raises(ConfigError, match=reason):
         TimmUNet(out_channels=2, variant=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("inception_v3", r"the last map is \(2048, 2, 2\)"),
+        ("swin_tiny_patch4_window7_224", r"Input height \(128\) doesn't match model \(224\)"),
+    ],
+)
+def test_a_backbone_whose_maps_do_not_fit_the_photos_is_refused_before_the_first_step(name, reason):
+    words = ["run.steps=1", "data.size=64", "model.generator=timm_unet", f"model.variant={name}"]
+    told = rf"^model\.variant: it makes no pyramid of 128 pixels a side \({reason}.*\); choose"
+    with pytest.raises(ConfigError, match=told):
+        check_models(load_config(None, words))
 
 
 @pytest.mark.parametrize(("size", "enlargement"), [(256, 1), (128, 1), (64, 2), (48, 4), (16, 8)])

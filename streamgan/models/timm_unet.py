@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamgan.core.errors import ConfigError
+from streamgan.core.errors import ConfigError, in_one_line
 from streamgan.core.pretrained import load_backbone
 
 from .decoder import up_blocks
@@ -66,7 +66,7 @@ class TimmFeatures(nn.Module):
         try:
             self.network = timm.create_model(name, pretrained=False, features_only=True)
             self.network.to(memory_format=torch.channels_last)  # depthwise on CPUs: half the time
-        except (RuntimeError, AttributeError, TypeError) as error:  # no such name, or none that gives maps
+        except (RuntimeError, AttributeError, TypeError, ValueError, OSError) as error:
             what = f"timm has no such backbone, with feature maps (got {name!r})"
             todo = f"choose one of timm.list_models(), such as {DEFAULT}"
             raise ConfigError("model.variant", what, todo) from error
@@ -86,6 +86,20 @@ class TimmFeatures(nn.Module):
         mean, std = (expected.mean, expected.std) if expected else ((0.5,) * 3, (0.5,) * 3)
         self.register_buffer("mean_311", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std_311", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def check(self, side: int) -> None:
+        """ConfigError if photos of `side` pixels do not give these maps; asked on the meta device alone."""
+        if not next(self.parameters()).is_meta:
+            return
+        try:
+            maps = [tuple(one.shape[1:]) for one in self(torch.empty(2, 1, side, side))]
+            reason = f"the last map is {maps[-1]}"
+        except Exception as error:  # whatever a network says of a size that it is not made for
+            maps, reason = [], in_one_line(error)
+        sides = [side // stride for stride in self.strides]
+        if maps != list(zip(self.widths, sides, sides, strict=True)):
+            what = f"it makes no pyramid of {side} pixels a side ({reason})"
+            raise ConfigError("model.variant", what, f"choose a network of convolutions, such as {DEFAULT}")
 
     def forward(self, input_B1HW: Tensor) -> list[Tensor]:
         mean, std = cast(Tensor, self.mean_311), cast(Tensor, self.std_311)
@@ -138,6 +152,7 @@ class TimmUNet(nn.Module):
         self.ups = up_blocks(num_in, [skips[scale] for scale in scales], widths, norm=norm)
         self.dropout = nn.Dropout2d(dropout)
         self.finest, self.multiple = scales[0], bottom // enlargement
+        self.encoder.check(-(-size // self.multiple) * bottom)
         self.last = zero_init(nn.Conv2d(widths[-1], out_channels, 1))
         load_backbone(self.encoder.network, variant, pretrained, setting="model.pretrained")
 
