@@ -1,6 +1,7 @@
 """What a run on many machines would need: as a real loader does it, from the order alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from streamgan.data.forecast import IDX_BYTES, advice, forecast
 from streamgan.data.format import read_manifest
 from streamgan.data.loader import build_loader
 from streamgan.data.plan import Shuffle
+from streamgan.data.prefetch.demand import OrderNeeds
 from streamgan.data.shards import index_parts
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -144,6 +146,23 @@ def test_a_cache_below_the_working_set_and_uneven_machines_are_said():
         forecast(SIZES, BYTES, Shuffle(64), ranks=8, machines=3, cache_bytes=1e9)
     with pytest.raises(ConfigError, match="64 cannot be shared by 7 ranks"):
         forecast(SIZES, BYTES, Shuffle(64), ranks=7, machines=7, cache_bytes=1e9)
+
+
+def test_a_window_of_more_shards_than_there_are_is_forecast_as_one_of_all(monkeypatch):
+    asked, working_set = [], OrderNeeds.working_set
+
+    def counted(needs, rows, window=None) -> int:
+        asked.append(window)
+        assert len(asked) < 10 * len(SIZES)
+        return working_set(needs, rows, window)
+
+    monkeypatch.setattr(OrderNeeds, "working_set", counted)
+    found = [
+        forecast(SIZES, BYTES, Shuffle(8, window=window), ranks=1, machines=1, cache_bytes=20e9)
+        for window in (3 * len(SIZES), 2**40)
+    ]
+    assert found[0] == replace(found[1], window=found[0].window)
+    assert found[0].fitting_window > 0
 
 
 def test_the_command_says_it_in_words_and_as_json(root):

@@ -323,7 +323,25 @@ def test_a_run_completes_what_was_removed(run, tmp_path):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["a.idx", "train.index"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "5"},
+        {"GNU.sparse.map": "a,b", "GNU.sparse.size": "5"},
+        {"size": "9" * 30},
+    ],
+)
+def test_an_extended_header_that_makes_no_sense_is_one_line(run, tmp_path, header):
+    odd = member("1.jpg", b"no map\n" * 200, pax_headers=header)
+    write(tmp_path / "a.tar", member("0.jpg", color(0)), odd)
+    code, result = run(tmp_path)
+    assert (code, "a.tar: not a tar, compressed, or damaged (a head" in result["error"]["message"]) == (
+        3,
+        True,
+    )
+
+
+@pytest.mark.parametrize("name", ["a.idx", "train.index", "quarantine.jsonl"])
 def test_a_file_of_another_program_is_not_overwritten(run, tmp_path, name):
     write(tmp_path / "a.tar", member("0.jpg", color(0)))
     (tmp_path / name).write_text("v1.2 1\njpg 512 700 0.jpg\n")

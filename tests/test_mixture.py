@@ -1,5 +1,7 @@
 """Several sets as one: shares as asked for, every set in its own order, the same on any number of ranks."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +210,9 @@ def test_what_cannot_be_mixed_is_refused_in_one_line(shard_set, other_set, tmp_p
         ConfigError, match=f"{other} has no weight but others have; give all a weight, or none"
     ):
         build_loader([Weighted(one, 2.0), Weighted(other)], **options)
+    for weight in (0, -1.0, math.nan, math.inf, "2"):
+        with pytest.raises(ConfigError, match=rf"^weight: must be a number above 0 \(got {weight!r}\)"):
+            build_loader([Weighted(one, weight), Weighted(other, 1.0)], **options)
     with pytest.raises(ConfigError, match=r"data\.max_samples: does not say of which set"):
         build_loader([one, other], max_samples=10, **options)
     with pytest.raises(ConfigError, match="24 lanes are more than the 20 samples of set 2"):

@@ -89,6 +89,19 @@ def test_a_failure_to_write_names_the_file_or_else_the_set(tmp_path):
         assert "run the same command again: finished shards are kept" in str(caught.value)
 
 
+def test_a_disk_that_takes_nothing_any_more_does_not_hide_why_a_run_ended(source, tmp_path, monkeypatch):
+    def fail(*_) -> None:
+        raise DataError("unit", "failed", "look")
+
+    def read_only(*_) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(execute, "make_unit", fail)
+    monkeypatch.setattr(execute, "remove_temporary", read_only)
+    with pytest.raises(DataError, match="unit: failed"):
+        shard([str(source)], tmp_path / "set", num_workers=0)
+
+
 def test_the_digest_does_not_depend_on_where_the_source_lies(source, finished, tmp_path):
     write_source(tmp_path / "elsewhere" / "deep")
     result = shard([str(tmp_path / "elsewhere")], tmp_path / "set", options=SMALL, num_workers=0)

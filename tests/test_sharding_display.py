@@ -26,6 +26,21 @@ pytest_plugins = ["sharding_fixtures"]
 OPTIONS = ShardOptions(samples_per_shard=5)
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (999, "999 B"),
+        (999.6, "1 kB"),
+        (999_400, "999 kB"),
+        (999_999, "1 MB"),
+        (2.5e15, "2.5 PB"),
+        (1e18, "1 EB"),
+    ],
+)
+def test_a_size_has_three_digits_and_the_unit_that_they_are_of(count, text):
+    assert logs.size_text(count) == text
+
+
 def command(source, out, *more: str) -> list[str]:
     options = ["--samples-per-shard", "5", *more]
     return [sys.executable, "-m", "streamgan.cli", "shard", str(source), "--out", str(out), *options]

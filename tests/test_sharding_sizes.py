@@ -9,7 +9,7 @@ from marks import slow
 from parquet_fixtures import pair, tree, write_rows, write_source
 
 from streamgan.cli.shard import shard as shard_command
-from streamgan.core.errors import ConfigError
+from streamgan.core.errors import ConfigError, DataError
 from streamgan.sharding.run import ShardOptions, shard
 from streamgan.sharding.unit.sizes import parse_size
 
@@ -56,6 +56,13 @@ def test_shards_of_the_largest_split_have_about_the_size(tmp_path, splits, large
     options = ShardOptions(splits=splits, samples_per_shard=rows)
     shard([str(tmp_path / "in")], tmp_path / "same", options=options, num_workers=0)
     assert tree(tmp_path / "set") == tree(tmp_path / "same")
+
+
+def test_a_source_of_empty_files_is_judged_by_its_rows(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").touch()
+    with pytest.raises(DataError, match=r"1 of 1 rows are bad, .*: empty 1;"):
+        shard([str(tmp_path / "in")], tmp_path / "set", shard_bytes=80_000, num_workers=0)
 
 
 def test_the_largest_split_of_a_source_with_splits_is_counted_in_rows(tmp_path):

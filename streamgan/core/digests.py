@@ -34,7 +34,7 @@ def check_file(path: Path) -> None:
             if seal is not None and seal != canonical_sha256(about):
                 raise CheckpointError(list_path, "damaged: its digest is another", _TODO)
             digest = about.get("files", {}).get(path.name, {}).get("sha256")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(list_path, f"damaged ({error!r})", _TODO) from error
         if digest is not None and sha256_file(path) != digest:
             raise CheckpointError(path, f"damaged: its sha256 is not the one in {name}", _TODO)

@@ -26,8 +26,8 @@ def say(message: str, *, every_rank: bool = False) -> None:
 
 def size_text(num_bytes: float) -> str:
     """4.5e6 -> 4.5 MB."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if num_bytes >= factor:
+    for factor, unit in ((1e18, "EB"), (1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= 0.9995 * factor:  # 999,950 are not 1e+03 kB
             return f"{num_bytes / factor:.3g} {unit}"
     return f"{num_bytes:.0f} B"
 

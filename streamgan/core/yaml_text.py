@@ -65,6 +65,8 @@ def parse(data: bytes | str) -> Any:
         raise ValueError(f"line {line}: {reason}") from error
     except RecursionError:
         raise ValueError("nested too deep") from None
+    except (LookupError, AttributeError) as error:
+        raise ValueError("a value is not what its tag says (!!bool, !!int, ...)") from error
 
 
 def parse_value(text: str) -> Any:

@@ -174,7 +174,7 @@ def _following(per_epoch: Sequence[Sequence[Use]]) -> Iterator[float]:
 
 
 def _fitting(needs: OrderNeeds, rows: slice, cache_bytes: float) -> int:
-    window = needs.order.window
+    window = min(needs.order.window, 2 * len(needs.order.shard_sizes) + 2)  # no lane has more pieces
     while window and needs.working_set(rows, window) > cache_bytes:
         window -= 1
     return window

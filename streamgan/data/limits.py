@@ -29,8 +29,10 @@ _NUMBERS = {  # least and most, both included
     "num_images": (1, 2**48),
     "max_bad": (0, 2**48),
 }
-_NONE_MEANS_DEFAULT = {"node_ranks", "lanes", "window", "stop_step", "epochs", "max_samples", "num_images"}
-_AMOUNTS = ("cache_gb", "stall_s")
+_NONE_MEANS_DEFAULT = {
+    "node_ranks", "lanes", "window", "stop_step", "epochs", "max_samples", "num_images", "weight",
+}  # fmt: skip
+_AMOUNTS = {"cache_gb", "stall_s", "weight"}
 _WORDS = {
     "gray": (*get_args(GrayMode), None),
     "reshuffle": get_args(Reshuffle),
@@ -41,6 +43,8 @@ _WORDS = {
 def check_options(**options: Any) -> None:
     """ConfigError if one of a loader's options, given by name, makes no sense; others have no limits."""
     for name, value in options.items():
+        if value is None and name in _NONE_MEANS_DEFAULT:
+            continue
         if name in _WORDS:
             if value not in _WORDS[name]:
                 known = ", ".join(map(str, _WORDS[name]))
@@ -53,8 +57,6 @@ def check_options(**options: Any) -> None:
 
 def _check_number(name: str, value: Any) -> None:
     least, most = _NUMBERS[name]
-    if value is None and name in _NONE_MEANS_DEFAULT:
-        return
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         what = f"must be a whole number from {least} to {most} (got {reprlib.repr(value)})"
         raise ConfigError(name, what, "choose another one")

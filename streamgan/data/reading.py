@@ -87,6 +87,8 @@ def as_sets(shards: Shards) -> tuple[Weighted, ...]:
     weighted = tuple(one if isinstance(one, Weighted) else Weighted(str(one)) for one in sets)
     if not weighted:
         raise ConfigError("data.shards", "names no shard set", "name at least one")
+    for one in weighted:
+        check_options(weight=one.weight)
     if len({one.weight is None for one in weighted}) > 1:
         bare = next(one.path for one in weighted if one.weight is None)
         raise ConfigError(

@@ -45,7 +45,7 @@ class Execution:
         try:
             return self._make(units, num_workers), len(units)
         except BaseException as error:
-            with suppress(DataError):  # of a store that does not answer; the first error counts
+            with suppress(DataError, OSError):  # of the same store or disk; the first error counts
                 remove_temporary(self.job.root, {unit.number for unit in units})  # a full disk has use for it
             if isinstance(error, KeyboardInterrupt):
                 done = f"{len(self.records.units)} of {len(self.plan)} units are done"

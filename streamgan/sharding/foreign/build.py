@@ -52,7 +52,11 @@ _IMAGES = ("jpg", "jpeg", "png", "webp")
 COLOR = tuple(f"{stem}{ending}" for stem in ("color.", "", "image.") for ending in _IMAGES)
 GRAY = tuple(f"gray.{ending}" for ending in _IMAGES)
 _SPLIT = re.compile(r"(?:^|[^A-Za-z])(train|validation|val|test)(?![A-Za-z])")
-_OURS = {".idx": f'{{"format": "{FORMAT}"'.encode(), ".index": b"\x93NUMPY"}  # how these files begin
+_OURS = {  # how these files begin
+    ".idx": f'{{"format": "{FORMAT}"'.encode(),
+    ".index": b"\x93NUMPY",
+    ".jsonl": b'{"file": ',
+}
 
 
 @dataclass(frozen=True)
@@ -249,9 +253,10 @@ def _are_there(root: Place, files: dict[str, bytes], links: dict[str, str]) -> b
 
 def _is_ours(path: Place) -> bool:
     """Whether a run of `index` may replace or remove this file."""
-    begin = _OURS.get(os.path.splitext(path.name)[1], b"")
+    begin = _OURS[os.path.splitext(path.name)[1]]
     with path.open_binary() as file:
-        return file.read(len(begin)) == begin
+        head = file.read(len(begin))
+    return head == begin or (path.name == QUARANTINE and not head)
 
 
 def _stale(root: Place, files: dict[str, bytes], links: dict[str, str], was: dict[str, Any]) -> list[Place]:

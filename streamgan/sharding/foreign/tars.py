@@ -61,6 +61,14 @@ class _Part(NamedTuple):
     detail: str = ""
 
 
+class _Tar(tarfile.TarFile):
+    def next(self) -> tarfile.TarInfo | None:
+        try:
+            return super().next()
+        except ValueError as error:  # numbers of an extended header
+            raise tarfile.ReadError(f"a header makes no sense: {error}") from error
+
+
 def scan_tar(path: Place, names: dict[str, tuple[str, ...]]) -> Scan:
     """The usable samples of a tar; `names` are endings by role. DataError if it is damaged.
 
@@ -75,7 +83,7 @@ def scan_tar(path: Place, names: dict[str, tuple[str, ...]]) -> Scan:
             scan.bytes = file.seek(0, os.SEEK_END)
             file.seek(0)
             try:
-                with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+                with _Tar.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
                     for number, (key, parts) in enumerate(_samples(tar, scan.passed_over)):
                         runs.setdefault(key, []).append(tuple(part.suffix for part in parts))
                         _add(scan, file, path.name, number, key, parts, names)

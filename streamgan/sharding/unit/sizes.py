@@ -28,7 +28,7 @@ def rows_per_unit(files: Sequence[SourceFile], shard_bytes: int, *, largest_shar
     A row is taken to be as large as the source's files are on average, with what is not kept of it.
     """
     rows, size = sum(sum(file.group_rows) for file in files), sum(file.bytes for file in files)
-    return max(1, round(shard_bytes / largest_share * rows / size))
+    return max(1, round(shard_bytes / largest_share * rows / max(1, size)))
 
 
 def largest_share(
