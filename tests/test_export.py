@@ -339,9 +339,12 @@ def test_every_generator_of_the_zoo_is_exported_with_any_size(name, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_a_graph_of_torch_export_comes_back_from_its_file(model, tmp_path):
-    assert run(model, "--to", "torch", "--out", tmp_path / "model.pt2").exit_code == 0
-    graph = torch.export.load(tmp_path / "model.pt2").module()
+def test_a_graph_of_torch_export_comes_back_from_its_file(model, tmp_path, recwarn):
+    path, result = tmp_path / "model.pt2", run(model, "--to", "torch", "--out", tmp_path / "model.pt2")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f'\nfrom Python: torch.export.load("{path}").module(check_guards=False)\n')
+    assert not recwarn.list
+    graph = torch.export.load(path).module(check_guards=False)
     generator = load_weights(model).generator
     for shape in SHAPES:
         image = torch.rand(shape) * 2 - 1

@@ -156,13 +156,17 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
             assert torch.equal(tensor, start[name]), (network, name)
     with pytest.raises(
         CheckpointError,
-        match=r"/generator.safetensors: is of the generator unet \(width=6\), and this run has unet \(width",
+        match=r"/generator.safetensors: is of the generator unet \(width=6\), and this run has unet \(width"
+        r".*\); give model\.width=6$",
     ):
         train(
             tiny_config(
                 shard_set, tmp_path / "x", "run.steps=1", f"run.init_from={whole_run}", "model.width=8"
             )
         )
+    words = ["run.steps=1", f"run.init_from={whole_run}", "model.generator=paper_cnn", "model.depth=null"]
+    with pytest.raises(CheckpointError, match=r"; give model\.generator=unet model\.depth=\d$"):
+        train(tiny_config(shard_set, tmp_path / "w", *words))
     words = ["run.steps=1", f"run.init_from={whole_run}", "model.head=ycbcr"]
     with pytest.raises(CheckpointError, match=r"predicts lab, and this run ycbcr; choose model\.head=lab"):
         train(tiny_config(shard_set, tmp_path / "z", *words))

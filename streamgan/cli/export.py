@@ -80,6 +80,8 @@ def export(
     if result:
         sizes = ", ".join(result["differences"])
         text += f", differs from the network by at most {result['max_difference']:.2g} (at {sizes})"
+    if kind == "torch":
+        text += f'\nfrom Python: torch.export.load("{out}").module(check_guards=False)'
     emit(
         text, {"out": str(out), "weights": str(weights.path), "step": weights.step, **result}, as_json=as_json
     )

@@ -6,6 +6,7 @@ numbers mean stands in the file: head, and how l and chroma come from and become
 
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,13 @@ def about(weights: Weights) -> dict[str, str]:
 def export_torch(weights: Weights, out: Path) -> dict[str, Any]:
     """Write a .pt2 file for torch.export.load; the largest difference, as `export_onnx` does.
 
-    Models with attention guard against a batch of one without need: take `module(check_guards=False)` then.
+    Attention and the maps of timm guard against a batch of one without need: `module(check_guards=False)`.
     """
     program = export_program(weights)
     result = _compare(weights, program.module(check_guards=False), out)
     packed = io.BytesIO()  # on a full disk torch's own writer speaks of a defect
-    torch.export.save(program, packed, extra_files={"about.json": json.dumps(about(weights))})
+    with warnings.catch_warnings(action="ignore"):  # of torch's own writer, about weights that are whole
+        torch.export.save(program, packed, extra_files={"about.json": json.dumps(about(weights))})
     with atomic_write(out) as file:
         file.write(packed.getbuffer())
     return result

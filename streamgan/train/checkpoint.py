@@ -192,27 +192,29 @@ def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> Collec
         try:
             module.load_state_dict(load_file(file))
         except (OSError, SafetensorError, RuntimeError) as error:
-            todo = "choose the model.* settings of the run that wrote it"
-            if config.model.generator == "timm_unet":
-                todo += ", and its data.size or what model.enlarge it had"
-            raise CheckpointError(file, _misfit(file, name, config, error), todo) from error
+            raise CheckpointError(file, *_misfit(file, name, config, error)) from error
     return modules
 
 
-def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> str:
-    """Why a file of weights cannot be loaded: which model it is of, and which was to take it."""
+def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> tuple[str, str]:
+    """Why a file of weights cannot be loaded, which model it is of and which was to take it; what to do."""
     kind, keys = "generator", ("head", *GENERATOR_OPTIONS)
     if network == "discriminator":
         kind, keys = "discriminator", ("d_width",)
     theirs, ours = _model_settings(file), config.model.model_dump()
     names = [key for key in keys if theirs is not None and theirs.get(key) != ours[key]]
     if theirs is None or (theirs[kind] == ours[kind] and not names):
-        return f"does not fit this model ({str(error).splitlines()[-1].strip()})"
+        todo = "choose the model.* settings of the run that wrote it"
+        if config.model.generator == "timm_unet":
+            todo += ", and its data.size or what model.enlarge it had"
+        return f"does not fit this model ({str(error).splitlines()[-1].strip()})", todo
     old, new = (
         model[kind] + (f" ({', '.join(f'{key}={model.get(key)}' for key in names)})" if names else "")
         for model in (theirs, ours)
     )
-    return f"is of the {kind} {old}, and this run has {new}"
+    changed = [kind] if theirs[kind] != ours[kind] else []
+    words = [f"model.{key}={'null' if theirs.get(key) is None else theirs[key]}" for key in changed + names]
+    return f"is of the {kind} {old}, and this run has {new}", f"give {' '.join(words)}"
 
 
 def _model_settings(file: Path) -> dict[str, Any] | None:
