@@ -77,6 +77,7 @@ def test_names_in_a_bucket_may_have_any_letter():
     for name in ("a#1.jpg", "b?2.jpg", "[c].jpg"):
         assert redacted(f"s3://bucket/{name}") == f"s3://bucket/{name}" == join("s3://bucket", name)
     assert join("gs://bucket/a?b", "c") == "gs://bucket/a?b/c"
+    assert join("https://host/a?t=1", "50%?#.tar") == "https://host/a/50%25%3F%23.tar?t=1"
     assert redacted("s3://b[ab]/x") == "s3://b[ab]/x"
 
 

@@ -353,6 +353,17 @@ def test_a_file_of_another_program_is_not_overwritten(run, tmp_path, name):
     assert run(tmp_path, "--out", tmp_path / "set")[0] == 0
 
 
+def test_what_cannot_be_written_is_said_of_an_index_and_not_of_shards(run, tmp_path):
+    write(tmp_path / "a.tar", member("0.jpg", color(0)))
+    (tmp_path / "train.index").mkdir()
+    code, result = run(tmp_path)
+    assert (code, result["error"]["todo"]) == (
+        3,
+        "a folder is in the way of a file: move it, or choose another name, "
+        "then run the same command again, perhaps with another --out",
+    )
+
+
 def test_what_is_no_manifest_of_an_index_is_one_line(run, tmp_path):
     write(tmp_path / "a.tar", member("0.jpg", color(0)))
     run(tmp_path)

@@ -1,6 +1,7 @@
 """`--part I/N` and `--finish`: many jobs, one folder, the bytes of a single run."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage import local as local_files
 from streamgan.core.storage import locks
+from streamgan.core.storage.local import LocalPath
 from streamgan.core.storage.place import place
 from streamgan.sharding.engine import execute
 from streamgan.sharding.folder import state
@@ -125,7 +127,44 @@ def test_parts_of_another_set_are_refused_by_name(source, tmp_path):
         shard_part([str(source)], tmp_path / "set", part=Part(1, 3), options=options, num_workers=0)
 
 
-def test_who_may_work_in_a_folder_at_the_same_time(tmp_path):
+@pytest.fixture(params=["disk", "nfs"])
+def file_system(request, monkeypatch):
+    """NFS makes locks of ranges of those of flock: it asks for the mode of the file as they do (flock(2))."""
+    if request.param == "nfs":
+        flock = fcntl.flock
+
+        def by_mode(file, operation) -> None:
+            number = file if isinstance(file, int) else file.fileno()
+            mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+            if (operation & fcntl.LOCK_SH and mode == os.O_WRONLY) or (
+                operation & fcntl.LOCK_EX and mode == os.O_RDONLY
+            ):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flock(file, operation)
+
+        monkeypatch.setattr(fcntl, "flock", by_mode)
+
+
+def test_a_lock_that_lives_on_by_another_name_keeps_no_set_from_being_finished(
+    source, wanted, tmp_path, monkeypatch
+):
+    rmdir, refused = LocalPath.rmdir, []
+
+    def silly(
+        path,
+    ) -> None:  # NFS renames what is removed while it is open, and removes that when it is closed
+        if not refused:
+            refused.append(path)
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        rmdir(path)
+
+    monkeypatch.setattr(LocalPath, "rmdir", silly)
+    shard([str(source)], tmp_path / "set", options=OPTIONS, num_workers=0)
+    assert refused == [tmp_path / "set" / ".work"]
+    assert tree(tmp_path / "set") == wanted
+
+
+def test_who_may_work_in_a_folder_at_the_same_time(tmp_path, file_system):
     folder = state.folder_of(place(tmp_path / "set"))
     folder.make()
     with folder.locked(Part(1, 3)):

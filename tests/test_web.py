@@ -1,5 +1,7 @@
 """A set on a website is proved and shown like one in a folder; a server without ranges is named as such."""
 
+import shutil
+
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -10,6 +12,8 @@ from streamgan.cli.verify import verify as verify_command
 from streamgan.core.errors import CheckFailed, DataError
 from streamgan.data.format import read_idx
 from streamgan.data.inspect import inspect
+from streamgan.data.shards.reader import ShardReader
+from streamgan.sharding.foreign.build import index
 from streamgan.sharding.run import shard
 from streamgan.sharding.verify import verify
 
@@ -53,11 +57,24 @@ def test_no_set_on_a_website_is_one_line(site):
 def test_a_set_on_a_website_is_inspected(site, tmp_path):
     here, there = (inspect(root) for root in (tmp_path / "set", f"{site.url}/set"))
     assert there == here
+    assert [one.split()[0] for one in site.requests].count("/set/manifest.json") == 1
     assert site.sent < sum(path.stat().st_size for path in (tmp_path / "set").glob("*.tar"))
     sheet = tmp_path / "sheet.png"
     done = CliRunner().invoke(inspect_command, [f"{site.url}/set", "--out", str(sheet), "--pairs", "2"])
     assert done.exit_code == 0, done.exception
     assert Image.open(sheet).width > 100
+
+
+def test_tars_with_odd_names_are_found_on_a_website(site, tmp_path):
+    (tmp_path / "odd").mkdir()
+    name = "train 50%20 #1?.tar"
+    shutil.copy(next((tmp_path / "set").glob("train-*.tar")), tmp_path / "odd" / name)
+    index(tmp_path / "odd")
+    here, there = (ShardReader(root, "train", cache=None) for root in (tmp_path / "odd", f"{site.url}/odd"))
+    assert [there.read(number) for number in range(len(there))] == [here.read(n) for n in range(len(here))]
+    assert there.where(0).startswith(f"{site.url}/odd/train 50%2520 %231%3F.tar, key 0")
+    here.close()
+    assert verify(f"{site.url}/odd").findings == []
 
 
 def test_a_server_without_ranges_is_named(site, tmp_path):

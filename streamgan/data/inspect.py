@@ -23,8 +23,9 @@ from streamgan.core.seeding import hash64
 from streamgan.core.storage.address import is_remote
 from streamgan.core.storage.files import atomic_write
 
-from .format import Manifest, Sample, idx_name, read_manifest
+from .format import Manifest, Sample, idx_name
 from .image import PIL_FORMATS, damage
+from .shards.known_set import read_set, reading_once
 from .shards.reader import ShardReader
 from .shards.remote import NotArrived
 
@@ -75,7 +76,8 @@ class Located(NamedTuple):
 
 def inspect(root: Path | str, *, split: str | None = None, seed: int = 0) -> Summary:
     """Read the summary of the set in `root`, or of one split; writes nothing. DataError if it is damaged."""
-    manifest, readers = read_manifest(root), _open(root, split)
+    readers = _open(root, split)
+    manifest = readers[0].manifest
     rows = {reader.split: reader.index for reader in readers}
     splits = {
         name: {
@@ -108,9 +110,10 @@ def choose(root: Path | str, split: str | None = None, *, count: int, seed: int)
 
 
 def _open(root: Path | str, split: str | None) -> list[ShardReader]:
-    splits = read_manifest(root).splits
-    names = [split] if split is not None else [name for name, one in splits.items() if one.samples]
-    return [ShardReader(root, name, cache=None) for name in names or ["train"]]
+    with reading_once():
+        splits = read_set(str(root), None)[1].splits
+        names = [split] if split is not None else [name for name, one in splits.items() if one.samples]
+        return [ShardReader(root, name, cache=None) for name in names or ["train"]]
 
 
 def _choose(readers: Sequence[ShardReader], count: int, seed: int) -> Iterator[Located]:

@@ -11,6 +11,7 @@ from streamgan.core.errors import ConfigError
 
 BUCKETS = ("s3", "gs", "az", "abfs", "abfss")  # object stores, which can be written to
 SCHEMES = (*BUCKETS, "https", "http", "hf")  # what can be read
+_ESCAPED = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})  # in the path of a web address
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NAME = r"\w(?:[\w.-]{0,94}\w)?"
 _REPO = rf"(?P<repo>{_NAME}/{_NAME})"
@@ -90,7 +91,7 @@ def join(root: str, name: str) -> str:
     if parse(root).scheme in ("", "hf", *BUCKETS):
         return f"{root.rstrip('/')}/{name}"
     parts = urlsplit(root)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name.translate(_ESCAPED)}"))
 
 
 class HubAddress(NamedTuple):

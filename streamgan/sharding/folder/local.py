@@ -3,7 +3,7 @@
 import errno
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -38,6 +38,7 @@ class LocalFolder:
     def locked(self, part: Part | None = None) -> Iterator[Callable[[], None]]:
         wait = "wait for it, or choose another --out"
         with ExitStack() as stack:
+            stack.callback(self._remove_if_empty)
             if part is None:
                 self._hold(stack, _LOCK, "another sharder is writing here", wait)
                 forget_count(self.work)
@@ -51,7 +52,8 @@ class LocalFolder:
         """Lock a file of the work folder until `stack` is left, or ConfigError saying `what` and `todo`."""
         path, busy = self.work / name, ConfigError(self.root, what, todo)
         try:
-            lock = stack.enter_context(open(path, "ab"))  # noqa: SIM115 - the stack closes it
+            # NFS takes a shared lock for reading, any other for writing
+            lock = stack.enter_context(open(path, "a+b"))  # noqa: SIM115 - the stack closes it
         except FileNotFoundError:  # a run that has just finished has removed the folder
             raise busy from None
         try:
@@ -96,8 +98,12 @@ class LocalFolder:
         """The lock last: whoever finds it later knows that nothing is left to keep."""
         for path in sorted(self.work.iterdir(), key=lambda path: path.name == _LOCK):
             path.unlink()
-        self.work.rmdir()
+        self._remove_if_empty()  # not so on NFS, which keeps the lock by another name until it is closed
         sync_directory(self.root)
+
+    def _remove_if_empty(self) -> None:
+        with suppress(OSError):
+            self.work.rmdir()
 
 
 def _is_held(lock: IO[Any]) -> bool:

@@ -108,7 +108,7 @@ def index(
             bar.update()
     _require_twins(scans, wanted=bool(gray))
     _refuse_bad(where, scans, names, max_bad)
-    with disk_errors(root):
+    with disk_errors(root, then="run the same command again, perhaps with another --out"):
         manifest, known = _publish(root, where, scans, splits, names, was)
     passed_over = sum((scan.passed_over for scan in scans.values()), Counter({"hidden tar": hidden}))
     keys = Counter(sample.key for scan in scans.values() for sample in scan.samples)

@@ -109,12 +109,13 @@ def _open_shard(path: Place, token: str) -> Iterator[_Shard]:
 
 
 @contextmanager
-def disk_errors(root: Place) -> Iterator[None]:
+def disk_errors(
+    root: Place, *, then: str = "run the same command again: finished shards are kept"
+) -> Iterator[None]:
     """Failures of the output disk as DataError that says how to go on."""
     try:
         yield
     except OSError as error:
-        then = "run the same command again: finished shards are kept"
         raise file_error(error, error.filename or root, what="cannot be written", then=then) from error
 
 
