@@ -97,6 +97,10 @@ def _psnr(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
 
 
 def _ssim(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
+    """Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861; as in scikit-image, where the window fits.
+
+    In float64: E[x^2] - E[x]^2 in float32 is 0.0014 off on flat bright images.
+    """
     height, width = pred_B3HW.shape[-2:]
     if min(height, width) < SMALLEST_SSIM:
         raise DataError(
@@ -130,22 +134,13 @@ def _colourfulness(rgb_B3HW: Tensor, cf: Cf) -> Tensor:
 
 
 def _chroma(ab_B2HW: Tensor) -> Tensor:
+    """The mean of sqrt(a^2 + b^2)."""
     return ab_B2HW.square().sum(1).sqrt().mean((1, 2))
 
 
 def psnr(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each image, (B,), at most 100."""
     return _psnr(*_pair(pred_B3HW, truth_B3HW))
-
-
-def ssim(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,): Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861.
-
-    Images need at least 11 pixels a side. As in scikit-image, only where the window lies inside the image.
-    In float64: E[x^2] - E[x]^2 in float32 is 0.0014 off on flat bright images.
-    """
-    with without_autocast(pred_B3HW):
-        return _ssim(*_pair(pred_B3HW, truth_B3HW))
 
 
 def colourfulness(rgb_B3HW: Tensor, cf: Cf = "hasler") -> Tensor:
@@ -156,23 +151,6 @@ def colourfulness(rgb_B3HW: Tensor, cf: Cf = "hasler") -> Tensor:
     that it published are about a tenth lower than Hasler's would be.
     """
     return _colourfulness(quantised(rgb_B3HW, "image"), cf)
-
-
-def chroma(rgb_B3HW: Tensor) -> Tensor:
-    """Mean Lab chroma sqrt(a^2 + b^2) of each image, (B,)."""
-    return _chroma(rgb_to_lab(quantised(rgb_B3HW, "image"))[:, 1:])
-
-
-def chroma_ratio(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
-    """Mean chroma of the prediction over the truth's, (B,): below 1 is paler; inf or NaN for a gray truth."""
-    pred_B3HW, truth_B3HW = _pair(pred_B3HW, truth_B3HW)
-    return _chroma(rgb_to_lab(pred_B3HW)[:, 1:]) / _chroma(rgb_to_lab(truth_B3HW)[:, 1:])
-
-
-def ab_error(pred_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
-    """Mean |d a| and |d b| over pixels and both channels in Lab units, (B,)."""
-    pred_B3HW, truth_B3HW = _pair(pred_B3HW, truth_B3HW)
-    return (rgb_to_lab(pred_B3HW)[:, 1:] - rgb_to_lab(truth_B3HW)[:, 1:]).abs().mean((1, 2, 3))
 
 
 def per_image(pred_B3HW: Tensor, truth_B3HW: Tensor, cf: Cf = "hasler") -> dict[str, Tensor]:
