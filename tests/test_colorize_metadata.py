@@ -28,7 +28,7 @@ from test_colorize import lightness, save_generator
 from streamgan.inference.colorizer import Colorizer
 from streamgan.inference.inputs import Target
 from streamgan.inference.photo import load_photo, read_photo
-from streamgan.inference.saving import save_photo
+from streamgan.inference.saving import save_pages
 
 IPTC = b"\x1c\x02\x78\x00\x05attic"  # record 2, caption
 RESOURCES = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(IPTC)) + IPTC
@@ -51,7 +51,7 @@ def color(colorizer, tmp_path):
         photo = load_photo(source, kind=target.kind)
         (rgb,) = colorizer.color([photo])
         made = io.BytesIO()
-        save_photo(photo, rgb, made, target.kind)
+        save_pages([(photo, [rgb])], made, target.kind)
         (tmp_path / f"made {name}").write_bytes(made.getvalue())
         image = Image.open(made)
         image.load()

@@ -27,15 +27,11 @@ def to_image(photo: Photo, rgb_HW3: np.ndarray) -> Image.Image:
     return image
 
 
-def save_photo(
-    photo: Photo, rgb_HW3: np.ndarray, file: BinaryIO, kind: str, *, quality: int = QUALITY
-) -> None:
-    """Write the result as `kind`, a key of FORMATS; `quality`, 1 to 100, is for those that are lossy."""
-    save_pages([(photo, [rgb_HW3])], file, kind, quality=quality)
-
-
 def save_pages(pages: Iterable[Colored], file: BinaryIO, kind: str, *, quality: int = QUALITY) -> None:
-    """As `save_photo`, for all pages of a TIFF, all frames of an animation, or the one photo of others."""
+    """Write results as `kind`, a key of FORMATS: the pages of a TIFF, frames of an animation, or one photo.
+
+    `quality`, 1 to 100, is for formats that are lossy.
+    """
     if kind == "TIFF":
         writer = TiffWriter(file)
         for photo, bands in pages:
