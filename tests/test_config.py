@@ -322,6 +322,11 @@ def test_a_setting_that_is_said_twice_is_refused(again):
         (["data.max_bad=5"], ["data.max_bad (only with data.on_bad=substitute)"]),
         (["loss.gan_weight=0", "optim.lr_d=1"], ["optim.lr_d (only with loss.gan_weight)"]),
         (["optim.lr_d=1"], []),
+        (
+            ["model.pretrained=true", "run.init_from=ready"],
+            ["model.pretrained (only with new networks, without run.init_from)"],
+        ),
+        (["model.pretrained=true"], []),
         ([], []),
     ],
 )

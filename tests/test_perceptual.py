@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 from urllib.error import URLError
 
@@ -16,7 +17,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 
 from streamgan.core.errors import ConfigError
-from streamgan.metrics.networks import build_inception, build_lpips
+from streamgan.core.pretrained import cache_place
+from streamgan.metrics.networks import ALEXNET_URL, build_inception, build_lpips
 from streamgan.metrics.perceptual import PerceptualScores
 from streamgan.models import GENERATORS
 from streamgan.train.perceptual_scores import find_networks
@@ -148,6 +150,15 @@ def test_weights_that_would_run_code_or_do_not_fit_are_refused(tmp_path):
         for name, what in (("evil", "is no state dict"), ("other", "does not fit"), ("none", "no such file")):
             with pytest.raises(ConfigError, match=f"^{option}: .*{what}"):
                 build(str(tmp_path / f"{name}.pth"))
+
+
+def test_a_download_that_does_not_fit_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    place = cache_place(ALEXNET_URL)
+    place.parent.mkdir()
+    torch.save({"x": torch.zeros(1)}, place)
+    with pytest.raises(ConfigError, match=f"^--lpips-weights: {re.escape(str(place))} does not fit"):
+        build_lpips(None)
 
 
 def test_what_is_absent_is_said_and_what_was_named_must_be_there(monkeypatch, tmp_path):

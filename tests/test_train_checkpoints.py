@@ -5,9 +5,11 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from training import losses, read_metrics, tiny_config
@@ -17,6 +19,8 @@ from streamgan.core.errors import CheckpointError
 from streamgan.core.run_folder import sealed
 from streamgan.inference.weights import find_weights
 from streamgan.train import checkpoint as checkpoints
+from streamgan.train.build import build_networks
+from streamgan.train.checkpoint_writer import take_snapshot
 from streamgan.train.loop import train
 from streamgan.train.validation import Validation
 
@@ -247,6 +251,17 @@ def test_a_checkpoint_is_a_copy_that_later_steps_do_not_touch(shard_set, tmp_pat
         assert str(one) == str(other)
 
 
+def test_a_snapshot_waits_for_the_copies_of_whatever_device_there_is(shard_set, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    config = tiny_config(shard_set, tmp_path, "run.steps=1")
+    networks = build_networks(config, Accelerator(cpu=True))
+    meta = {"step": 1, "shards_digest": "", "num_photos": 1}
+    for kind in ("cpu", "mps", "cuda"):
+        take_snapshot(meta, config, networks, SimpleNamespace(device=torch.device(kind), scaler=None))
+    assert waited == [torch.device("mps"), torch.device("cuda")]
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(shard_set, tmp_path, monkeypatch):
     from streamgan.train import checkpoint_writer
 
@@ -371,6 +386,21 @@ def test_a_validation_that_a_run_did_not_live_to_finish_is_made_up_for(
         assert [one.meta[name] for one in ours] == [one.meta[name] for one in theirs]
     assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
     assert (tmp_path / "killed/samples/step-00000003.png").exists()
+
+
+def test_a_validation_that_was_logged_and_not_saved_is_in_the_log_once(shard_set, tmp_path, monkeypatch):
+    words = ["run.validate_every=3", "run.checkpoint_every=3", "run.steps=4"]
+    train(tiny_config(shard_set, tmp_path / "whole", *words))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Progress, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(shard_set, tmp_path / "killed", *words))
+    train(tiny_config(shard_set, tmp_path / "killed", *words))
+    assert read_metrics(tmp_path / "killed") == read_metrics(tmp_path / "whole")
 
 
 def test_all_files_of_a_checkpoint_have_the_rights_that_the_umask_leaves(whole_run):

@@ -10,7 +10,7 @@ _OF_GAN = ("gan", "judge", "r1_weight", "r1_every", "gp_weight", "n_critic", "wa
 
 def without_effect(config: TrainConfig) -> list[str]:
     """`section.key (only with ...)` of every setting that is not at its default and changes nothing."""
-    data, loss, optim = config.data, config.loss, config.optim
+    data, model, loss, optim = config.data, config.model, config.loss, config.optim
     sets = [data.shards] if isinstance(data.shards, str) else [one.path for one in data.shards]
     remote = any(map(is_address, sets))
     needs = {
@@ -18,6 +18,10 @@ def without_effect(config: TrainConfig) -> list[str]:
         "data.stall_s": ("data.workers", data.workers > 0),
         "data.cache": ("shards at an address", remote),
         "data.cache_gb": ("shards at an address and a data.cache", remote and data.cache != "none"),
+        "model.pretrained": (  # but it freezes the published embedder of koalarization
+            "new networks, without run.init_from",
+            config.run.init_from is None or (model.generator == "koalarization" and bool(model.variant)),
+        ),
         "loss.gp_weight": ("loss.gan=wgan", loss.gan == "wgan"),
         "loss.r1_every": ("loss.r1_weight", loss.r1_weight > 0),
         "loss.uniform_share": ("loss.rec=cross_entropy", loss.rec == "cross_entropy"),

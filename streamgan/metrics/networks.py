@@ -94,7 +94,7 @@ def build_inception(weights: str | None) -> InceptionFeatures:
     try:
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], ours)
     except RuntimeError as error:
-        raise _misfit("fid", weights, "torch-fidelity's InceptionV3") from error
+        raise _misfit("fid", weights or cache_place(INCEPTION_URL), "torch-fidelity's InceptionV3") from error
     return InceptionFeatures(network)
 
 
@@ -127,7 +127,8 @@ def build_lpips(weights: str | None) -> LpipsDistance:
     try:
         network.net.load_state_dict({name: tensor for name, tensor in chosen.items() if tensor is not None})
     except RuntimeError as error:
-        raise _misfit("lpips", weights, "torchvision's alexnet or vgg16") from error
+        where = weights or cache_place(ALEXNET_URL)
+        raise _misfit("lpips", where, "torchvision's alexnet or vgg16") from error
     return LpipsDistance(network, net)
 
 
@@ -144,7 +145,7 @@ def _weights(weights: str | None, url: str, what: str) -> Mapping[str, Tensor]:
     return read_weights(path, what)
 
 
-def _misfit(what: str, weights: str | None, network: str) -> ConfigError:
+def _misfit(what: str, weights: str | Path, network: str) -> ConfigError:
     return ConfigError(
         f"--{what}-weights", f"{weights} does not fit the network", f"give weights of {network}"
     )

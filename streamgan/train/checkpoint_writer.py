@@ -178,8 +178,8 @@ def take_snapshot(
     }
     weights = {name: _copy(dict(module.state_dict())) for name, module in modules.items()}
     trainer = _copy(trainer)
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize(accelerator.device)
+    if accelerator.device.type != "cpu":
+        torch.accelerator.synchronize(accelerator.device)
     return Snapshot(weights, trainer, about, meta)
 
 

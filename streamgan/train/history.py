@@ -25,9 +25,10 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row is not None]
 
 
-def cut_history(run: Path, step: int) -> None:
+def cut_history(run: Path, step: int, *, again: bool = False) -> None:
     """Drop the lines after `step`; those that cannot be read are named and set aside.
 
+    If `step` is to be validated `again`, the figures of its validation are dropped too.
     A last line without an end is what a killed process leaves, and is dropped.
     """
     path, kept, bad = run / METRICS, list[bytes](), dict[int, bytes]()
@@ -36,7 +37,7 @@ def cut_history(run: Path, step: int) -> None:
         row = parse_line(line)
         if row is None:
             bad[number] = line + b"\n"
-        elif row["step"] <= step:
+        elif row["step"] < step or (row["step"] == step and not (again and "val/loss" in row)):
             kept.append(line + b"\n")
     bad.pop(len(lines), None)
     if bad:

@@ -88,7 +88,7 @@ def _train(
     bad_in_a_row = torch.zeros((), device=accelerator.device)
     with (
         closing(iter(loader)) as batches,
-        RunReport(config, start_step=step, total_steps=total, active=main) as report,
+        RunReport(config, start_step=step, total_steps=total, active=main, again=owed) as report,
         CheckpointWriter(
             config, accelerator, networks, progress, lengths, probe.digest, probe.num_samples, step
         ) as writer,

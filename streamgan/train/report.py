@@ -107,10 +107,10 @@ class RunReport:
     """The main process's writers; on other ranks every method does nothing.
 
     Lines of metrics.jsonl and TensorBoard points after `start_step` belong to work that was lost and is
-    done again: they are dropped.
+    done again: they are dropped; and if `start_step` is validated `again`, what that gave.
     """
 
-    def __init__(self, config: TrainConfig, *, start_step: int, total_steps: int, active: bool):
+    def __init__(self, config: TrainConfig, *, start_step: int, total_steps: int, active: bool, again: bool):
         self._run, self.active = Path(config.run.dir), active
         if not active:
             return
@@ -118,7 +118,7 @@ class RunReport:
         with atomic_write(run / CONFIG) as file:
             file.write(dump_yaml(config).encode())
         self._jsonl = run / METRICS
-        cut_history(run, start_step)
+        cut_history(run, start_step, again=again)
         (run / SAMPLES).mkdir(exist_ok=True)  # what is in its way is found before the work
         self._excepthook, threading.excepthook = threading.excepthook, self._of_a_thread
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
