@@ -110,6 +110,7 @@ def test_a_missing_or_binary_file_is_refused_by_name(tmp_path):
         (tmp_path / "no.yaml", "no such file"),
         (binary, "not readable"),
         (tmp_path, "not read"),
+        ("~nobody of this name/a.yaml", "no such file"),
     ]:
         assert message("run.steps=1", path=path).startswith(f"{path}: {what}")
 

@@ -366,6 +366,10 @@ def test_what_is_no_set_is_one_error(site, tmp_path):
         ShardReader(site.url, "test", cache=tmp_path)
     with pytest.raises(ConfigError, match="plain http"):
         build_loader("http://example.org/set", cache=tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"^data\.cache: names an unknown user's home \(got ~nobody here/a\)"
+    ):
+        build_loader(site.url, cache="~nobody here/a")
 
 
 def test_a_damaged_image_is_named_by_address_and_key(root, site, tmp_path):

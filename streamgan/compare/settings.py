@@ -5,6 +5,7 @@ the last row costs no time.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def load_comparison(path: str | Path, **changes: Any) -> Comparison:
 
     ConfigError or DataError if anything of it cannot be carried out.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     tree = _read(path) | {key: value for key, value in changes.items() if value is not None}
     try:
         config = CompareConfig.model_validate(tree)

@@ -5,6 +5,7 @@ every plain scalar is text, but for null; `setting_types.py` makes numbers and t
 one.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("<<$"), ["<"
 def read_yaml(path: str | Path, *, example: str) -> Any:
     """What a YAML file holds; ConfigError if it cannot be read. `example`: what --config is for."""
     try:
-        data = Path(path).expanduser().read_bytes()
+        data = Path(os.path.expanduser(path)).read_bytes()
     except FileNotFoundError:
         raise ConfigError(path, "no such file", f"give --config {example}") from None
     except OSError as error:

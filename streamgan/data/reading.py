@@ -81,6 +81,17 @@ class Ranks:
 ALONE = Ranks()
 
 
+def cache_folder(cache: str | Path | None) -> Path | None:
+    """The folder that `cache` means, or None; ConfigError if it is in an unknown user's home."""
+    if cache is None or str(cache) == "none":
+        return None
+    try:
+        return Path(cache).expanduser()
+    except RuntimeError as error:
+        what = f"names an unknown user's home (got {cache})"
+        raise ConfigError("data.cache", what, "choose another folder") from error
+
+
 def as_sets(shards: Shards) -> tuple[Weighted, ...]:
     """`shards` as one or more sets; ConfigError if there is none, or if only some have a weight."""
     sets = [shards] if isinstance(shards, str | Path) else shards

@@ -22,6 +22,7 @@ from streamgan.core.storage.files import atomic_write
 from streamgan.core.storage.hub import pinned
 from streamgan.core.storage.retry import error_kind, is_transient
 from streamgan.data.format import Manifest, checked_manifest, read_manifest
+from streamgan.data.reading import cache_folder
 
 _unreachable: set[str] = set()  # addresses that this process has given up; it asks no more, and says so once
 _read: dict[tuple[str, ...], Any] | None = None  # while `reading_once`
@@ -56,10 +57,11 @@ def read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
 
 
 def _read_set(root: str, cache: str | Path | None) -> tuple[str, Manifest]:
-    if not is_remote(root) or cache is None or str(cache) == "none":
+    folder = cache_folder(cache)
+    if not is_remote(root) or folder is None:
         where = pinned(root)
         return where, read_manifest(where)
-    copy = Path(cache).expanduser() / "sets" / f"{hashlib.sha256(redacted(root).encode()).hexdigest()}.json"
+    copy = folder / "sets" / f"{hashlib.sha256(redacted(root).encode()).hexdigest()}.json"
     if root in _unreachable and (kept := _kept(copy, root)):
         return kept
     try:

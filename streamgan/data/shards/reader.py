@@ -16,7 +16,7 @@ from isal import isal_zlib
 from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.address import is_remote, redacted
 from streamgan.data.format import Member, SplitEntry
-from streamgan.data.reading import DEFAULT_CACHE, DEFAULT_CACHE_GB
+from streamgan.data.reading import DEFAULT_CACHE, DEFAULT_CACHE_GB, cache_folder
 
 from .cached import CachedFiles
 from .coalesce import ByteRange
@@ -67,7 +67,7 @@ class ShardReader:
         self.root = redacted(root)
         self.split = split
         self.entry = self.manifest.split(split, self.root)
-        self.files = _files(root, split, self.entry, None if str(cache) == "none" else cache, cache_gb)
+        self.files = _files(root, split, self.entry, cache, cache_gb)
         self.shard_sizes = [shard.samples for shard in self.entry.shards]
         self.starts = np.concatenate(([0], np.cumsum(self.shard_sizes)))
         self._expected: dict[int, tuple[int, ...]] = {}  # rows of the index, by sample
@@ -211,6 +211,6 @@ class ShardReader:
 def _files(root: str, split: str, entry: SplitEntry, cache: str | Path | None, cache_gb: float) -> Files:
     if not is_remote(root):
         return LocalFiles(Path(root), split, entry)
-    if cache is None:
+    if (folder := cache_folder(cache)) is None:
         return RangedFiles(root, split, entry)
-    return CachedFiles(root, split, entry, NodeCache(Path(cache).expanduser(), int(cache_gb * 1e9)))
+    return CachedFiles(root, split, entry, NodeCache(folder, int(cache_gb * 1e9)))
