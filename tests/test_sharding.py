@@ -370,9 +370,9 @@ def test_a_huge_row_group_is_read_a_few_rows_at_a_time(tmp_path):
     del table
     pool = pa.default_memory_pool()
     before, peak = pool.bytes_allocated(), 0
-    from streamgan.sharding.source.read import read_rows, read_source
+    from streamgan.sharding.source.read import read_source
 
-    for row in read_rows(read_source([str(path)])[0], row_group=0, start=40, stop=120):
+    for row in read_source([str(path)])[0].read(row_group=0, start=40, stop=120):
         assert 40 <= row.number < 120
         peak = max(peak, pool.bytes_allocated() - before)
     assert peak < path.stat().st_size / 3

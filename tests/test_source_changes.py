@@ -15,8 +15,9 @@ from s3_fixtures import BUCKET, s3_server
 from streamgan.core.errors import DataError
 from streamgan.sharding.engine import execute
 from streamgan.sharding.run import ShardOptions, shard
-from streamgan.sharding.source.read import read_rows, read_source
-from streamgan.sharding.unit import writer
+from streamgan.sharding.source.images import ImageFolder
+from streamgan.sharding.source.parquet import ParquetFile
+from streamgan.sharding.source.read import read_source
 
 CHANGED = "the source has changed since the plan was made"
 
@@ -75,15 +76,16 @@ def test_an_image_that_changes_before_its_turn_stops_the_run(photo, change):
 @pytest.mark.parametrize("change", [_replace, _write_in_place, _remove])
 @pytest.mark.parametrize("kind", ["table", "photo"])
 def test_a_source_that_changes_within_a_unit_stops_the_run(table, photo, tmp_path, monkeypatch, kind, change):
-    path = table if kind == "table" else photo
+    path, kind_of_source = (table, ParquetFile) if kind == "table" else (photo, ImageFolder)
+    read = kind_of_source.read
 
     def rows_then_change(file, **where):
-        yield from read_rows(file, **where)
+        yield from read(file, **where)
         if path.exists() and not (tmp_path / "changed").exists():
             (tmp_path / "changed").touch()
             change(path)
 
-    monkeypatch.setattr(writer, "read_rows", rows_then_change)
+    monkeypatch.setattr(kind_of_source, "read", rows_then_change)
     with pytest.raises(DataError, match=rf"{CHANGED}|has disappeared since"):
         shard([str(path.parent)], tmp_path / "set", num_workers=0)
     assert not list((tmp_path / "set").glob("*.tar"))

@@ -113,10 +113,6 @@ def gray_value(l_B1HW: Tensor) -> Tensor:
         return _gamma(y.clamp(0, 1))
 
 
-def _lab_input(rgb_B3HW: Tensor) -> Tensor:
-    return _lab_pair(rgb_B3HW)[0]
-
-
 def _lab_pair(rgb_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     lab_B3HW = rgb_to_lab(rgb_B3HW)
     return lab_B3HW[:, :1] / L_CENTRE - 1, lab_B3HW[:, 1:] / AB_SCALE
@@ -182,10 +178,10 @@ class Head(NamedTuple):
 HEADS: dict[str, Head] = {
     "lab": Head(2, _lab_pair, _lightness, _lab_decode),
     "ycbcr": Head(2, _ycbcr_pair, lambda gray: gray.float() * 2 - 1, _ycbcr_decode),
-    "rgb": Head(3, lambda rgb: (_lab_input(rgb), rgb.float()), _lightness, _rgb_decode, bounded=True),
+    "rgb": Head(3, lambda rgb: (_lab_pair(rgb)[0], rgb.float()), _lightness, _rgb_decode, bounded=True),
     # The BUG of the source paper, reproduced for its row in a comparison and for nothing else: the sigmoid
     # gives [0, 1] but learns from targets in [-1, 1], of which it can reach half. Decoded like `rgb`.
     "rgb_as_published": Head(
-        3, lambda rgb: (_lab_input(rgb), rgb.float() * 2 - 1), _lightness, _rgb_decode, bounded=True
+        3, lambda rgb: (_lab_pair(rgb)[0], rgb.float() * 2 - 1), _lightness, _rgb_decode, bounded=True
     ),
 }

@@ -49,7 +49,6 @@ def progress(
     unit: str,
     label: str,
     start: int = 0,
-    unit_scale: bool = False,
     hidden: bool = False,
     leave: bool = True,
 ) -> "tqdm[Any]":
@@ -63,7 +62,6 @@ def progress(
         initial=start,
         unit=unit,
         desc=label,
-        unit_scale=unit_scale,
         file=sys.stderr if terminal else _Lines(),
         delay=0 if terminal else LINE_INTERVAL_S,  # what is over before its first line needs none
         disable=hidden or not is_main_process(),

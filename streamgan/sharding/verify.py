@@ -49,7 +49,7 @@ class VerifyReport:
     digest: str | None
 
 
-def verify(root: Path | Place | str, *, full: bool = False, num_threads: int | None = None) -> VerifyReport:
+def verify(root: Path | Place | str, *, full: bool = False) -> VerifyReport:
     """Check every byte of the set in `root`; `full` also decodes every image. Writes nothing.
 
     DataError if there is no set at all.
@@ -64,7 +64,7 @@ def verify(root: Path | Place | str, *, full: bool = False, num_threads: int | N
     checked = _Set(root, manifest, full=full)
     findings = [*checked.manifest_layout(), *checked.stray_files()]
     size = 0
-    pool = ThreadPoolExecutor(num_threads or usable_cores())  # hashing and decoding release the GIL
+    pool = ThreadPoolExecutor(usable_cores())  # hashing and decoding release the GIL
     bar = progress(total=len(checked.seals), unit=" files", label="verify")
     try:
         checks = pool.map(checked.check, checked.seals)

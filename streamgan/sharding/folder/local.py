@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from streamgan.core.errors import ConfigError
 from streamgan.core.logs import say
-from streamgan.core.storage.local import TEMPORARY_SUFFIX, LocalPath, sync_directory
+from streamgan.core.storage.local import TEMPORARY_SUFFIX, LocalPath
 from streamgan.core.storage.locks import is_at, try_lock, wait_for_lock
 from streamgan.sharding.unit.writer import WORK, disk_errors
 
@@ -99,7 +99,7 @@ class LocalFolder:
         for path in sorted(self.work.iterdir(), key=lambda path: path.name == _LOCK):
             path.unlink()
         self._remove_if_empty()  # not so on NFS, which keeps the lock by another name until it is closed
-        sync_directory(self.root)
+        self.root.keep()
 
     def _remove_if_empty(self) -> None:
         with suppress(OSError):

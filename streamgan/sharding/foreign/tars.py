@@ -26,8 +26,8 @@ from streamgan.core.storage.place import Place
 from streamgan.data.format import Member, Sample
 from streamgan.sharding.sample.check import PIXEL_LIMIT, BadRow, check_image
 from streamgan.sharding.source.rows import Cell
+from streamgan.sharding.unit.tar import BLOCK
 
-BLOCK = 512  # tar's unit of everything
 _NAME = re.compile(
     r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL
 )  # webdataset's rule: the first dot ends the key

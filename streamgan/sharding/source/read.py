@@ -1,7 +1,7 @@
 """What a command line names as its source, resolved: parquet files or folders of images, here or far away."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from streamgan.core.errors import ConfigError, DataError
 from streamgan.core.storage.address import redacted
@@ -12,7 +12,7 @@ from .columns import Wanted
 from .listing import Found, find, without_copies
 from .rows import Cell, Data, Row, SourceFile
 
-__all__ = ["Cell", "Data", "Row", "SourceFile", "Wanted", "read_rows", "read_source"]
+__all__ = ["Cell", "Data", "Row", "SourceFile", "Wanted", "read_source"]
 
 ALL = Wanted()
 
@@ -62,8 +62,3 @@ def read_source(
 
 def _is_image(found: Found) -> bool:
     return redacted(found.path).lower().endswith(images.SUFFIXES)
-
-
-def read_rows(file: SourceFile, *, row_group: int, start: int, stop: int) -> Iterator[Row]:
-    """Rows [start, stop) of a group of a file in their order, a few in memory at a time."""
-    return file.read(row_group=row_group, start=start, stop=stop)

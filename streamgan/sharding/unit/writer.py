@@ -24,7 +24,7 @@ from streamgan.core.storage.place import Place
 from streamgan.data.format import Member, Sample, ShardEntry, idx_bytes, idx_name, index_bytes, pack_index
 from streamgan.sharding.sample.check import BadRow
 from streamgan.sharding.sample.members import Rules, make_members
-from streamgan.sharding.source.read import Data, Row, SourceFile, read_rows
+from streamgan.sharding.source.read import Data, Row, SourceFile
 from streamgan.sharding.splits import split_of_content
 
 from . import tar
@@ -119,11 +119,7 @@ def disk_errors(
         raise file_error(error, error.filename or root, what="cannot be written", then=then) from error
 
 
-def _ignore(file: int, rows: int, size: int) -> None:
-    pass
-
-
-def make_unit(job: Job, unit: Unit, heartbeat: Callable[[int, int, int], None] = _ignore) -> dict[str, Any]:
+def make_unit(job: Job, unit: Unit, heartbeat: Callable[[int, int, int], None]) -> dict[str, Any]:
     """Write the shards of `unit` and its record, which is returned: shard entries and rejected rows.
 
     Two processes that do the same unit at once, as a cluster may when it loses sight of a node, are harmless:
@@ -181,7 +177,7 @@ def _unit_rows(job: Job, unit: Unit, opening: Callable[[int], None]) -> Iterator
     for piece in unit.pieces:
         opening(piece.file)
         file = job.files[piece.file]
-        for row in read_rows(file, row_group=piece.row_group, start=piece.start, stop=piece.stop):
+        for row in file.read(row_group=piece.row_group, start=piece.start, stop=piece.stop):
             yield piece.file, row
     for number in {piece.file for piece in unit.pieces}:
         job.files[number].confirm(piece.row_group for piece in unit.pieces if piece.file == number)
