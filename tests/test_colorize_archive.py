@@ -1,6 +1,7 @@
 """A whole archive: every file is accounted for, a second run does nothing, a kill loses nothing."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,21 @@ def test_every_file_of_an_archive_is_accounted_for_and_a_second_run_does_nothing
 
 
 @pytest.mark.slow
+def test_results_have_the_times_of_their_photos_if_they_are_to(photo, model, tmp_path):
+    gray, in_color = tmp_path / "in" / "gray.gif", tmp_path / "in" / "color.jpg"
+    gray.parent.mkdir()
+    photo(1, (40, 32)).convert("L").save(gray)
+    photo(2, (40, 32)).save(in_color)
+    for path in (gray, in_color):
+        os.utime(path, ns=(2_000_000_000, 1_000_000_007))
+    arguments = [str(gray.parent), "--model", str(model), "--out"]
+    for out, option, kept in ((tmp_path / "kept", ["--keep-times"], True), (tmp_path / "new", [], False)):
+        result = CliRunner().invoke(colorize, [*arguments, str(out), *option])
+        assert result.exit_code == 0, result.output
+        times = [(out / name).stat().st_mtime_ns for name in ("gray.png", "color.jpg")]
+        assert [time == 1_000_000_007 for time in times] == [kept, kept]
+
+
 def test_a_run_that_is_killed_goes_on_and_loses_nothing(photo, model, tmp_path):
     folder, report = tmp_path / "in", tmp_path / "r.jsonl"
     right = write_archive(folder, photo, 60)

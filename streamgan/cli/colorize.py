@@ -36,6 +36,7 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 )
 @click.option("--recursive", is_flag=True, help="Include all subfolders.")
 @click.option("--skip-existing", is_flag=True, help="Skip what --out already has.")
+@click.option("--keep-times", is_flag=True, help="Give each result the time of change that its file has.")
 @click.option("--recolor", is_flag=True, help="Colour also photos that are in colour already.")
 @click.option(
     "--salvage", is_flag=True, help="Colour what is there of a JPEG or PNG of which a part is missing."
@@ -92,9 +93,10 @@ _STRENGTHS = {"subtle": 0.7, "natural": 1.0, "vivid": 1.4}
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def colorize(
     inputs: tuple[str, ...], model: str | None, out: Path, recursive: bool, skip_existing: bool,
-    recolor: bool, salvage: bool, dry_run: bool, report: Path | None, wanted: str | None, quality: int | None,
-    codec: "Codec | None", crf: int | None, suffix: str, max_pixels: int, strength: str | None,
-    saturation: float | None, checkpoint: str, size: int | None, batch: int, device: str, as_json: bool,
+    keep_times: bool, recolor: bool, salvage: bool, dry_run: bool, report: Path | None, wanted: str | None,
+    quality: int | None, codec: "Codec | None", crf: int | None, suffix: str, max_pixels: int,
+    strength: str | None, saturation: float | None, checkpoint: str, size: int | None, batch: int,
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Colour INPUT... (files, folders, quoted patterns) at their own resolution and luminance.
 
@@ -163,7 +165,11 @@ def colorize(
     with ColorReport(report) as told, progress(total=total, unit="photo", label="colorize") as bar:
         for outcome in color_files(colorizer, found(told), handling):
             told.outcome(outcome)
-            if outcome.kind in ("colored", "partial", "left_alone") and not as_json:
+            made = outcome.kind in ("colored", "partial", "left_alone")
+            if made and keep_times:
+                times = outcome.target.source.stat()
+                os.utime(outcome.target.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            if made and not as_json:
                 with bar.external_write_mode():
                     click.echo(click.format_filename(outcome.target.path))
             bar.update()
