@@ -172,6 +172,8 @@ def test_missing_and_damaged_json_say_where_and_what_to_do(tmp_path):
             read_json(path, todo="make it again")
         assert caught.value.where == str(path)
         assert caught.value.todo == "make it again"
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); a folder is in the way"):
+        read_json(tmp_path, todo="make it again")
 
 
 def test_the_hash_of_a_value_depends_on_neither_order_nor_layout():

@@ -131,6 +131,12 @@ def test_a_packed_index_that_cannot_be_read_is_refused(tmp_path, content, what):
         open_index(tmp_path, "train", SplitEntry(samples=2, bytes=0, index_sha256="", shards=()))
 
 
+def test_an_index_that_the_system_does_not_give_gets_the_advice_of_the_system(tmp_path):
+    (tmp_path / "train.index").mkdir()
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\); a folder is in the way"):
+        open_index(tmp_path, "train", SplitEntry(samples=2, bytes=0, index_sha256="", shards=()))
+
+
 def test_a_packed_index_of_another_length_or_kind_is_refused(tmp_path):
     entry = SplitEntry(samples=3, bytes=0, index_sha256="", shards=())
     write_index(tmp_path / "train.index", pack_index(SAMPLES))

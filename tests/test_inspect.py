@@ -143,6 +143,12 @@ def test_without_twins_the_sheet_shows_the_luminance_of_the_colour(tmp_path):
     assert sheet[middle, middle].tolist() == [wanted] * 3
 
 
+def test_a_sheet_in_a_link_to_itself_is_one_line(original, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match=r"cannot be written .*; it is a link to loop"):
+        write_sheet(original, tmp_path / "loop" / "sheet.png", all_places(original)[:1])
+
+
 def test_a_sheet_inside_the_set_is_refused(original):
     with pytest.raises(ConfigError, match="lies in the folder of the set"):
         write_sheet(original, original / "sheet.png", all_places(original, count=1))

@@ -99,7 +99,7 @@ def test_a_shard_that_was_cut_says_what_is_missing(copy):
 def test_a_shard_that_is_gone_or_something_else_is_named(copy):
     sample_id, name, _ = first_sample(copy)
     (copy / name).unlink()
-    with pytest.raises(DataError, match=rf"{name}: cannot be opened \(No such file"):
+    with pytest.raises(DataError, match=rf"{name}: cannot be opened \(No such file .*; restore it"):
         ShardReader(copy, "train").read(sample_id)
     (copy / name).mkdir()
     with pytest.raises(DataError, match=rf"{name}.*cannot be read \(Is a directory"):

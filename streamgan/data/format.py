@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.address import is_remote, join, redacted
 from streamgan.core.storage.download import read_whole
 from streamgan.core.storage.files import atomic_write, canonical_sha256, parse_json, read_json, write_json
@@ -271,8 +271,10 @@ def load_index(where: Path | Place | str, file: Path | BinaryIO, entry: SplitEnt
             rows = np.lib.format.open_memmap(file, mode="r")
         else:
             rows = np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(where, "cannot be read (no such file)", todo) from error
     except OSError as error:
-        raise DataError(where, f"cannot be read ({error.strerror or error})", todo) from error
+        raise file_error(error, where, what="cannot be read") from error
     except Exception as error:  # numpy evaluates the header, which fails in many ways
         raise DataError(where, "cannot be read (damaged or cut)", todo) from error
     if rows.dtype != INDEX_DTYPE or rows.shape != (entry.samples,):

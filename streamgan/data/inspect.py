@@ -7,6 +7,7 @@ set those of `SIZES_OF` samples, or fewer at an address, chosen by a hash, stand
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,7 +142,8 @@ def write_sheet(root: Path | str, path: Path | str, places: Sequence[Located]) -
     where it would be a foreign file.
     """
     path = Path(path)
-    if not is_remote(str(root)) and Path(root).resolve() in path.resolve().parents:
+    inside = Path(os.path.realpath(root)) in Path(os.path.realpath(path)).parents
+    if inside and not is_remote(str(root)):
         raise ConfigError(path, "lies in the folder of the set", "write the sheet to another folder")
     sheet = _draw_sheet(places)
     try:

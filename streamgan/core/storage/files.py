@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from streamgan.core.errors import DataError
+from streamgan.core.errors import DataError, file_error
 
 from .address import is_address
 from .place import Place, place
@@ -35,7 +35,7 @@ def read_json(path: Path | Place, *, todo: str) -> Any:
     except FileNotFoundError:
         raise DataError(path, "no such file", todo) from None
     except OSError as error:
-        raise DataError(path, f"cannot be read ({error.strerror or error})", todo) from error
+        raise file_error(error, path, what="cannot be read") from error
 
 
 def parse_json(path: Path | Place | str, data: bytes, *, todo: str) -> Any:

@@ -42,7 +42,7 @@ def walk(
     A folder for which `prune` is true is left out without a word.
     """
     top = os.fspath(root)
-    seen = {_identity(os.stat(parent)) for parent in Path(top).resolve().parents if parent.exists()}
+    seen = {_identity(os.stat(parent)) for parent in Path(os.path.realpath(top)).parents if parent.exists()}
     folders, linked = [top], deque[str]()
     while folders or linked:
         via_link = not folders

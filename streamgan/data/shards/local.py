@@ -46,6 +46,9 @@ class LocalFiles:
         if descriptor is None:
             try:
                 descriptor = self._open.add(shard, os.open(self.name(shard), os.O_RDONLY))
+            except FileNotFoundError as error:
+                todo = "restore it, or shard the source again"
+                raise DataError(self.name(shard), f"cannot be opened ({error.strerror})", todo) from error
             except OSError as error:
                 raise file_error(error, self.name(shard), what="cannot be opened") from error
         return os.pread(descriptor, size, offset)
