@@ -1,5 +1,7 @@
 """`timm_unet`: its backbones, their weights, and the size at which they see a photo."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -11,7 +13,7 @@ from test_pretrained import disturb
 from streamgan.core import pretrained
 from streamgan.core.config import load_config
 from streamgan.core.errors import ConfigError
-from streamgan.models.timm_unet import TimmUNet
+from streamgan.models.timm_unet import TimmUNet, _PointConv2d
 from streamgan.train.build import check_models
 
 
@@ -137,3 +139,25 @@ def test_padding_of_tensorflow_is_that_of_timm_at_the_sizes_that_come():
     image = torch.rand(1, 1, 64, 96) * 2 - 1  # its mean and deviation are 0.5
     for mine, yours in zip(ours(image), theirs(image.expand(-1, 3, -1, -1))[-3:], strict=True):
         torch.testing.assert_close(mine, yours, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_backbone_of_points_with_a_stride_learns():
+    """In a process of its own: without the remedy its memory is damaged."""
+    program = """
+import torch
+from streamgan.models.timm_unet import TimmUNet, _PointConv2d
+
+model = TimmUNet(out_channels=2, size=64, width=4, variant="mobileone_s0")
+for _ in range(3):
+    model(torch.rand(2, 1, 64, 64)).square().mean().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_points_with_a_stride_are_those_of_torch():
+    torch.manual_seed(0)
+    conv, image = torch.nn.Conv2d(3, 4, 1, stride=(2, 3)), torch.rand(2, 3, 9, 10)
+    expected = conv(image)
+    conv.__class__ = _PointConv2d
+    torch.testing.assert_close(conv(image), expected)

@@ -56,6 +56,17 @@ class _EvenConv2d(nn.Conv2d):
         return F.conv2d(F.pad(input, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
+class _PointConv2d(nn.Conv2d):
+    """1 x 1 pixels with a stride, on the pixels that it meets.
+
+    Of fewer than 8 channels in channels-last order, oneDNN's gradient writes beyond its memory (torch 2.14).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        down, across = self.stride
+        return F.conv2d(input[..., ::down, ::across], self.weight, self.bias, groups=self.groups)
+
+
 class TimmFeatures(nn.Module):
     """Maps of a backbone: l (B, 1, H, W) in [-1, 1] -> (B, widths[i], H / strides[i], W / strides[i])."""
 
@@ -73,6 +84,8 @@ class TimmFeatures(nn.Module):
         for module in self.network.modules():
             if type(module).__name__ == "Conv2dSame":
                 module.__class__ = _EvenConv2d
+            elif type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.in_channels < 8:
+                module.__class__ = _PointConv2d
         maps: Any = self.network.feature_info
         used = [one for one in zip(maps.reduction(), maps.channels(), strict=True) if one[0] >= FINEST]
         self.strides, self.widths = (tuple(one) for one in zip(*used, strict=True)) if used else ((), ())
