@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -16,7 +17,7 @@ from training import tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
-from streamgan.core.errors import ConfigError
+from streamgan.core.errors import CheckpointError, ConfigError
 from streamgan.losses import RECONSTRUCTION, PerceptualLoss
 from streamgan.models import GENERATORS
 from streamgan.train import build, terms
@@ -328,6 +329,23 @@ def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
     train(tiny_config(shard_set, run, *words, "run.steps=3", "optim.lr_g=0.01"))
     again = load_file(list_checkpoints(run)[-1].path / "ema.safetensors")
     assert torch.equal(again["class_weights"], stored["class_weights"])
+
+
+def test_a_classifier_of_other_bins_is_no_start_for_a_run(shard_set, tmp_path):
+    np.save(tmp_path / "bins.npy", np.array([[0, 0], [20, 0], [-20, 0], [0, 20], [0, -20], [20, 20]]))
+    words = [
+        *options("zhang"),
+        "model.depth=null",
+        "loss.rec=cross_entropy",
+        "loss.gan_weight=0",
+        "run.steps=1",
+    ]
+    few = [*words, f"model.variant={tmp_path / 'bins.npy'}"]
+    train(tiny_config(shard_set, tmp_path / "few", *few))
+    from_few = f"run.init_from={tmp_path / 'few'}"
+    train(tiny_config(shard_set, tmp_path / "again", *few, from_few))
+    with pytest.raises(CheckpointError, match=r"has other bins of colour than this run \(got 6, not 261\)"):
+        train(tiny_config(shard_set, tmp_path / "all", *words, from_few))
 
 
 def test_building_the_perceptual_loss_from_the_configuration(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from streamgan.core.config import may_change, setting_names
 from streamgan.core.digests import check_file, require_list
@@ -32,6 +33,7 @@ from streamgan.core.run_folder import (
 )
 from streamgan.core.settings import TrainConfig
 from streamgan.core.storage.hub import BUNDLED, model_path
+from streamgan.models.zhang import ZhangClassifier
 
 from .build import GENERATOR_OPTIONS
 from .networks import Networks
@@ -190,10 +192,23 @@ def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> Collec
         if not file.exists() and name != "discriminator":  # a bundle has one file for both, or two
             file = path / BUNDLED
         try:
-            module.load_state_dict(load_file(file))
+            weights = load_file(file)
+            _refuse_other_bins(file, weights, module)
+            module.load_state_dict(weights)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(file, *_misfit(file, name, config, error)) from error
     return modules
+
+
+def _refuse_other_bins(file: Path, weights: dict[str, Tensor], module: nn.Module) -> None:
+    """A classifier takes over the bins of its weights, in tensors that no optimizer knows."""
+    if not isinstance(module, ZhangClassifier) or "centres_Q2" not in weights:
+        return
+    theirs, ours = weights["centres_Q2"], module.centres_Q2.cpu()
+    if not torch.equal(theirs, ours):
+        what = f"has other bins of colour than this run (got {len(theirs)}, not {len(ours)})"
+        todo = "set model.variant to the file of bins that it has, or leave it out if there was none"
+        raise CheckpointError(file, what, todo)
 
 
 def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> tuple[str, str]:
