@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from training import assert_same_weights, losses, read_metrics, settings, tiny_config
 
+import streamgan
+from streamgan.core.config import load_config
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError
 from streamgan.core.storage.hub import BUNDLED
 from streamgan.losses import RECONSTRUCTION
@@ -44,6 +47,21 @@ def test_checkpoints_come_every_n_steps_and_at_the_end_of_every_epoch(whole_run)
     assert names == {
         "generator.safetensors", "ema.safetensors", "discriminator.safetensors", "trainer.pt", "meta.json"
     }  # fmt: skip
+
+
+def test_a_checkpoint_says_with_what_it_was_made(whole_run):
+    meta = checkpoints.list_checkpoints(whole_run)[-1].meta
+    assert meta["made_with"] == {
+        "streamgan": streamgan.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": "1 x cpu",
+    }
+
+
+def test_a_run_made_again_from_its_folder_has_the_same_weights(whole_run, tmp_path):
+    train(load_config(whole_run / "config.yaml", [f"run.dir={tmp_path}"]))
+    assert_same_weights(whole_run, tmp_path, step=10)
 
 
 def test_tensorboard_and_metrics_hold_the_same_scalars(whole_run):

@@ -48,7 +48,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         ]
         for row in rows
     ]
-    parts = [f"# Comparison: {comparison['budget']} a row", _table(head, body), NOTES]
+    parts = [f"# Comparison: {comparison['budget']} per row", _table(head, body), NOTES]
     if sweep := _sweep(scored):
         parts += ["## Saturation sweep", "PSNR (colourfulness) with the predicted colour scaled by s.", sweep]
     if failed := [f"- {row['name']}: {row['error']}" for row in rows if row.get("error")]:

@@ -7,6 +7,7 @@ before: the folder gets its name when it is whole.
 
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from streamgan import __version__
 from streamgan.core.errors import CheckpointError, file_error
 from streamgan.core.run_folder import (
     FORMAT,
@@ -103,6 +105,12 @@ class CheckpointWriter:
             "progress": {"best": progress.best, "stale": progress.stale},
             "lengths": self._lengths.to_json(),
             "mixed_precision": self._accelerator.mixed_precision,
+            "made_with": {
+                "streamgan": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "device": f"{self._accelerator.num_processes} x {self._accelerator.device.type}",
+            },
             "config": self._config.model_dump(mode="json"),
         }
         if self._saved == step:
