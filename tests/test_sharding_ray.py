@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ execute_make_unit = execute.make_unit
 
 
 def wait_until(condition) -> None:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -79,6 +80,11 @@ def command(source, out, made, *options):
     given = [str(source), "--out", str(out), "--samples-per-shard", "5"]
     ray = ["--engine", "ray", "--address", made.address]
     return [sys.executable, "-m", "streamgan.cli", "shard", *given, *ray, *options]
+
+
+def without_progress(stderr: str) -> str:
+    """Lines come every ten seconds, so on a busy machine alone."""
+    return re.sub(r"^shard: \d+/\d+ .*\n", "", stderr, flags=re.MULTILINE)
 
 
 DOOMED = """
@@ -104,7 +110,7 @@ def test_a_cluster_that_loses_a_node_and_a_process_makes_the_bytes_of_one(source
     wait_until((tmp_path / "reached").exists)
     second.kill_raylet(check_alive=False)
     out, errors = process.communicate(timeout=120)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, without_progress(errors)) == (0, "")
     assert json.loads(out)["ok"]  # and nothing of Ray's
     assert (tmp_path / "died").exists()
     assert tree(tmp_path / "set") == wanted
@@ -116,7 +122,7 @@ def test_the_command_on_a_cluster(source, wanted, nodes, tmp_path):
     made, _ = nodes
     out = tmp_path / "set"
     done = subprocess.run(command(source, out, made, "--json"), capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, without_progress(done.stderr)) == (0, "")
     assert json.loads(done.stdout)["ok"]
     assert tree(out) == wanted
 
@@ -134,8 +140,8 @@ def test_the_command_on_a_cluster(source, wanted, nodes, tmp_path):
         timeout=120,
     )
     assert failed.returncode == 3, failed.stderr
-    assert failed.stderr.startswith(f"error: {changed}: ")
-    assert failed.stderr.count("\n") == 1
+    (line,) = without_progress(failed.stderr).splitlines()
+    assert line.startswith(f"error: {changed}: ")
 
 
 @pytest.fixture
@@ -150,7 +156,7 @@ def test_a_cluster_fills_a_bucket(source, wanted, store, nodes):
     made, _ = nodes
     out = f"s3://{BUCKET}/set"
     done = subprocess.run(command(source, out, made), capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, without_progress(done.stderr)) == (0, "")
     assert store.tree("set") == wanted
 
 
