@@ -1,5 +1,7 @@
 """Whole runs in one process: what they leave, and that an interrupted one ends like an uninterrupted one."""
 
+import errno
+import fcntl
 import itertools
 import json
 import os
@@ -223,6 +225,19 @@ def test_a_run_folder_in_use_is_refused(shard_set, tmp_path):
 
     with run_lock(tmp_path / "run", active=True), pytest.raises(CheckpointError, match="another process"):
         train(tiny_config(shard_set, tmp_path / "run", "run.steps=1"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_run_on_a_file_system_without_locks_trains_and_says_so(tmp_path, monkeypatch, capsys, number):
+    from streamgan.train.process import run_lock
+
+    def flock(*_) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run_lock(tmp_path / "run", active=True):
+        pass
+    assert f"{tmp_path / 'run'}: this file system has no locks" in capsys.readouterr().err
 
 
 def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(shard_set, tmp_path):

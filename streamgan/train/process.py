@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from streamgan.core.errors import CheckpointError, ConfigError, StreamganError, file_error, is_of_file_system
 from streamgan.core.run_folder import LOCK
 from streamgan.core.storage.hub import BUNDLED
-from streamgan.core.storage.locks import close_descriptor, is_at, open_descriptor, try_lock
+from streamgan.core.storage.locks import close_descriptor, is_at, lock_or_warn, open_descriptor
 from streamgan.data.format import MANIFEST
 
 from .output import noticing_a_closed_console
@@ -76,7 +76,7 @@ def run_lock(run: Path, *, active: bool) -> Iterator[None]:
         what = "cannot be the folder of a run"
         raise file_error(error, run, what=what, kind=ConfigError) from error
     try:
-        if not try_lock(lock):
+        if not lock_or_warn(lock, run):
             what = "another process trains here"
             raise CheckpointError(run, what, "wait for it, or choose another run.dir")
         yield

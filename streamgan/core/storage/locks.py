@@ -4,12 +4,16 @@ A lock belongs to the open file: a child that inherits it keeps it alive. What i
 `open_descriptor` is closed in every child of a fork at once.
 """
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from streamgan.core.logs import say
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _descriptors: set[int] = set()  # open in this process, of no use to its children
 
 
@@ -20,6 +24,17 @@ def try_lock(file: int | IO[Any], *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_or_warn(file: int | IO[Any], folder: Path, *, shared: bool = False) -> bool:
+    """As `try_lock`; on a file system without locks a line says so of `folder`, and nobody has it."""
+    try:
+        return try_lock(file, shared=shared)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        say(f"{folder}: this file system has no locks; make sure yourself that no other run writes here")
+        return True
 
 
 def wait_for_lock(file: int | IO[Any], *, shared: bool = False) -> None:

@@ -1,6 +1,5 @@
 """The folder of a set on a disk: locks say who works in it, temporary names what is unfinished."""
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -8,16 +7,14 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from streamgan.core.errors import ConfigError
-from streamgan.core.logs import say
 from streamgan.core.storage.local import TEMPORARY_SUFFIX, LocalPath
-from streamgan.core.storage.locks import is_at, try_lock, wait_for_lock
+from streamgan.core.storage.locks import is_at, lock_or_warn, try_lock, wait_for_lock
 from streamgan.sharding.unit.writer import WORK, disk_errors
 
 from .parts import Part, forget_count
 
 ORPHANS_TIMEOUT_S = 10.0
 _LOCK, _CLAIM_LOCK = "lock", "claim.lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,8 @@ class LocalFolder:
             lock = stack.enter_context(open(path, "a+b"))  # noqa: SIM115 - the stack closes it
         except FileNotFoundError:  # a run that has just finished has removed the folder
             raise busy from None
-        try:
-            if not try_lock(lock, shared=shared):
-                raise busy
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise busy from None
-            warning = "this file system has no locks; make sure yourself that no other run writes here"
-            say(f"{self.root}: {warning}")
-        if not is_at(lock, path):  # or only the file, between our open and our lock
+        # the file may be gone between our open and our lock
+        if not lock_or_warn(lock, self.root, shared=shared) or not is_at(lock, path):
             raise busy
 
     @contextmanager
