@@ -20,6 +20,8 @@ av = pytest.importorskip("av")
 
 from test_colorize_films import RATE, put_frames, scene  # noqa: E402 (needs av)
 
+from streamgan.inference import joining  # noqa: E402 (needs av)
+
 FRAMES = 24
 # By ending: muxer, codec, sound; what the ending becomes, and with which codec.
 FILMS = {
@@ -144,6 +146,22 @@ def test_sound_that_matroska_cannot_hold_stays_as_it_sounds(colorizer, tmp_path)
     (given, start), (kept, kept_start) = samples(source), samples(made)
     assert abs(start - kept_start) < 0.0011
     assert np.array_equal((given * 32768).round().clip(-32768, 32767), kept * 32768)
+
+
+def test_recoded_sound_whose_time_runs_backwards_costs_its_packets_alone(colorizer, tmp_path, monkeypatch):
+    source, others = write(tmp_path / "film.wmv"), joining._others
+
+    def set_back(film, streams):
+        for number, packet in enumerate(others(film, streams)):
+            if number > 3:
+                packet.pts = packet.dts = packet.pts - round(0.2 / packet.time_base)
+            yield packet
+
+    monkeypatch.setattr(joining, "_others", set_back)
+    outcome = color(colorizer, source, tmp_path / "out")
+    assert outcome.kind == "colored"
+    assert re.search(r"becomes FLAC; \d damaged packets of audio are left out$", outcome.text)
+    assert len(read(outcome.target.path)["times"]) == FRAMES
 
 
 def samples(path: Path) -> tuple[np.ndarray, float]:

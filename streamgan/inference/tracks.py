@@ -71,7 +71,7 @@ class Copies:
 
     def finish(self) -> None:
         for recoder in self._recoders.values():
-            recoder.finish()
+            self._refused["audio"] += not recoder.write(None)
 
     def notes(self) -> Iterator[str]:
         if self._lost:
@@ -94,20 +94,16 @@ class _Recoder:
         self._resampler = AudioResampler(format, given.layout, given.sample_rate)
         self._end = 0
 
-    def write(self, packet: Any) -> bool:
-        """Whether it could be decoded."""
+    def write(self, packet: Any | None) -> bool:
+        """Whether it could be decoded and written, whose times may run backwards; None: the end."""
         try:
-            frames = self._decode(packet)
+            for frame in self._decode(packet):
+                self._put(self._resampler.resample(frame))
+            if packet is None:
+                self._put([*self._resampler.resample(None), None])
         except FFmpegError:
             return False
-        for frame in frames:
-            self._put(self._resampler.resample(frame))
         return True
-
-    def finish(self) -> None:
-        for frame in self._decode(None):
-            self._put(self._resampler.resample(frame))
-        self._put([*self._resampler.resample(None), None])
 
     def _put(self, frames: Sequence[Any]) -> None:
         for frame in frames:
