@@ -178,6 +178,14 @@ def test_a_new_run_starts_with_the_networks_of_another(shard_set, whole_run, tmp
         train(tiny_config(shard_set, tmp_path / "y", "run.steps=1", f"run.init_from={tmp_path}"))
 
 
+def test_a_network_whose_depth_follows_from_the_size_of_photos_is_told_so(shard_set, tmp_path):
+    words = ["model.depth=null", "loss.gan_weight=0", "run.steps=1"]
+    train(tiny_config(shard_set, tmp_path / "old", *words, "data.size=32"))
+    larger = [*words, "data.size=64", f"run.init_from={tmp_path / 'old'}"]
+    with pytest.raises(CheckpointError, match=r"and its data\.size or what model\.depth it had$"):
+        train(tiny_config(shard_set, tmp_path / "new", *larger))
+
+
 @pytest.mark.parametrize(("words", "warned"), [((), False), (("run.init_from=ready",), True)])
 def test_a_run_that_continues_keeps_on_record_what_it_began_with(
     shard_set, three_steps, tmp_path, capsys, words, warned

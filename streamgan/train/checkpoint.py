@@ -38,6 +38,8 @@ from streamgan.models.zhang import ZhangClassifier
 from .build import GENERATOR_OPTIONS
 from .networks import Networks
 
+_BY_SIZE = {"timm_unet": "enlarge", "unet": "depth"}  # an option whose default depends on data.size
+
 
 @dataclass
 class Progress:
@@ -220,8 +222,8 @@ def _misfit(file: Path, network: str, config: TrainConfig, error: Exception) -> 
     names = [key for key in keys if theirs is not None and theirs.get(key) != ours[key]]
     if theirs is None or (theirs[kind] == ours[kind] and not names):
         todo = "choose the model.* settings of the run that wrote it"
-        if config.model.generator == "timm_unet":
-            todo += ", and its data.size or what model.enlarge it had"
+        if option := _BY_SIZE.get(config.model.generator):
+            todo += f", and its data.size or what model.{option} it had"
         return f"does not fit this model ({str(error).splitlines()[-1].strip()})", todo
     old, new = (
         model[kind] + (f" ({', '.join(f'{key}={model.get(key)}' for key in names)})" if names else "")
