@@ -97,7 +97,9 @@ def test_two_sources_of_one_result_are_refused_before_anything_is_written(run, g
                 continue
             result = run(*inputs, "--recursive", *more)
             assert isinstance(result.exception, ConfigError), inputs
-            assert "another photo would also become" in str(result.exception)
+            told = str(result.exception)
+            assert "another photo would also become" in told
+            assert sum(str(path) in told for path in (tmp_path / folders[0]).rglob("a.*")) == 2
             assert not (tmp_path / "out").exists()
 
 

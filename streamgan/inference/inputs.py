@@ -110,16 +110,18 @@ class Inputs:
 
         counting = Inputs([], self._out, recursive=self._recursive, passed=count)
         for index, folder in enumerate(self._folders):
-            parent, taken = None, set[str]()  # names of results in one folder after the other
+            parent, taken = None, dict[str, Path]()  # name of result -> source, in one folder after the other
             for place in counting._walk(folder):
                 number += 1
                 result = self._naming.place(place)
                 if place.parent != parent:
                     parent = place.parent
-                    taken = {name for one in self._folders[:index] for name in self._names(one / parent)}
-                if result.name in taken or result in self._files:
-                    self._refuse_second(folder / place, result)
-                taken.add(result.name)
+                    taken = {}
+                    for one in self._folders[:index]:
+                        taken |= self._names(one / parent)
+                if other := taken.get(result.name, self._files.get(result)):
+                    self._refuse_second(folder / place, result, other)
+                taken[result.name] = folder / place
         if not number:
             deeper = "" if self._recursive else "; with --recursive subfolders count too"
             given = ", ".join(map(str, self._folders))
@@ -130,7 +132,7 @@ class Inputs:
     def _add(self, source: Path, place: Path) -> None:
         place = self._naming.place(place)
         if place in self._files:
-            self._refuse_second(source, place)
+            self._refuse_second(source, place, self._files[place])
         self._refuse_overwriting(source, (source.parent / place.name).parents[len(place.parts) - 1])
         self._files[place] = source
 
@@ -168,19 +170,20 @@ class Inputs:
             elif found.kind != "folder" or Path(found.path).resolve() != out:
                 self._passed(Path(found.path), _reason(found))
 
-    def _names(self, folder: Path) -> list[str]:
-        """Names of the results of the files right in a folder, which need not be there."""
+    def _names(self, folder: Path) -> dict[str, Path]:
+        """The files right in a folder, which need not be there, by the names of their results."""
         listed = os.listdir(folder) if folder.is_dir() else []
-        return [self._naming.place(Path(name)).name for name in listed if ending(name) in SUFFIXES]
+        return {
+            self._naming.place(Path(name)).name: folder / name for name in listed if ending(name) in SUFFIXES
+        }
 
     def _refuse_overwriting(self, source: Path, base: Path) -> None:
         if base.resolve() == self._out.resolve():
             raise ConfigError(source, "would be overwritten", "choose another --out")
 
-    def _refuse_second(self, source: Path, place: Path) -> None:
-        raise ConfigError(
-            source, f"another photo would also become {place}", "colour them into different folders"
-        )
+    def _refuse_second(self, source: Path, place: Path, other: Path) -> None:
+        what = f"another photo would also become {place} (got {other})"
+        raise ConfigError(source, what, "colour them into different folders")
 
 
 def _reason(found: Walked) -> str:
