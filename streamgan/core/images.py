@@ -103,7 +103,7 @@ def by_bands(image: Image.Image, convert: Callable[[Image.Image], Any] = np.asar
 
 
 def bits(image: Image.Image) -> int:
-    """Bits a channel in the file of an opened image that is not loaded yet."""
+    """Bits per channel in the file of an opened image that is not loaded yet."""
     if (tags := getattr(image, "tag_v2", None)) is not None:
         return max(tags.get(_BITS, (1,)))
     if image.format == "PNG" and (tile := getattr(image, "tile", None)):

@@ -54,7 +54,7 @@ def progress(
 ) -> "tqdm[Any]":
     """A progress bar with rate and time left; on anything but a terminal, one such line every ten seconds.
 
-    On a terminal one within another is below it, and is to go when it ends: `leave` false.
+    `leave` is false for a bar inside another one: it disappears when it ends.
     """
     terminal = sys.stderr.isatty()
     bar: tqdm[Any] = tqdm(

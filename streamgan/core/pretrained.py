@@ -35,7 +35,7 @@ def load_pretrained(
 
     `source`: True downloads them, a string is a local file, False leaves the module as it is. `prefix` stands
     before the module's names in that model. On the meta device no bytes are read. ConfigError at `setting`
-    if the weights are not to be had or do not fit.
+    if the weights cannot be read or downloaded, or do not fit.
     """
     if source is False:
         return
@@ -143,7 +143,7 @@ def cache_place(url: str) -> Path:
 def cached_weights(url: str) -> Path:
     """`cache_place(url)`, downloaded if it is not there and checked against the hash in its name.
 
-    OSError, whose text begins with "cannot be downloaded", if it is not to be had; a server that is silent
+    OSError, whose text begins with "cannot be downloaded", if that fails; a server that is silent
     for 10 s is given up.
     """
     path = cache_place(url)

@@ -1,8 +1,8 @@
 """Shard set, format 1: the files of a set and what stands in them; shards/README.md says it to others.
 
 A set is plain WebDataset tars plus what makes them exact: `manifest.json` (the table of contents, with
-a digest of itself), one `.idx` a shard (where each member lies, with its CRC-32), and one packed
-`SPLIT.index` a split, a numpy array that readers memory-map. Ids are positions in that array: shards in
+a digest of itself), one `.idx` per shard (where each member lies, with its CRC-32), and one packed
+`SPLIT.index` per split, a numpy array that readers memory-map. Ids are positions in that array: shards in
 manifest order, samples in tar order.
 """
 

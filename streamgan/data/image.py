@@ -49,7 +49,7 @@ def damage(error: BaseException) -> str:
 def to_pixels(
     data: bytes, mode: Mode, *, short: int, max_pixels: int | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """uint8 (H, W, 3) for RGB, (H, W, 1) for L; BadImage if that cannot be had in full. CMYK: JPEG only.
+    """uint8 (H, W, 3) for RGB, (H, W, 1) for L; BadImage if it does not decode in full. CMYK: JPEG only.
 
     A JPEG comes as small as its short side still has `short` pixels, and in the memory of `out` if it has
     this shape then. `max_pixels`: None for MAX_PIXELS.

@@ -95,7 +95,7 @@ class Order:
         self.seed, self.batch, self.lanes, self.reshuffle = seed, batch, lanes, reshuffle
         self.window = window or default_window(max(1, num_shards), batch, lanes)
         self.num_samples = int(self.shard_sizes.sum())
-        # Full global batches an epoch; the tail that is left over is another one every epoch.
+        # Full global batches per epoch; the samples that are left over are others in every epoch.
         self.steps_per_epoch = self.num_samples // lanes // (batch // lanes)
         if self.steps_per_epoch == 0:
             raise ConfigError(
@@ -161,7 +161,7 @@ class Order:
         return np.concatenate(pieces)
 
     def _window(self, epoch: int, number: int, index: int) -> np.ndarray:
-        """Ids of one window in their permuted order; the last two a lane are kept."""
+        """Ids of one window in their permuted order; the last two of each lane are kept."""
         key = (epoch, number, index)
         if key not in self._windows:
             lane = self._lane(epoch, number)

@@ -1,4 +1,4 @@
-"""Bytes by offset: one pread a member from a shard, its CRC-32 checked.
+"""Bytes by offset: one pread per member of a sample, its CRC-32 checked.
 
 No tar is parsed while training: the packed index says where every image lies. A reader may be sent to other
 processes, each of which opens its own files and asks nothing again that is known.

@@ -19,7 +19,7 @@ from .verified_download import read_sealed
 
 
 class NotArrived(StreamganError):
-    """Bytes that could not be had (exit code 3). The sample may be good, so no other may stand in for it."""
+    """Bytes that could not be fetched (exit code 3). The sample may be good: no other may stand in for it."""
 
     exit_code = 3
 

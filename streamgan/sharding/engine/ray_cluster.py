@@ -34,7 +34,7 @@ def run_ray(
     watch: Watch,
     address: str = AUTO,
 ) -> Results:
-    """Tasks of the cluster at `address`, `num_workers` at a time (None: one a CPU of the cluster).
+    """Tasks of the cluster at `address`, `num_workers` at a time (None: one per CPU of the cluster).
 
     ConfigError if there is no cluster. A cluster shows complete units alone: its pulses say no rows.
     """

@@ -36,7 +36,7 @@ SUFFIX = ".parquet"
 BATCH_BYTES = 8 << 20  # in memory at a time, if the rows are of one size
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 16, 128  # so 16 images of 4 MB are 64 MB
 BUFFER_BYTES = 1 << 20  # of a column, read ahead
-REMOTE_BUFFER_BYTES = 8 << 20  # a request a column: large, since each costs a round trip
+REMOTE_BUFFER_BYTES = 8 << 20  # per request of a column: large, since each costs a round trip
 NUM_REQUESTS = 8  # footers of remote files that are fetched at a time
 
 

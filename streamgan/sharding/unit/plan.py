@@ -2,7 +2,7 @@
 
 Row groups, the smallest piece that parquet reads without waste, are put in an order that depends on the
 seed alone and packed whole into units. A unit is the piece of work that one worker does and commits: one
-shard a split. So the plan is the same for any number of workers and any history of crashes, and a set can
+shard per split. So the plan is the same for any number of workers and any history of crashes, and a set can
 be made by anyone in any order.
 """
 
@@ -24,7 +24,7 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is committed at once: about `samples_per_shard` rows, written as one shard a split."""
+    """What is committed at once: about `samples_per_shard` rows, written as one shard per split."""
 
     number: int
     pieces: tuple[RowRange, ...]

@@ -1,8 +1,8 @@
-"""One unit of work: its rows from the source into one tar a split, then the indexes, then the commit record.
+"""One unit of work: rows from the source into one tar per split, then the indexes, then the commit record.
 
 Each file is written under a temporary name, flushed and renamed; the record comes when all of that is on the
 disk. A unit without a record is done again from the start and gives the same bytes, so a crash at any point
-costs at most one unit a worker.
+costs at most one unit per worker.
 """
 
 import hashlib
