@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,9 @@ from PIL import Image
 
 from streamgan.cli.shard import shard as shard_command
 from streamgan.core.errors import DataError
+from streamgan.data.format import INDEX_DTYPE
 from streamgan.sharding.run import ShardOptions, shard
+from streamgan.sharding.sample import check as checks
 from streamgan.sharding.sample.check import PIXEL_LIMIT, BadRow, check_image
 from streamgan.sharding.source.read import Cell
 
@@ -77,6 +80,17 @@ def test_each_kind_of_bad_image_has_its_reason(cell, reason, detail, role):
         check_image(cell, role, check="header", max_pixels=10_000)
     assert bad.value.reason == (f"gray_{reason}" if role == "gray" else reason)
     assert detail is None or bad.value.detail == detail
+
+
+@pytest.mark.parametrize("role", ["color", "gray"])
+@pytest.mark.parametrize("check", ["none", "header"])
+def test_an_image_that_the_index_cannot_hold_is_a_bad_row(monkeypatch, role, check):
+    assert np.iinfo(INDEX_DTYPE["color_size"]).max == checks.BYTE_LIMIT
+    monkeypatch.setattr(checks, "BYTE_LIMIT", len(GOOD))
+    check_image(Cell(GOOD), role, check=check, max_pixels=10**9)
+    with pytest.raises(BadRow) as bad:
+        check_image(Cell(GOOD + b"!"), role, check=check, max_pixels=10**9)
+    assert bad.value.reason == ("too_many_bytes" if role == "color" else "gray_too_many_bytes")
 
 
 def test_the_command_knows_the_largest_image_that_can_be_read():

@@ -24,14 +24,13 @@ from streamgan.core.errors import DataError, file_error
 from streamgan.core.storage.download import CHUNK_BYTES
 from streamgan.core.storage.place import Place
 from streamgan.data.format import Member, Sample
-from streamgan.sharding.sample.check import PIXEL_LIMIT, BadRow, check_image
+from streamgan.sharding.sample.check import BYTE_LIMIT, PIXEL_LIMIT, BadRow, check_image
 from streamgan.sharding.source.rows import Cell
 from streamgan.sharding.unit.tar import BLOCK
 
 _NAME = re.compile(
     r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL
 )  # webdataset's rule: the first dot ends the key
-_LARGEST = 2**32 - 1  # bytes of a member that the packed index can say
 
 
 @dataclass
@@ -205,8 +204,8 @@ def _add(
             part = by_suffix[suffix]
             if part.problem:
                 raise BadRow(f"gray_{part.problem}" if role == "gray" else part.problem, part.detail)
-            if part.size > _LARGEST:
-                raise BadRow("too_many_bytes", str(part.size))
+            if part.size > BYTE_LIMIT:  # not to be read, either
+                raise BadRow("gray_too_many_bytes" if role == "gray" else "too_many_bytes", str(part.size))
             file.seek(part.data)
             data = file.read(part.size)
             good = check_image(Cell(data), role, check="header", max_pixels=PIXEL_LIMIT)

@@ -26,6 +26,7 @@ Role = Literal["color", "gray"]
 
 # PIL refuses to open anything larger, as a guard against decompression bombs
 PIXEL_LIMIT = 178_956_970
+BYTE_LIMIT = 2**32 - 1  # of an image: the packed index has 32 bits for it
 _OTHER_IMAGES = {
     b"GIF8": "GIF",
     b"BM": "BMP",
@@ -134,6 +135,8 @@ def _bytes(cell: Cell) -> Data:
         raise BadRow("missing")
     if not cell.data:
         raise BadRow("empty")
+    if len(cell.data) > BYTE_LIMIT:
+        raise BadRow("too_many_bytes", str(len(cell.data)))
     return cell.data
 
 
