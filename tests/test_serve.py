@@ -341,7 +341,8 @@ def answers(address: str, path: str, enough: Callable[[Any], bool]) -> Any:
 
 
 @pytest.mark.slow
-def test_the_board_shows_several_runs_by_name(whole_run, tmp_path):
+def test_the_board_shows_several_runs_by_name(whole_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
     again = shutil.copytree(whole_run, tmp_path / "again")
     with running("board", whole_run, again) as address:
         found = answers(address, "runs", lambda runs: len(runs) == 2)

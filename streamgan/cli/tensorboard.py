@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def board(runs: tuple[Path, ...], host: str, port: int, as_json: bool) -> None:
             raise CheckpointError(
                 folder, "no run with TensorBoard files here", "give a run folder, or one of runs"
             )
+    warnings.simplefilter("ignore")  # TensorBoard's own, which PYTHONWARNINGS=error would make fatal
     server = program.TensorBoard()
     with tempfile.TemporaryDirectory(prefix="streamgan-board-") as links:
         logs = str(_linked(folders, Path(links)))
