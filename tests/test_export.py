@@ -18,10 +18,12 @@ from test_models import SMALL, disturb
 import streamgan
 from streamgan.cli.export import export
 from streamgan.core.errors import CheckFailed, CheckpointError, ConfigError
+from streamgan.core.run_folder import list_checkpoints
 from streamgan.core.storage.local import temporary_path
 from streamgan.inference.export import export_program
 from streamgan.inference.weights import find_weights, load_weights
 from streamgan.models import GENERATORS, build_generator
+from streamgan.train.checkpoint_writer import rewrite_meta
 
 SHAPES = ((1, 1, 64, 64), (3, 1, 97, 131), (1, 1, 33, 47))
 
@@ -42,6 +44,17 @@ def small(name: str, path):
     weights = disturb(build_generator(name, **options)).state_dict()
     save_file({key: value.contiguous() for key, value in weights.items()}, path, {"model": json.dumps(spec)})
     return path
+
+
+def test_figures_that_are_no_numbers_are_null_in_a_bundle(whole_run, tmp_path):
+    copy = shutil.copytree(whole_run, tmp_path / "run")
+    checkpoint = list_checkpoints(copy)[-1]
+    validation = {**checkpoint.meta["validation"], "val/chroma_ratio": float("nan"), "val/psnr": float("inf")}
+    rewrite_meta(copy, checkpoint.step, {**checkpoint.meta, "validation": validation})
+    for given, out in ((checkpoint.path, "first"), (tmp_path / "first", "second")):
+        assert run(given, "--to", "bundle", "--out", tmp_path / out).exit_code == 0
+        text = (tmp_path / out / "metrics.json").read_text()
+        assert json.loads(text, parse_constant=pytest.fail)["val/chroma_ratio"] is None
 
 
 def test_a_bundle_is_the_run_to_the_bit_and_starts_another(whole_run, shard_set, tmp_path):

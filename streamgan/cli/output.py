@@ -1,7 +1,6 @@
 """What leaves a command: results on stdout, one line for an error on stderr, and the exit code."""
 
 import json
-import math
 import os
 import sys
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from streamgan.core.errors import CheckFailed, StreamganError, file_error, is_of_file_system
+from streamgan.core.finite import finite
 from streamgan.core.logs import is_main_process
 
 from .options import with_home
@@ -20,19 +20,10 @@ def emit(text: str, value: dict[str, Any], *, as_json: bool) -> None:
     """The result of a command: `text` for people, or one JSON object with `ok` true; from rank 0 alone."""
     if is_main_process():
         try:
-            click.echo(json.dumps(_strict({"ok": True, **value})) if as_json else text)
+            click.echo(json.dumps(finite({"ok": True, **value})) if as_json else text)
         except OSError as error:
             error.filename = "standard output"
             raise
-
-
-def _strict(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def amount(count: float, word: str) -> str:
@@ -96,9 +87,7 @@ def _fail(
     if "--json" in arguments and is_main_process():
         error = {"type": kind, "message": message, **parts}
         try:
-            click.echo(
-                json.dumps(_strict({"ok": False, "error": error, "exit_code": code, **(report or {})}))
-            )
+            click.echo(json.dumps(finite({"ok": False, "error": error, "exit_code": code, **(report or {})})))
         except OSError:
             _close_stdout()
     rank = os.environ.get("RANK", "0")

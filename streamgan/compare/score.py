@@ -4,7 +4,6 @@ All of it lies in the row's folder and is made once: `scores.json`, `column.png`
 row, one under another) and `test/*` beside the scalars of the training.
 """
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from streamgan.core.color import HEADS, Head, to_uint8, unit_rgb
+from streamgan.core.finite import finite
 from streamgan.core.storage.files import atomic_write, read_json, write_json
 from streamgan.data.loader import evaluation_loader
 from streamgan.inference.weights import find_weights, load_weights
@@ -75,7 +75,7 @@ def score_row(
         "step": weights.step,
         "parameters": sum(p.numel() for p in weights.generator.parameters()),
         **about,
-        **_finite(result),
+        **finite(result),
     }
     write_column(run, column)
     _write_scalars(run, weights.step, result["model"])
@@ -107,15 +107,6 @@ def write_column(folder: Path, rgb_B3HW: Tensor) -> None:
     stacked_HW3 = to_uint8(rgb_B3HW).cpu().permute(0, 2, 3, 1).flatten(0, 1)
     with atomic_write(folder / "column.png") as file:
         Image.fromarray(stacked_HW3.numpy()).save(file, "PNG")
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_scalars(run: Path, step: int, scores: Scores) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import save
 import streamgan
 from streamgan.core.digests import check_file
 from streamgan.core.errors import CheckpointError, ConfigError, file_error
+from streamgan.core.finite import finite
 from streamgan.core.run_folder import EMA, META, sealed
 from streamgan.core.storage.files import json_bytes, sha256_file
 from streamgan.core.storage.hub import BUNDLED
@@ -59,7 +60,7 @@ def bundle_files(
     folder = weights.path.parent
     if form == AS_IT_IS and weights.path.name in (BUNDLED, EMA):
         files |= {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
-    if metrics := _metrics(folder):
+    if metrics := finite(_metrics(folder)):
         files["metrics.json"] = json_bytes(metrics)
     config = {**_about(weights), "files": _digests(files)}
     config["model"] |= form.chosen()
