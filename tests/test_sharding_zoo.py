@@ -347,6 +347,15 @@ def test_sizes_cannot_be_changed_unseen():
         ShardOptions(size=8, check="none")
 
 
+@pytest.mark.parametrize(("most", "said"), [(3, True), (2, False)])
+def test_the_command_says_that_there_are_fewer_rows_than_were_asked_for(tmp_path, most, said):
+    source = write_rows(tmp_path / "a.parquet", [pair(0), pair(1)])
+    arguments = [str(source), "--workers", "0", "--max-samples", str(most), "--out", str(tmp_path / "set")]
+    result = CliRunner().invoke(shard_command, arguments)
+    assert result.exit_code == 0, result.exception
+    assert ("--max-samples 3: the source has 2 rows, and all are taken\n" in result.stdout) == said
+
+
 def test_the_command_counts_what_it_changed(tmp_path):
     rows = [{"image": hub(turned("PNG"))}, {"image": hub(encode(picture(2, size=BIG)))}]
     source = write_rows(tmp_path / "a.parquet", rows)

@@ -60,6 +60,9 @@ def report(out: str, result: Any, as_json: bool) -> None:
     changed = manifest.quarantine.get("changed", {})
     lines += [f"changed {count:7} {_in_words(change)} ({change})" for change, count in changed.items()]
     lines += _passed_over(result.passed)
+    rows, most = sum(file["rows"] for file in manifest.source["files"]), manifest.options.get("max_samples")
+    if most is not None and most > rows:
+        lines.append(f"--max-samples {most}: the source has {amount(rows, 'row')}, and all are taken")
     lines.append(f"digest {manifest.digest}")
     if not result.nothing_to_do:
         lines.append(f"{result.seconds:.1f} s, {speed:.0f} MB/s")
