@@ -226,8 +226,8 @@ class RunConfig(Section):
     max_bad_steps: MayChange[Count] = 20
     """Non-finite steps in a row (all are skipped) after which the run stops."""
     threads: MayChange[int] = Field(default=0, ge=0, le=4096)
-    """CPU threads per training process; 0: on a CPU its share of the cores, beside a GPU torch's default.
-    Part of bit-exactness on CPU."""
+    """CPU threads per training process; 0: on a CPU its share of the cores, whatever OMP_NUM_THREADS says,
+    beside a GPU torch's default. Part of bit-exactness on CPU."""
     timeout_s: MayChange[Seconds] = 600.0
     """Seconds that a process waits for the others before it considers them lost, and ends."""
     profile_steps: MayChange[tuple[Count, Count] | None] = None
