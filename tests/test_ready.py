@@ -87,9 +87,7 @@ def test_it_goes_on_at_another_size_and_a_network_of_another_shape_is_told_so(sh
     ]  # fmt: skip
     train(load_config(RECIPE, [*words, f"run.dir={tmp_path / 'larger'}"]))
     assert load_weights(find_weights(tmp_path / "larger", "last")).generator.enlargement == 2
-    with pytest.raises(
-        CheckpointError, match=r"choose the model\.\* settings .* or what model\.enlarge it had"
-    ):
+    with pytest.raises(CheckpointError, match=r"\(enlarge=1\); give model\.enlarge=null$"):
         train(load_config(RECIPE, [*words, f"run.dir={tmp_path / 'other'}", "model.enlarge=1"]))
 
 
