@@ -203,12 +203,12 @@ def _load_weights(path: Path, networks: Networks, config: TrainConfig) -> Collec
 
 
 def _refuse_other_bins(file: Path, weights: dict[str, Tensor], module: nn.Module) -> None:
-    """A classifier takes over the bins of its weights, in tensors that no optimizer knows."""
+    """A classifier takes over another number of bins with its weights, in tensors that no optimizer knows."""
     if not isinstance(module, ZhangClassifier) or "centres_Q2" not in weights:
         return
-    theirs, ours = weights["centres_Q2"], module.centres_Q2.cpu()
-    if not torch.equal(theirs, ours):
-        what = f"has other bins of colour than this run (got {len(theirs)}, not {len(ours)})"
+    theirs, ours = len(weights["centres_Q2"]), len(module.centres_Q2)
+    if theirs != ours:
+        what = f"has other bins of colour than this run (got {theirs}, not {ours})"
         todo = "set model.variant to the file of bins that it has, or leave it out if there was none"
         raise CheckpointError(file, what, todo)
 
