@@ -266,6 +266,16 @@ def test_nobody_waits_for_ever_for_somebody_elses_download(root, site, tmp_path,
     reader.close()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_of_two_iterators_of_a_loader_one_may_end_before_the_other(root, site, expected, tmp_path, workers):
+    loader = build_loader(site.url, workers=workers, cache=tmp_path, **SETTINGS)
+    first, second = iter(loader), iter(loader)
+    next(first)
+    begun = [next(second)]
+    first.close()
+    assert_same([*begun, *second], expected)
+
+
 @pytest.mark.parametrize("name", ["train.index", "more photos/Käse, 5%.index"])
 def test_retry_after_is_honoured(root, site, name, tmp_path):
     pauses = []

@@ -92,10 +92,6 @@ class Ahead:
             self._position = self._needs.start + delivered
         self._changed.set()
 
-    def fail_waiters(self) -> None:
-        """Whoever waits for a shard gets an error."""
-        self._files.fail_waiters()
-
     def _watch(self) -> None:
         """See to it that nobody waits for ever for what the next step needs."""
         still_s, last = 0.0, None

@@ -65,11 +65,7 @@ class Supply:
             say(f"cache: {self.cache.folder}, {used} of {cap} cap, working set {need}")
         with ExitStack() as stack:
             aheads = [Ahead(files, needs) for files, needs in self.parts]
-            flow = Flow([stack.enter_context(one) for one in (*aheads, *self._local)])
-            try:
-                yield flow
-            finally:
-                flow.fail_waiters()  # a loader process that waits for a shard would not end
+            yield Flow([stack.enter_context(one) for one in (*aheads, *self._local)])
 
 
 class Flow:
@@ -82,11 +78,6 @@ class Flow:
         """So many batches have been delivered."""
         for ahead in self._aheads:
             ahead.advance(delivered)
-
-    def fail_waiters(self) -> None:
-        """Whoever waits for a shard gets an error."""
-        for ahead in self._aheads:
-            ahead.fail_waiters()
 
     def failure(self) -> Exception | None:
         """Why shards do not arrive."""

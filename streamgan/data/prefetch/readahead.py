@@ -48,9 +48,6 @@ class Hints:
         self._position = self._needs.start + delivered
         self._changed.set()
 
-    def fail_waiters(self) -> None:
-        """Nobody waits for a hint."""
-
     def _run(self) -> None:
         asked: deque[tuple[int, int]] = deque()  # last step and bytes of each shard asked for
         shards = self._files.entry.shards

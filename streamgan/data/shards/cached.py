@@ -43,7 +43,7 @@ class CachedFiles(RemoteFiles):
 
     def __init__(self, root: str, split: str, entry: SplitEntry, cache: NodeCache):
         super().__init__(root, split, entry)
-        self.cache, self.managed = cache, False
+        self.cache, self.managed, self._managers = cache, False, 0
         self._shared = SharedMemory(len(entry.shards) + 1)  # the last byte: nobody downloads any more
         self._open = OpenShards(close_descriptor)
         self._lease: CacheLease | None = None
@@ -144,9 +144,14 @@ class CachedFiles(RemoteFiles):
         return rows[begin:end]
 
     def manage(self, managed: bool) -> None:
-        """Whether this process downloads ahead; if no longer, workers that wait for a shard give up."""
-        self.managed = managed
-        self.by_range[:] = bytes(len(self.shards)) + bytes([not managed])
+        """One more iterator, or one less, for which this process downloads ahead.
+
+        If there is none any more, workers that wait for a shard give up.
+        """
+        self._managers += 1 if managed else -1
+        self.managed = self._managers > 0
+        if self._managers == managed:  # the first, or after the last
+            self.by_range[:] = bytes(len(self.shards)) + bytes([not managed])
 
     def fail_waiters(self) -> None:
         """Whoever waits for a shard gets an error."""
