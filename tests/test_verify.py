@@ -153,13 +153,15 @@ def test_an_unknown_file_and_an_empty_one_are_copies_of_nothing(damaged):
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_checked(damaged, monkeypatch):
     def failing_disk(path):
-        if path.name == SHARD:
+        if path.name in (SHARD, "notes"):
             raise OSError(errno.EIO, "Input/output error")
         return sha256_file(path)
 
     monkeypatch.setattr(verify_module, "sha256_file", failing_disk)
     flip(damaged / "train.index", 200)
+    shutil.copy(damaged / SHARD, damaged / "notes")
     assert sorted(found(damaged)) == [
+        ("notes", None, "not listed in the manifest"),
         (SHARD, None, "cannot be read (Input/output error)"),
         ("train.index", None, "sha256 differs from the manifest"),
     ]

@@ -9,6 +9,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,10 +111,14 @@ class _Set:
                 continue  # others may keep their files beside tars of their own
             if name == WORK or name.endswith(TEMPORARY_SUFFIX):
                 yield Finding(name, None, "left by an interrupted run; run its command again to tidy up")
-            elif path.is_file() and path.size() and (twin := self.twins.get(sha256_file(path))):
-                yield Finding(name, None, f"not listed in the manifest; a copy of {twin}")
             else:
-                yield Finding(name, None, "not listed in the manifest")
+                twin = None
+                with suppress(OSError):  # it need not be read
+                    twin = self.twins.get(sha256_file(path)) if path.is_file() and path.size() else None
+                what = (
+                    f"not listed in the manifest; a copy of {twin}" if twin else "not listed in the manifest"
+                )
+                yield Finding(name, None, what)
 
     def check(self, name: str) -> list[Finding]:
         """Everything wrong with one sealed file."""
