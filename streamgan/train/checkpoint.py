@@ -243,11 +243,14 @@ def _model_settings(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def diverged(run: Path, step: int, bad_steps: int) -> StreamganError:
-    """The error of a run whose last steps were all skipped: which checkpoint to go back to, and how."""
-    checkpoints = list_checkpoints(run)
-    before = [one.step for one in checkpoints if one.step <= step - bad_steps]
-    since = [one.path.name for one in checkpoints if one.step > step - bad_steps]
+def diverged(run: Path, step: int, bad_steps: int, *, n_critic: int) -> StreamganError:
+    """The error of a run whose last steps were all skipped: which checkpoint to go back to, and how.
+
+    They may be those of the generator, which come every `n_critic` steps.
+    """
+    checkpoints, good = list_checkpoints(run), step - bad_steps * n_critic
+    before = [one.step for one in checkpoints if one.step <= good]
+    since = [one.path.name for one in checkpoints if one.step > good]
     todo = "lower optim.lr_g and lr_d, or set optim.clip_g and clip_d"
     if before:
         todo = f"delete {', '.join(since)} to go back to step {before[-1]}; then {todo}, with --allow-changed"

@@ -137,7 +137,7 @@ def _train(
             if hopeless:
                 writer.wait()
                 accelerator.wait_for_everyone()
-                raise diverged(run, step, int(bad_in_a_row.item()))
+                raise diverged(run, step, int(bad_in_a_row.item()), n_critic=config.loss.n_critic)
             if ends:
                 interval.restart(step)
     accelerator.wait_for_everyone()
