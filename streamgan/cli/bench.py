@@ -4,7 +4,7 @@ import click
 
 from .bench_plan import plan
 from .options import Command, Count, Number, cache_gb_option, cache_option
-from .output import amount, emit, table
+from .output import emit, table
 
 
 @click.group(short_help="Measure this machine on your own data.")
@@ -89,11 +89,9 @@ def loader(folder, split, batch, size, workers, step_ms, seconds, cache, cache_g
         enough = workers_for(rates, needed)
         estimated = workers_estimated(rates, needed)
         value |= {"needed_images_per_s": needed, "workers": enough, "estimated_workers": estimated}
-        answer = (
-            f"more than was measured, about {amount(estimated, 'worker')} with a core each"
-            if enough is None
-            else amount(enough, "worker")
-        )
+        answer = f"{enough} worker{'s' * (enough != 1)}"
+        if enough is None:
+            answer = f"more than was measured, about {estimated} workers with a core each"
         text += f"\na step of {step_ms:g} ms takes {needed:.0f} images/s: {answer}"
     emit(text, value, as_json=as_json)
 
