@@ -60,6 +60,7 @@ def forecast(
     ranks: int,
     machines: int,
     cache_bytes: float,
+    epochs: int = EPOCHS,
 ) -> Forecast:
     """For the first of `machines` alike, with `ranks` in all; ConfigError if they do not divide the batch."""
     if ranks % machines:
@@ -72,7 +73,7 @@ def forecast(
     sizes = np.asarray(shard_bytes, np.int64)
     rows = shuffle.batch // machines
     needs = OrderNeeds(order, sizes, slice(0, rows), start=0, stop=None)
-    per_epoch = [list(needs.of_epoch(epoch)) for epoch in range(EPOCHS + 1)]
+    per_epoch = [list(needs.of_epoch(epoch)) for epoch in range(epochs + 1)]
     first = {use.shard for use in per_epoch[0] if use.first == 0}
     met = np.unique([use.shard for use in per_epoch[0]])
     whole = sizes[met]
@@ -91,7 +92,7 @@ def forecast(
         first_index_bytes=_index_bytes(order, drawn_from),
         epoch_index_bytes=_index_bytes(order, met),
         all_bytes=int(whole.sum()),
-        epoch_bytes=tuple(islice(downloads(per_epoch, sizes, cache_bytes), EPOCHS)),
+        epoch_bytes=tuple(islice(downloads(per_epoch, sizes, cache_bytes), epochs)),
         epoch_requests=int((-(-whole // CHUNK_BYTES)).sum()),
         copies=lanes_met / order.lanes,
     )
