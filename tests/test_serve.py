@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -317,6 +318,17 @@ def test_an_upload_is_removed_when_the_server_is_ended(models, photo, tmp_path, 
         assert Path(upload).read_bytes() == (tmp_path / "photo.png").read_bytes()
     assert not Path(upload).exists()
     assert not list(tmp_path.glob("streamgan-serve-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["={}"], r"=\S+ has no name before its ="), (["a={}", "a={}"], "two models have the name 'a'")],
+)
+def test_each_model_of_the_page_has_a_name_of_its_own(models, monkeypatch, words, told):
+    monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
+    given = [word for text in words for word in ("--model", text.format(models[0]))]
+    with pytest.raises(ConfigError, match=rf"^--model: {told}"):
+        CliRunner().invoke(serve, given, catch_exceptions=False, standalone_mode=False)
 
 
 def test_a_taken_port_is_one_line(models, monkeypatch):

@@ -66,8 +66,9 @@ def serve(
         name, separator, model = word.partition("=")
         if not separator or Path(word).exists():
             name, model = Path(word).resolve().name, word
-        if name in colorizers:
-            raise ConfigError("--model", f"two models have the name {name!r}", "write --model NAME=MODEL")
+        if not name or name in colorizers:
+            what = f"two models have the name {name!r}" if name else f"{word} has no name before its ="
+            raise ConfigError("--model", what, "write --model NAME=MODEL")
         colorizers[name] = Colorizer.load(model, device=device, size=size)
 
     from streamgan.inference.page import build_page, look
