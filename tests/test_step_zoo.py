@@ -305,6 +305,26 @@ def test_batch_norm_of_a_rank_sees_the_images_of_all_on_gpus_without_a_penalty(
         build.check_models(config)
 
 
+def frozen(config) -> list[str]:
+    """What `build` freezes where there are several ranks."""
+    generator = build._build_generator(config)
+    build._freeze_unused(config, generator)
+    return [name for name, parameter in generator.named_parameters() if not parameter.requires_grad]
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_nothing_of_a_network_is_without_effect(generator):
+    assert frozen(load_config(None, ["run.steps=1", *options(generator)])) == []
+
+
+def test_layers_of_a_backbone_whose_maps_are_not_used_are_frozen():
+    words = ["model.generator=timm_unet", "model.variant=hrnet_w18_small", "data.size=64", "run.steps=1"]
+    names = frozen(load_config(None, words))
+    first_map = ("stage4.0.fuse_layers.0.", "incre_modules.0.")
+    assert names
+    assert all(name.removeprefix("encoder.network.").startswith(first_map) for name in names)
+
+
 def test_a_classifier_trains_by_class_and_keeps_its_prior_in_the_checkpoint(
     shard_set, tmp_path, monkeypatch, capsys
 ):

@@ -135,3 +135,13 @@ def test_a_process_that_would_train_alone_is_refused(shard_set, tmp_path, monkey
     with pytest.raises(ConfigError, match="2 processes were started but this one trains alone"):
         train(tiny_config(shard_set, tmp_path / "run", "run.steps=1"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_layers_of_a_backbone_whose_maps_are_not_used_keep_no_rank_waiting(shard_set, tmp_path):
+    """Of HRNet's maps that of stride 4 has no place in the decoder."""
+    network = ["model.generator=timm_unet", "model.variant=hrnet_w18_small", "model.depth=null"]
+    words = settings(shard_set, tmp_path / "run", *network, "data.size=64", "run.steps=3")
+    done = launch(processes(2), "launch/train.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert list(losses(tmp_path / "run")) == [1, 2, 3]

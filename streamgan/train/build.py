@@ -1,5 +1,6 @@
 """From a TrainConfig to the objects that training needs; the one place here that picks by name."""
 
+import copy
 import os
 from dataclasses import replace
 from typing import Any
@@ -142,6 +143,8 @@ def build_networks(config: TrainConfig, accelerator: Accelerator) -> Networks:
     on_gpu = accelerator.device.type != "cpu"  # oneDNN has layouts of its own, and copies weights to and fro
     layout = torch.channels_last if config.run.channels_last and on_gpu else torch.preserve_format
     generator = _build_generator(config)
+    if accelerator.num_processes > 1:
+        _freeze_unused(config, generator)
     generator = generator.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]
     ema = ema_copy(generator)
     generator = _for_ranks(generator, accelerator)
@@ -201,6 +204,19 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
+
+
+def _freeze_unused(config: TrainConfig, generator: nn.Module) -> None:
+    """Freeze parameters that no output depends on, in place: DDP would wait for their gradients."""
+    twin, size = copy.deepcopy(generator).eval().to("meta"), config.data.size
+    options = {"with_logits": True} if config.loss.rec == "cross_entropy" else {}
+    with torch.device("meta"):
+        made = twin(torch.empty(1, 1, size, size), **options)
+        outputs = made if isinstance(made, tuple) else (made,)
+        torch.stack([one.sum() for one in outputs]).sum().backward()
+    for parameter, reached in zip(generator.parameters(), twin.parameters(), strict=True):
+        if reached.grad is None:
+            parameter.requires_grad_(False)
 
 
 def _hold_encoder(config: TrainConfig, generator: nn.Module) -> None:
