@@ -115,10 +115,8 @@ class _Set:
                 twin = None
                 with suppress(OSError):  # it need not be read
                     twin = self.twins.get(sha256_file(path)) if path.is_file() and path.size() else None
-                what = (
-                    f"not listed in the manifest; a copy of {twin}" if twin else "not listed in the manifest"
-                )
-                yield Finding(name, None, what)
+                copied = f"; a copy of {twin}" if twin else ""
+                yield Finding(name, None, f"not listed in the manifest{copied}")
 
     def check(self, name: str) -> list[Finding]:
         """Everything wrong with one sealed file."""
