@@ -133,6 +133,8 @@ def write_page(path: Path, results: Results, command: str) -> None:
                 "**A rehearsal with tiny networks and photos: it shows that the part works, and no figure "
                 "here means anything. Sizes in headings are those of a real run.**"
             )
+        if record.get("note"):
+            text.append(record["note"])
         if record.get("result"):
             try:
                 text.append(part.report(record["result"]))

@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from streamgan.models import GENERATORS
-from streamgan.models.channels_last import concat, group_norm_nhwc, shuffle_nhwc
+from streamgan.models import GENERATORS, channels_last
+from streamgan.models.channels_last import concat, conv_of_joined, group_norm_nhwc, shuffle_nhwc
 
 NHWC = torch.channels_last
+CONV2D = F.conv2d
 NEW_ORDER = {
     "convolution": NHWC,
     "native_group_norm": torch.contiguous_format,
@@ -127,3 +128,21 @@ def test_a_single_channel_joins_a_map_in_its_order():
         assert concat(wide.contiguous(), single).is_contiguous()
     wide, single = torch.randn(2, 8, 4, 4).to(memory_format=NHWC), torch.randn(2, 1, 4, 4)
     assert torch.equal(concat(wide, single), torch.cat((wide, single), 1))
+
+
+def test_channels_are_filled_up_to_eights_without_a_trace(monkeypatch):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(13, 6, 3, padding=1)
+    x = torch.randn(2, 12, 5, 4, requires_grad=True)
+    single, seen = torch.randn(2, 1, 5, 4), []
+    plain = conv(torch.cat((x, single), 1))
+    monkeypatch.setattr(channels_last, "channels_missing", lambda conv, x: -conv.in_channels % 8)
+    monkeypatch.setattr(F, "conv2d", lambda *given: seen.append(given[0].shape[1]) or CONV2D(*given))
+    with torch.autocast("cpu", torch.bfloat16):
+        filled = conv_of_joined(conv, x, single)
+    assert seen == [16]
+    assert filled.dtype == torch.bfloat16
+    torch.testing.assert_close(filled.float(), plain, rtol=0.02, atol=0.02)
+    given = [x, conv.weight, conv.bias]
+    ours, theirs = (torch.autograd.grad(made.float().square().mean(), given) for made in (filled, plain))
+    torch.testing.assert_close(ours, theirs, rtol=0.05, atol=2e-3)

@@ -396,5 +396,5 @@ def test_a_setting_says_beside_itself_whether_a_run_may_continue_with_another_va
         "data.cache_gb", "run.dir", "run.steps", "run.epochs", "run.log_every", "run.validate_every",
         "run.validate_images", "run.sample_every", "run.sample_images", "run.checkpoint_every", "run.keep",
         "run.keep_every", "run.patience", "run.init_from", "run.max_bad_steps", "run.threads",
-        "run.timeout_s", "run.profile_steps", "run.compile",
+        "run.timeout_s", "run.profile_steps", "run.compile", "run.cuda_graphs",
     }  # fmt: skip

@@ -4,7 +4,9 @@ import copy
 import gc
 import json
 import os
+import socket
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +18,7 @@ from safetensors.torch import load_file
 from test_channels_last import NAMES, nhwc_generator, orders
 from test_train_step import images
 from torch import nn
-from torch._inductor import config as inductor_config
-from training import ACCELERATE, COMMON, ROOT, TORCHRUN, losses, read_metrics, settings, tiny_config
+from training import ACCELERATE, COMMON, ROOT, losses, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
@@ -25,6 +26,7 @@ from streamgan.data.loader import build_loader
 from streamgan.data.workers.batch import Batch
 from streamgan.losses import r1_penalty
 from streamgan.models import DISCRIMINATORS, GENERATORS
+from streamgan.models.channels_last import conv_of_joined
 from streamgan.train import build
 from streamgan.train.loop import train
 from streamgan.train.step import GanStep
@@ -184,16 +186,75 @@ def test_a_batch_arrives_while_the_card_computes_and_what_follows_waits_for_it()
     assert computed.query()
 
 
-def test_a_compiled_generator_trains_like_an_eager_one_and_keeps_its_names(shard_set, tmp_path, monkeypatch):
-    # in this process: a pool of compilers would outlive the test
-    monkeypatch.setattr(inductor_config, "compile_threads", 1)
+def program(shards: Path, out: Path, *more: str, timeout_s: float = 180) -> str:
+    """`launch/train.py` in bf16, in a process of its own; what it says."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch/train.py"), *settings(shards, out, *SIXTEEN, *more)],
+        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"},
+        capture_output=True, text=True, timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_compiled_generator_trains_like_an_eager_one_and_keeps_its_names(
+    shard_set, tmp_path, monkeypatch, graphs
+):
     eager = run(shard_set, tmp_path / "eager", "bf16", monkeypatch)
-    compiled = run(shard_set, tmp_path / "compiled", "bf16", monkeypatch, "run.compile=true")
-    assert_near(compiled, eager, rel=0.05)
+    program(shard_set, tmp_path / "compiled", "run.compile=true", f"run.cuda_graphs={graphs}")
+    assert_near(tmp_path / "compiled", eager, rel=0.05)
     names = [
-        load_file(path / "checkpoints/step-00000016/ema.safetensors").keys() for path in (eager, compiled)
+        load_file(tmp_path / name / "checkpoints/step-00000016/ema.safetensors").keys()
+        for name in ("eager", "compiled")
     ]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.generator=unet", "model.depth=7", "data.size=128"],  # with dropout
+        ["model.generator=resnet18_unet", "model.depth=null", "model.norm=null", "data.size=64"],
+        ["model.generator=paper_cnn", "model.discriminator=paper_cnn", "model.norm=batch"],
+        ["model.generator=vgg16_unet", "model.depth=null", "model.discriminator=pix2pix", "data.size=64"],
+        ["model.generator=ddcolor", "model.depth=null", "model.norm=null", "model.discriminator=ddcolor",
+         "data.size=64"],
+        # without a GAN: CUDA adds the gradient of an enlarged photo up in another order each time
+        ["model.generator=zhang", "model.depth=null", "model.norm=null", "loss.rec=cross_entropy",
+         "data.size=64", "loss.gan_weight=0"],
+        ["loss.gan=wgan", "loss.r1_weight=0", "loss.n_critic=2"],
+        ["loss.judge=photo", "loss.r1_weight=0"],
+    ],
+    ids=lambda words: words[0].partition("=")[2],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_graphs_change_no_value(shard_set, tmp_path, monkeypatch, name, words):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    replays, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: replays.append(1) or replay(self))
+    graphed = run(shard_set, tmp_path / "graphs", name, monkeypatch, *words)
+    assert len(replays) >= 2 * 8
+    plain = run(shard_set, tmp_path / "plain", name, monkeypatch, *words, "run.cuda_graphs=false")
+    ours, theirs = losses(graphed), losses(plain)
+    assert ours == theirs
+    first, second = (load_file(one / "checkpoints/step-00000016/ema.safetensors") for one in (graphed, plain))
+    assert all(torch.equal(first[key], second[key]) for key in second)
+
+
+def test_channels_are_filled_up_to_eights_without_a_trace():
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        conv = nn.Conv2d(13, 16, 3, padding=1).to(memory_format=torch.channels_last)
+        x, gray = torch.randn(2, 12, 20, 24), torch.randn(2, 1, 20, 24)
+    x = x.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16):
+        made = conv_of_joined(conv, x, gray), conv(torch.cat((x, gray), 1))
+    torch.testing.assert_close(*made, rtol=0.02, atol=0.02)
+    assert made[0].is_contiguous(memory_format=torch.channels_last)
+    given = [x, conv.weight, conv.bias]
+    ours, theirs = (torch.autograd.grad(one.float().square().mean(), given) for one in made)
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=1e-3)
 
 
 def test_accumulation_lowers_the_peak_of_memory_which_is_reported(shard_set, tmp_path, monkeypatch):
@@ -237,16 +298,16 @@ def test_r1_has_second_derivatives_of_attention(name):
 @pytest.mark.dist
 def test_one_gpu_under_nccl_trains_like_one_without_it(shard_set, tmp_path, monkeypatch):
     # All that two GPUs would do but the other one: NCCL, the distributed wrapper, gradients in buckets.
+    # Without torchrun, which asks for the name of the machine, and waits long where no network answers.
     more = ["model.norm=batch", "loss.r1_weight=0"]
     run(shard_set, tmp_path / "alone", "bf16", monkeypatch, *more)
-    done = subprocess.run(
-        [*TORCHRUN, "--nproc-per-node", "1", "--master-port", "0", str(ROOT / "launch/train.py"),
-         *settings(shard_set, tmp_path / "nccl", *SIXTEEN, *more)],
-        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "1 x cuda" in done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    for key, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(key, value)
+    assert "1 x cuda" in program(shard_set, tmp_path / "nccl", *more)
     assert_near(tmp_path / "nccl", tmp_path / "alone", rel=0.05)
 
 

@@ -7,14 +7,13 @@ import sys
 
 import pytest
 import torch
-from training import ROOT, tiny_config
+from training import ROOT
 
-from streamgan.train import build
-from streamgan.train.terms import build_losses
+from streamgan.models import channels_last, decoder
 
 sys.path.append(str(ROOT / "benchmarks"))
 from common import in_turn
-from gpu_parts import graphs
+from gpu_parts import candidates
 from gpu_parts.memory import batch_that_fits, parts, report
 
 PARTS = ["environment", "tests", "step", "memory", "feed", "decode", "paper", "resume", "learn", "colorize"]
@@ -102,23 +101,24 @@ def test_every_round_has_every_arm_once():
     assert in_turn([], 3) == []  # no arm could be made
 
 
-def test_each_pass_of_a_step_takes_its_graph_and_others_do_not(monkeypatch, fresh_accelerator):
-    config = tiny_config("none", "none", "run.steps=2", "loss.warmup_steps=0", "loss.ramp_steps=0")
-    accelerator = build.start_accelerator(config)
-    networks = build.build_networks(config, accelerator)
-    train_step = build.build_step(config, accelerator, networks, build_losses(config))
-    color = torch.randint(0, 256, (2, 3, config.data.size, config.data.size), dtype=torch.uint8)
-    head = build.build_head(config)
-    gray, target = head.encode(color, None)
-    taken = []
+def test_a_candidate_blurs_like_the_decoder():
+    for shape in ((2, 3, 5, 4), (1, 2, 1, 6), (1, 1, 1, 1)):
+        image = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        made = candidates.pooled_blur(image), decoder.blur(image)
+        torch.testing.assert_close(*made)
+        passed = torch.randn_like(image)
+        torch.testing.assert_close(*(torch.autograd.grad(one, image, passed) for one in made))
 
-    def recorded(plain, **options):
-        return lambda images: taken.append((len(images), images.requires_grad)) or plain(images, **options)
 
-    monkeypatch.setattr(graphs, "partial", recorded)
-    graphs.use_graphs(networks, gray, head.pair(gray, target))
-    train_step(color, None, step=1, adversarial_weight=0.1)
-    assert taken == [(2, False), (4, False), (2, True)]
-    networks.plain_generator.eval()(gray)
-    networks.plain_generator.train()(gray[:1])
-    assert len(taken) == 3
+@pytest.mark.parametrize("groups", [2, 8])
+def test_a_candidate_normalises_like_group_norm(groups):
+    x = (2 + torch.randn(3, 8, 6, 5)).bfloat16().contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    weight, bias = (torch.randn(8, requires_grad=True) for _ in range(2))
+    given = (groups, weight, bias, 1e-5)
+    made = candidates.mixed_group_norm(x, *given), channels_last.group_norm_nhwc(x, *given)
+    torch.testing.assert_close(*made, rtol=0.01, atol=0.01)
+    assert made[0].is_contiguous(memory_format=torch.channels_last)
+    passed = torch.randn_like(made[0])
+    ours, theirs = (torch.autograd.grad(one, (x, weight, bias), passed) for one in made)
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)

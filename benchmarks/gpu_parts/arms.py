@@ -14,11 +14,11 @@ from torchvision.models import get_model
 from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import build_loader
 from streamgan.models import channels_last, layers
-from streamgan.train import build
+from streamgan.train import build, graphs
 from streamgan.train.networks import EmaUpdate
 from streamgan.train.terms import build_losses
 
-from .graphs import use_graphs
+from .candidates import PATCHES, candidate
 from .task import SMALL, Task, on_gpu, precision, recipe
 
 Call = Callable[[], object]
@@ -26,35 +26,38 @@ MAIN = "bf16"
 # name: (recipe, side in pixels, batch)
 MODELS = {
     "default": ("default", 256, 32),
-    "default, large batch": ("default", 256, 128),  # where the host has time to spare
     "pix2pix": ("pix2pix", 256, 32),
     "paper, 512 px": ("paper", 512, 8),
     "ddcolor": ("ddcolor", 256, 32),
     "paper": ("paper", 256, 32),
+    "default, large batch": ("default", 256, 128),  # where the host has time to spare
 }
 
 
 @dataclass(frozen=True)
 class Arm:
-    """How a step is made. `native`: with PyTorch's own norms and PixelShuffle, which leave channels last."""
+    """How a step is made. `native`: with PyTorch's own norms and PixelShuffle, which leave channels last;
+    `graphs`: with the CUDA graphs of a run; `with_`: a candidate."""
 
     precision: str
     channels_last: bool = True
     compiled: bool = False
     native: bool = False
-    graphs: bool = False
+    graphs: bool = True
+    with_: str = ""
 
 
 ARMS = {
     MAIN: Arm("bf16"),
-    "bf16, graphs": Arm("bf16", graphs=True),
-    "bf16, PyTorch's norms": Arm("bf16", native=True),
+    "bf16, kernel by kernel": Arm("bf16", graphs=False),
     "fp32 (TF32)": Arm("no"),
     "fp16": Arm("fp16"),
-    "bf16, NCHW": Arm("bf16", channels_last=False),
 }
 COMPILED = {"bf16, compiled": Arm("bf16", compiled=True)}
+CANDIDATES = {f"bf16, {name}": Arm("bf16", with_=name) for name in PATCHES}
 MORE_ARMS = {  # of the default recipe, if time is left
+    "bf16, PyTorch's norms": Arm("bf16", native=True),
+    "bf16, NCHW": Arm("bf16", channels_last=False),
     "fp32 (TF32), NCHW": Arm("no", channels_last=False),
     "fp16, NCHW": Arm("fp16", channels_last=False),
     "fp32 (TF32), compiled": Arm("no", compiled=True),
@@ -70,7 +73,7 @@ def config_of(task: Task, name: str, *more: str, how: Arm = ARMS[MAIN]) -> Train
     words = [
         f"data.size={task.choose(size, 32)}", f"data.batch={task.choose(batch, 2)}",
         f"run.channels_last={how.channels_last}", f"run.compile={how.compiled}",
-        *task.choose([], SMALL), *more,
+        f"run.cuda_graphs={how.graphs}", *task.choose([], SMALL), *more,
     ]  # fmt: skip
     if task.rehearse and how.compiled:  # a CPU's compiler takes minutes for the recipe's own
         words += ["model.generator=unet", "model.depth=3"]
@@ -98,20 +101,18 @@ def _batch(config: TrainConfig) -> torch.Tensor:
 
 
 def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
-    operators = pytorchs_operators if how.native else nullcontext
     with precision(how.precision):
         accelerator = build.start_accelerator(config)
         networks = build.build_networks(config, accelerator)
     train_step = build.build_step(config, accelerator, networks, build_losses(config))
     move_average = EmaUpdate(networks.ema, networks.plain_generator)
     color = _batch(config)
-    if how.graphs:
-        head = build.build_head(config)
-        gray, target = head.encode(color, None)
-        use_graphs(networks, gray, head.pair(gray, target))
+    with operators(how):
+        if graphs.wanted(config, accelerator):
+            graphs.use_graphs(config, networks, train_step, accelerator.device)
 
     def call() -> None:
-        with operators():
+        with operators(how):
             train_step(color, None, step=1, adversarial_weight=config.loss.gan_weight)
         move_average(0.999)
 
@@ -119,8 +120,12 @@ def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
 
 
 @contextmanager
-def pytorchs_operators() -> Iterator[None]:
-    """Without the operators that keep a map in channels-last order."""
+def operators(how: Arm) -> Iterator[None]:
+    """Those of an arm: with a candidate, or without what keeps a map in channels-last order."""
+    if not how.native:
+        with candidate(how.with_) if how.with_ else nullcontext():
+            yield
+        return
     with (
         patch.multiple(layers, leaves_channels_last=_never),
         patch.multiple(channels_last, leaves_channels_last=_never),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from .task import ROOT, SMALL, Clock, Result, Task, on_gpu
 
+LAST_WORDS_S = 2.0
 STEPS, KILLS, EVERY = 60, (25, 41), 10  # the second life dies before it has reached step 50
 # name: (precision, deterministic algorithms)
 ARMS = {
@@ -35,13 +36,11 @@ train(load_config(None, sys.argv[2:]))
 def measure(task: Task) -> Iterator[Result]:
     clock, result = task.began(), {"steps": STEPS, "kills": KILLS, "rows": {}}
     arms = ARMS if on_gpu() else {"bf16, deterministic": ARMS["bf16, deterministic"]}
-    lives = [(name, kills) for name in arms for kills in ((), KILLS)]
-    with ThreadPoolExecutor(len(lives)) as pool:  # each is a small network: the card has room for all
-        jobs = [pool.submit(_run, task, clock, name, kills) for name, kills in lives]
-        paths = [job.result() for job in jobs]
-    for name, (whole, killed) in zip(arms, zip(paths[::2], paths[1::2], strict=True), strict=True):
-        result["rows"][name] = _compare(whole, killed)
-        yield result
+    with ThreadPoolExecutor(2 * len(arms)) as pool:  # each is a small network: the card has room for all
+        jobs = {name: [pool.submit(_run, task, clock, name, kills) for kills in ((), KILLS)] for name in arms}
+        for name, runs in jobs.items():
+            result["rows"][name] = _compare(*(job.result() for job in runs))
+            yield result
 
 
 def _run(task: Task, clock: Clock, name: str, kills: Sequence[int]) -> Path:
@@ -65,7 +64,7 @@ def _run(task: Task, clock: Clock, name: str, kills: Sequence[int]) -> Path:
                 stdout=log,
                 stderr=log,
             )
-            while process.poll() is None and clock.left() > 0:
+            while process.poll() is None and clock.left() > LAST_WORDS_S:
                 if kill is not None and len(_lines(out)) and _lines(out)[-1]["step"] >= kill:
                     process.send_signal(signal.SIGKILL)
                 time.sleep(0.02)

@@ -234,6 +234,9 @@ class RunConfig(Section):
     """First and last step of a torch profiler trace in RUN/profile, [100, 110]; None: no trace."""
     compile: MayChange[bool] = False
     """torch.compile the generator: slow to start; what a card gains tells `benchmarks/gpu.py --only step`."""
+    cuda_graphs: MayChange[bool] = True
+    """Ask one GPU for the passes of a step as a whole, not kernel by kernel; changes no value. Without effect
+    on CPUs, with several ranks and with optim.accumulate."""
     channels_last: bool = True
     """Keep weights and activations in NHWC order on a GPU. A CPU picks its own order, mostly faster there."""
 

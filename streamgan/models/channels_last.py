@@ -49,6 +49,31 @@ def concat(x_BCHW: Tensor, *others_BCHW: Tensor) -> Tensor:
     return torch.cat((x_BCHW, *others_BCHW), 1)
 
 
+def conv_of_joined(conv: nn.Conv2d, x_BCHW: Tensor, *others_BCHW: Tensor) -> Tensor:
+    """`conv` of the channels of several maps."""
+    missing = channels_missing(conv, x_BCHW)
+    if not missing:
+        return conv(concat(x_BCHW, *others_BCHW))  # type: ignore[no-any-return]
+    # In the dtype of the convolution: of several, torch.cat makes the widest.
+    dtype = torch.get_autocast_dtype(x_BCHW.device.type)
+    maps_BCHW = [one.to(dtype) for one in (x_BCHW, *others_BCHW)]
+    zeros = x_BCHW.new_zeros(len(x_BCHW), *x_BCHW.shape[2:], missing, dtype=dtype).permute(0, 3, 1, 2)
+    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, missing))
+    return F.conv2d(concat(*maps_BCHW, zeros), weight, conv.bias, conv.stride, conv.padding)
+
+
+def channels_missing(conv: nn.Conv2d, x_BCHW: Tensor) -> int:
+    """How many channels of zeros a map is given, which change no value, to be fast.
+
+    Tensor cores take 16-bit channels by the eight. Where they are more or fewer, cuDNN fills the map up for
+    each pass anew, and takes slower kernels: with 65 channels at 256 pixels a tenth of a step of
+    `resnet34_unet` on an H200.
+    """
+    if x_BCHW.is_cuda and torch.is_autocast_enabled("cuda"):
+        return -conv.in_channels % 8
+    return 0
+
+
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm`; of a GPU's map in channels-last order it gives one of the same order and dtype."""
 

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .channels_last import concat, pixel_shuffle
+from .channels_last import concat, conv_of_joined, pixel_shuffle
 from .layers import Norm, normalization
 
 
@@ -93,7 +93,7 @@ class UpBlock(nn.Module):
         self.norm = normalization(norm, num_out)
 
     def forward(self, x_BCHW: Tensor, skip_BDHW: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(concat(self.up(x_BCHW), skip_BDHW))))
+        return F.relu(self.norm(conv_of_joined(self.conv, self.up(x_BCHW), skip_BDHW)))
 
 
 class SpectralShuffleUp(nn.Module):

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from streamgan.core.pretrained import load_pretrained
 
-from .channels_last import concat
+from .channels_last import conv_of_joined
 from .decoder import SelfAttention, ShuffleUp, up_blocks
 from .gray import GrayToImageNet
 from .layers import Norm, ending, zero_init
@@ -73,5 +73,5 @@ class ResNetUNet(nn.Module):
             x = up(x, skips.pop())
             if level == 1:
                 x = self.attention(x)
-        x = F.relu(self.refine(concat(self.full(x), padded)))
+        x = F.relu(conv_of_joined(self.refine, self.full(x), padded))
         return ending(self.last(x), input_B1HW, bounded=self.bounded)

@@ -16,7 +16,7 @@ from streamgan.core.settings import TrainConfig
 from streamgan.data.loader import Loader
 from streamgan.data.shards.known_set import reading_once
 
-from . import build, process, schedule
+from . import build, graphs, process, schedule
 from .checkpoint import Progress, diverged, initialise_from, load_checkpoint, newest_whole, with_origin
 from .checkpoint_writer import CheckpointWriter
 from .networks import EmaUpdate, Networks
@@ -75,13 +75,18 @@ def _train(
         say(f"{run}: {why}; raise {more} to go on")
         return step, total, validation
     where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    how = f"mixed precision {accelerator.mixed_precision}"
+    if graphed := graphs.wanted(config, accelerator):
+        how += ", CUDA graphs"
     images = f"({probe.steps_per_epoch} per epoch) on {probe.num_samples} images"
-    say(f"{run}: steps {step} to {total} {images}, {where}, mixed precision {accelerator.mixed_precision}")
+    say(f"{run}: steps {step} to {total} {images}, {where}, {how}")
     if idle := schedule.out_of_reach(config, lengths, start=step):
         say(f"{run}: without effect in these steps: {', '.join(idle)}")
     validate = Validation(config, accelerator, networks)
     loader = build.build_train_loader(config, accelerator, start_step=step, stop_step=total)
     train_step = build.build_step(config, accelerator, networks, losses)
+    if graphed:
+        graphs.use_graphs(config, networks, train_step, accelerator.device)
     upload = Upload(accelerator.device)
     interval = Interval(config, accelerator, loader, start_step=step)
     move_average = EmaUpdate(networks.ema, networks.plain_generator)

@@ -87,6 +87,22 @@ class GanStep:
             scalars["grad/scale"] = self._accelerator.scaler.scale(one)  # get_scale() would wait for it
         return scalars
 
+    @property
+    def generator_options(self) -> dict[str, bool]:
+        """Of a call of the generator."""
+        return {"with_logits": True} if self._losses.by_class else {}
+
+    @property
+    def always_penalised(self) -> bool:
+        """Whether every step of D has a gradient penalty."""
+        losses = self._losses
+        return losses.gp_weight > 0 or (losses.r1_weight > 0 and losses.r1_every == 1)
+
+    def inputs(self, color_B3HW: Tensor, gray_B1HW: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the generator, and of real images the discriminator, is given of a (micro-)batch."""
+        micro = self._split(color_B3HW, gray_B1HW)[0]
+        return micro.input_B1HW, self._view(micro)
+
     def _split(self, color_B3HW: Tensor, gray_B1HW: Tensor | None) -> list[MicroBatch]:
         chunks = [t.chunk(self._accumulate) for t in self._head.encode(color_B3HW, gray_B1HW)]
         micros, first = [], self._accelerator.process_index * len(color_B3HW)
@@ -102,10 +118,11 @@ class GanStep:
         _seed_noise(torch_seed(self._seed, _NOISE, step, rank, micro.index), micro.input_B1HW.device)
         generator = self._networks.plain_generator
         self._g.set_power_iteration(micro)
+        made = self._networks.generator(micro.input_B1HW, **self.generator_options)
         if not self._losses.by_class:
-            return Made(micro, self._networks.generator(micro.input_B1HW))
+            return Made(micro, made)
         assert isinstance(generator, ZhangClassifier)
-        output, logits = self._networks.generator(micro.input_B1HW, with_logits=True)
+        output, logits = made
         return Made(micro, output, Classes(logits, generator.centres_Q2, generator.class_weights))
 
     def _step_discriminator(
