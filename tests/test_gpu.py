@@ -4,9 +4,9 @@ import copy
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_channels_last import NAMES, nhwc_generator, orders
 from test_train_step import images
 from torch import nn
-from training import ACCELERATE, COMMON, ROOT, losses, read_metrics, settings, tiny_config
+from training import ACCELERATE, COMMON, ROOT, TORCHRUN, losses, read_metrics, settings, tiny_config
 
 from streamgan.core.color import HEADS
 from streamgan.core.config import load_config
@@ -186,12 +186,12 @@ def test_a_batch_arrives_while_the_card_computes_and_what_follows_waits_for_it()
     assert computed.query()
 
 
-def program(shards: Path, out: Path, *more: str, timeout_s: float = 180) -> str:
+def program(shards: Path, out: Path, *more: str, launcher: Sequence[str] = (sys.executable,)) -> str:
     """`launch/train.py` in bf16, in a process of its own; what it says."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "launch/train.py"), *settings(shards, out, *SIXTEEN, *more)],
+        [*launcher, str(ROOT / "launch/train.py"), *settings(shards, out, *SIXTEEN, *more)],
         env={**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"},
-        capture_output=True, text=True, timeout=timeout_s, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -298,16 +298,12 @@ def test_r1_has_second_derivatives_of_attention(name):
 @pytest.mark.dist
 def test_one_gpu_under_nccl_trains_like_one_without_it(shard_set, tmp_path, monkeypatch):
     # All that two GPUs would do but the other one: NCCL, the distributed wrapper, gradients in buckets.
-    # Without torchrun, which asks for the name of the machine, and waits long where no network answers.
     more = ["model.norm=batch", "loss.r1_weight=0"]
     run(shard_set, tmp_path / "alone", "bf16", monkeypatch, *more)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    for key, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-        monkeypatch.setenv(key, value)
-    assert "1 x cuda" in program(shard_set, tmp_path / "nccl", *more)
+    launcher = [*TORCHRUN, "--standalone", "--nproc-per-node", "1"]
+    said = program(shard_set, tmp_path / "nccl", *more, launcher=launcher)
+    assert "1 x cuda" in said
+    assert "CUDA graphs" not in said
     assert_near(tmp_path / "nccl", tmp_path / "alone", rel=0.05)
 
 

@@ -15,6 +15,8 @@ from marks import slow
 from training import assert_same_weights, losses, read_metrics, settings, tiny_config
 from warm import Run
 
+from streamgan.core.errors import ConfigError
+from streamgan.train import process
 from streamgan.train.checkpoint import list_checkpoints
 from streamgan.train.loop import train
 
@@ -129,3 +131,15 @@ def test_two_processes_train_like_one_and_continue_on_one(template, shard_set, t
     assert list(one) == list(two) == list(range(1, 11))
     for step, values in one.items():
         assert two[step] == pytest.approx(values, abs=1e-4), step
+
+
+def test_processes_without_a_port_to_meet_at_end_at_once(monkeypatch):
+    for name, value in {
+        "WORLD_SIZE": "1",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="MASTER_PORT=0"):
+        process.join_processes(timeout_s=1)

@@ -113,7 +113,8 @@ def join_processes(*, timeout_s: float) -> None:
     """Connect to the other processes of the launch; one that waits longer than `timeout_s` for them fails.
 
     The Accelerator takes over the connection that it finds. ConfigError where the launcher was asked for
-    several CPU processes and starts one, which nothing else would say: it leaves an address and no ranks.
+    several CPU processes and starts one, which nothing else would say: it leaves an address and no ranks; and
+    without a port, for which the processes would wait out the time.
     """
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     if alone and not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} & set(os.environ):
@@ -121,6 +122,9 @@ def join_processes(*, timeout_s: float) -> None:
         raise ConfigError(
             "launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its first lines say"
         )
+    if os.environ.get("MASTER_PORT") == "0":  # torchrun of torch 2.11 hands on what it was given
+        what = "no port to meet the other processes at (got MASTER_PORT=0)"
+        raise ConfigError("launcher", what, "give a free port, or torchrun --standalone")
     on_cpu, timeout = parse_flag_from_env("ACCELERATE_USE_CPU"), timedelta(seconds=timeout_s)
     restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if restarts and os.environ.get("GROUP_WORLD_SIZE") == "1":
