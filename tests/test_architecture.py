@@ -31,15 +31,8 @@ LAYERS = {
     "compare": {"core", "data", "inference", "train"},
     "cli": {"core", "data", "sharding", "models", "losses", "metrics", "inference", "train", "compare"},
 }
-LAUNCHER_VARIABLES = {
-    "MASTER_PORT",
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_WORLD_SIZE",
-}
-LAUNCHER_VARIABLES |= {"ACCELERATE_USE_CPU", "TORCHELASTIC_RESTART_COUNT"}
+LAUNCHER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
+LAUNCHER_VARIABLES |= {"ACCELERATE_USE_CPU", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"}
 LAUNCHER_VARIABLES |= {  # that these are as the settings have it
     "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_DYNAMO_BACKEND",
