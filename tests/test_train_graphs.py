@@ -1,4 +1,4 @@
-"""Which passes of a step are CUDA graphs. What a graph computes only a card can tell: test_gpu.py."""
+"""Which passes of a step are CUDA graphs. What a graph computes only a card can tell: test_gpu_runs.py."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""tests/test_gpu.py on this machine: the result of every test."""
+"""The tests that need a card on this machine, four at a time: the result of every one."""
 
 import signal
 import subprocess
@@ -16,7 +16,8 @@ LAST_WORDS_S = 8.0
 
 def measure(task: Task) -> Iterator[Result]:
     log, listed = task.out / "pytest_gpu.log", task.scratch / "pytest.xml"
-    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-p", "no:cacheprovider", "-v"]
+    files = ["tests/test_gpu.py", "tests/test_gpu_runs.py"]
+    command = [sys.executable, "-m", "pytest", *files, "-p", "no:cacheprovider", "-vv", "-n", "4"]
     with open(log, "w") as file:
         process = subprocess.Popen(
             [*command, f"--junitxml={listed}"],

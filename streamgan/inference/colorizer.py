@@ -27,6 +27,7 @@ from .weights import Weights, find_weights, load_weights
 
 BATCH = 8
 _BAND_PIXELS = 1 << 18  # of a photo at a time: what the memory of its full-size steps depends on
+_BAND_PIXELS_ON_GPU = 1 << 22  # which waits for the host between two bands
 _MAX_ASPECT = 4  # a photo longer than this times its short side is worked on at a smaller size
 _LEAST_SIZE = 32
 _REDUCING_GAP = 3.0  # how much larger than the work size a photo is after it was reduced by a whole number
@@ -183,7 +184,8 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
     def bands(self, photo: Photo, chroma: Chroma) -> Iterator[np.ndarray]:
         """As `paint`, a band of rows at a time: (rows, W, 3)."""
         height, width = photo.size
-        rows = max(1, _BAND_PIXELS // width)
+        pixels = _BAND_PIXELS if self.device.type == "cpu" else _BAND_PIXELS_ON_GPU
+        rows = max(1, pixels // width)
         for top in range(0, height, rows):
             yield self._band(photo.pixels[top : top + rows], chroma, top=top, height=height)
 
@@ -192,8 +194,10 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
         given_11HW = self.to_input(pixels)
         chroma_12HW = upsample(chroma.chroma_12hw, chroma.input_11hw, given_11HW, top=top, height=height)
         rgb_13HW = paint(self._head, given_11HW, chroma_12HW * self._factor)
-        levels = (rgb_13HW[0] * np.iinfo(pixels.dtype).max).round().permute(1, 2, 0).cpu().numpy()
-        return levels.astype(pixels.dtype)
+        levels_HW3 = (rgb_13HW[0] * np.iinfo(pixels.dtype).max).round().permute(1, 2, 0)
+        if pixels.dtype == np.uint8:
+            return levels_HW3.byte().cpu().numpy()
+        return levels_HW3.cpu().numpy().astype(pixels.dtype)
 
     @torch.inference_mode()
     def colors(self, chroma: Chroma) -> Tensor:
@@ -206,7 +210,8 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
 
     def to_input(self, pixels: np.ndarray) -> Tensor:
         """Pixels (H, W) or (H, W, 3) as the network input (1, 1, H, W)."""
-        levels = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).to(self.device)
+        small = pixels.dtype == np.uint8  # else of a type that torch knows little of
+        levels = torch.from_numpy(np.array(pixels, np.uint8 if small else np.float32)).to(self.device)
         unit = levels / float(np.iinfo(pixels.dtype).max)
         if pixels.ndim == 2:
             return self._head.gray_to_input(unit[None, None])
