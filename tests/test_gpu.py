@@ -1,4 +1,4 @@
-"""What only a CUDA device can tell: precision, memory layout, waiting, memory, colours. More: test_gpu_runs.py."""
+"""What only a CUDA device can tell: precision, memory layout, waiting, memory, colours."""
 
 import copy
 import gc

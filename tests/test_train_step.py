@@ -125,6 +125,35 @@ def test_the_discriminator_sees_real_images_then_the_fakes_then_their_mixtures(w
     assert 0 < shares.min() < shares.max() < 1
 
 
+def statistics(networks) -> list[torch.Tensor]:
+    buffers = [*networks.plain_generator.buffers(), *networks.plain_discriminator.buffers()]
+    return [buffer.clone() for buffer in buffers if buffer.is_floating_point()]
+
+
+@pytest.mark.parametrize("train_generator", [True, False])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_pass_that_overflows_leaves_the_running_statistics_as_they_were(train_generator, accumulate):
+    config, accelerator, networks = make("model.norm=batch", "model.discriminator=pix2pix", "data.size=64")
+    color = torch.nn.functional.interpolate(images().float(), 64).byte()
+    head, chosen = HEADS[config.model.head], build_losses(config)
+    train_step = GanStep(accelerator, networks, head, chosen, seed=0, accumulate=accumulate)
+
+    def call(number: int) -> bool:
+        how = {"adversarial_weight": 0.1, "train_generator": train_generator}
+        return bool(train_step(color, None, step=number, **how)["grad/skipped"])
+
+    assert not call(0)
+    before = statistics(networks)
+    first = next(m for m in networks.plain_generator.modules() if isinstance(m, torch.nn.Conv2d))
+    handle = first.register_forward_hook(lambda *given: given[-1] * float("inf"))
+    assert call(1)
+    handle.remove()
+    for old, new in zip(before, statistics(networks), strict=True):
+        assert torch.equal(old, new)
+    assert not call(2)
+    assert any(not torch.equal(old, new) for old, new in zip(before, statistics(networks), strict=True))
+
+
 def test_a_gradient_that_is_not_finite_skips_the_step_and_the_next_one_counts():
     config, accelerator, networks = make()
     step(config, accelerator, networks, images())

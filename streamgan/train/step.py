@@ -74,12 +74,16 @@ class GanStep:
         """
         micros = self._split(color_B3HW, gray_B1HW)
         scalars: dict[str, Tensor] = {}
+        for parts in filter(None, (self._g, self._d)):
+            parts.keep_statistics()
         fake = None
         if adversarial_weight > 0:
             # One forward of G serves both networks; to hold no graphs, micro-batches run G again.
             if len(micros) == 1 and train_generator:
                 fake = self._generate(micros[0], step)
             self._step_discriminator(micros, fake, step, scalars)
+            if not train_generator:  # it made photos all the same
+                self._g.put_back_statistics(scalars["grad/skipped"])
         if train_generator:
             self._step_generator(micros, fake, step, adversarial_weight, scalars)
         if self._accelerator.scaler is not None:
@@ -180,6 +184,7 @@ class GanStep:
         judge = self._d if adversarial_weight > 0 else None
         if judge is not None:
             judge.require_gradients(False)
+            judge.keep_statistics()
         for micro in micros:
             with self._synchronised(generator, last=micro is micros[-1]):
                 fake = made or self._generate(micro, step)
@@ -198,7 +203,9 @@ class GanStep:
             _add(scalars, share, {"loss/g_total": total})
         if judge is not None:
             judge.require_gradients(True)
-        self._finish(self._g, self._networks.optimizer_g, self._clip_g, "grad/g_norm", scalars)
+        skipped = self._finish(self._g, self._networks.optimizer_g, self._clip_g, "grad/g_norm", scalars)
+        if judge is not None:
+            judge.put_back_statistics(skipped)
 
     def _view(self, real: MicroBatch, output_BCHW: Tensor | None = None) -> Tensor:
         """What the discriminator sees of real images, or of an output for them, (B, 3, H, W)."""
@@ -218,8 +225,8 @@ class GanStep:
         max_norm: float,
         tag: str,
         scalars: dict[str, Tensor],
-    ) -> None:
-        """Clip, step, clear. A gradient norm that is not finite (the same on all ranks) skips the step."""
+    ) -> Tensor:
+        """Clip, step, clear. Whether a gradient norm that is not finite, the same on all ranks, skips it."""
         self._accelerator.unscale_gradients(optimizer)
         gradients = [parameter.grad for parameter in parts.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -233,7 +240,9 @@ class GanStep:
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        parts.put_back_statistics(~finite)
         _add(scalars, 1.0, {tag: torch.where(finite, norm, 0.0), "grad/skipped": ~finite})
+        return ~finite
 
 
 class _Parts:
@@ -241,11 +250,28 @@ class _Parts:
 
     def __init__(self, module: nn.Module):
         self.module, self.parameters = module, list(module.parameters())
+        self._statistics = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        self._kept: Tensor | None = None
         self._parametrized: list[Any] = [m for m in module.modules() if parametrize.is_parametrized(m)]
 
     def require_gradients(self, wanted: bool) -> None:
         for parameter in self.parameters:
             parameter.requires_grad_(wanted)
+
+    def keep_statistics(self) -> None:
+        """Keep running means and the like, which a forward pass moves, as they are."""
+        if self._statistics:
+            self._kept = torch.cat([buffer.flatten() for buffer in self._statistics])
+
+    @torch.no_grad()
+    def put_back_statistics(self, skipped: Tensor) -> None:
+        """As they were kept where a step is skipped: a pass that overflowed leaves none that is finite."""
+        if self._kept is None:
+            return
+        now = torch.cat([buffer.flatten() for buffer in self._statistics])
+        chosen = torch.where(skipped > 0, self._kept, now).split([b.numel() for b in self._statistics])
+        values = [value.view_as(b) for value, b in zip(chosen, self._statistics, strict=True)]
+        torch._foreach_copy_(self._statistics, values)  # pyright: ignore[reportPrivateImportUsage]
 
     def set_power_iteration(self, micro: MicroBatch) -> None:
         """Spectral norms move with every forward in training mode: of micro-batches, with the first alone.
