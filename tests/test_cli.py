@@ -256,13 +256,18 @@ def test_scores_are_a_table_or_one_object(run, shard_set, model):
     assert told["shards_digest"] == read_manifest(shard_set).digest
     assert told["model"]["psnr"] > 10
     assert set(told["baselines"]) == {"gray", "median_ab"}
-    columns = ["psnr", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50"]
+    columns = [
+        "psnr", "psnr_gain", "psnr_pooled", "ssim", "cf", "dcf", "chroma_ratio", "ab_error", "psnr_at_cf50"
+    ]  # fmt: skip
     table, legend, rest = (part.splitlines() for part in text.stdout.split("\n\n"))
     assert table[0].split()[4:] == columns
     assert [line.split()[0] for line in table[1:]] == ["model", "gray", "median_ab"]
     assert [line.split()[0] for line in legend] == columns
     assert max(map(len, legend)) <= 110
-    assert legend[3].endswith(
+    model_row = told["model"]
+    assert table[1].split()[2] == f"{model_row['psnr_gain']:.2f}±{model_row['psnr_gain_95']:.2f}"
+    assert table[2].split()[2] == "0.00±0.00"
+    assert legend[4].endswith(
         f"(Hasler and Suesstrunk); the true photos have {told['model']['cf_truth']:.4g}"
     )
     assert rest == ["photos: centre crops of 32 x 32 pixels", f"weights: {model} (step 5)"]

@@ -295,6 +295,20 @@ def test_the_saturation_sweep_rewards_the_right_colour_and_not_the_amount(images
     assert right["psnr_at_cf50"] > gray + 3 > gray - 1 > wrong["psnr_at_cf50"]
 
 
+def test_the_gain_over_gray_comes_with_the_interval_of_its_mean(images):
+    truth = images[1]
+    given_B1HW, ab_B2HW = HEADS["lab"].encode(truth, None)
+    ab_B2HW = ab_B2HW * torch.linspace(0.2, 0.9, len(truth)).view(-1, 1, 1, 1)
+    made, gray = (HEADS["lab"].decode(given_B1HW, ab) for ab in (ab_B2HW, 0 * ab_B2HW))
+    gains = (F.psnr(made, truth) - F.psnr(gray, truth)).double().numpy()
+    found = sweep(given_B1HW, ab_B2HW, truth)
+    assert found["psnr_gain"] == pytest.approx(gains.mean(), abs=1e-6)
+    assert found["psnr_gain_95"] == pytest.approx(1.96 * gains.std(ddof=1) / len(gains) ** 0.5, rel=1e-5)
+    one = SaturationSweep()
+    one.update(given_B1HW[:1], ab_B2HW[:1], truth[:1])
+    assert math.isnan(one.compute()["psnr_gain_95"])
+
+
 def test_psnr_at_a_colourfulness_is_read_where_the_curve_first_reaches_it_linearly_in_between():
     psnr_S, cf_S = [20.0, 24.0, 30.0, 28.0, 26.0], [0.0, 10.0, 30.0, 20.0, 40.0]
     assert psnr_at_colourfulness(psnr_S, cf_S, 25.0) == pytest.approx((28.5, 0.4375))

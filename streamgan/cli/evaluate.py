@@ -11,6 +11,7 @@ from .output import emit, table
 # A column and what it means; `protocol` in the JSON says exactly how it is measured.
 COLUMNS = {
     "psnr": "dB, the mean over the photos; higher is better",
+    "psnr_gain": "psnr over that of gray, and how far another draw of photos may be from it (95%)",
     "psnr_pooled": "dB, of the mean squared error over all photos",
     "ssim": "structural similarity; 1: as the true photo",
     "cf": "colourfulness ({cf}); the true photos have {cf_truth:.4g}",
@@ -144,4 +145,8 @@ def _cell(scores: dict[str, Any], column: str, missing: str | None) -> str:
     value = scores.get(column)
     if value is None and missing is not None:
         return missing.partition(": ")[2].partition("; ")[0]  # WHERE: WHAT; WHAT TO DO
-    return "-" if value is None or math.isnan(value) else f"{round(value, 5):.4g}"
+    if value is None or math.isnan(value):
+        return "-"
+    if column == "psnr_gain":
+        return f"{value:.2f}" + ("" if math.isnan(around := scores["psnr_gain_95"]) else f"±{around:.2f}")
+    return f"{round(value, 5):.4g}"

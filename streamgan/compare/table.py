@@ -8,6 +8,7 @@ from typing import Any
 
 COLUMNS = {  # score: heading
     "psnr": "PSNR",
+    "psnr_gain": "gain",
     "ssim": "SSIM",
     "cf": "CF",
     "dcf": "dCF",
@@ -18,13 +19,15 @@ COLUMNS = {  # score: heading
     "psnr_legacy": "PSNR, range bug",
 }
 # In the JSON alone: pooled or constant over the rows, or said in another column.
-LEFT_OUT = {"loss", "psnr_pooled", "cf_truth", "num_images", "psnr_gray"}
+LEFT_OUT = {"loss", "psnr_pooled", "cf_truth", "num_images", "psnr_gray", "psnr_gain_95"}
 FORMATS = {"ssim": ".4f", "chroma_ratio": ".3f", "saturation_at_cf50": ".2f"}
 NOTES = """\
 Scores are of the averaged weights (EMA) after the last step. Minutes are those of the training steps;
-validation and start-up come on top. PSNR at CF50: the predicted colour scaled by s until its mean
-colourfulness is half of the truth's; more than the PSNR of gray means that the colour is right. PSNR, range
-bug: predictions in [0, 1] against targets in [-1, 1], as the source paper was scored; it judges no model."""
+validation and start-up come on top. Gain: PSNR over that of gray, and half of its 95% interval over the
+photos; another seed of the training adds to that. PSNR at CF50: the predicted colour scaled by s until its
+mean colourfulness is half of the truth's; more than the PSNR of gray means that the colour is right. PSNR,
+range bug: predictions in [0, 1] against targets in [-1, 1], as the source paper was scored; it judges no
+model."""
 
 
 def score_columns(rows: list[dict[str, Any]]) -> list[str]:
@@ -44,7 +47,7 @@ def markdown(comparison: dict[str, Any]) -> str:
         [
             row["name"] + (" (failed)" if row.get("error") else ""),
             *_cost(row),
-            *(_cell(row["scores"].get(name), FORMATS.get(name, ".2f")) for name in names),
+            *(_score(row["scores"], name) for name in names),
         ]
         for row in rows
     ]
@@ -107,6 +110,13 @@ def _is_number(value: Any) -> bool:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _score(scores: dict[str, Any], name: str) -> str:
+    text = _cell(scores.get(name), FORMATS.get(name, ".2f"))
+    if name == "psnr_gain" and text != "-":
+        text += f"±{_cell(scores.get('psnr_gain_95'), '.2f')}"
+    return text
 
 
 def _cell(value: float | None, spec: str) -> str:
