@@ -92,8 +92,8 @@ def test_the_page_shows_each_row_twice_and_every_score_once(finished):
     _, out, result = finished
     lines = (out / "comparison.md").read_text().splitlines()
     head = next(line for line in lines if line.startswith("| "))
-    for word in ("parameters", "steps", "images", "minutes", "PSNR", "gain", "SSIM", "CF", "dCF", "chroma ratio",
-                 "ab error", "PSNR at CF50", "PSNR, range bug"):  # fmt: skip
+    for word in ("parameters", "steps", "images", "minutes", "PSNR", "gain", "SSIM", "CF", "dCF",
+                 "chroma ratio", "ab error", "PSNR at CF50", "PSNR, range bug"):  # fmt: skip
         assert f" {word} " in head
     for name in ("gray", "median_ab", "plain", "as_published"):
         assert sum(line.startswith(f"| {name} |") for line in lines) == 2  # scores, and the sweep
