@@ -240,6 +240,33 @@ def test_where_memory_ends_the_work_size_becomes_smaller_and_one_line_says_so(ge
         colorizer(photos)
 
 
+class CalledGpu(str):
+    """A CPU by a name that colouring takes for that of a card."""
+
+    type = "cuda"
+
+
+def test_where_memory_ends_while_painting_the_pieces_become_smaller(gentle, model, monkeypatch):
+    monkeypatch.setattr("streamgan.inference.colorizer._BAND_PIXELS", 4 * 60)
+    colorizer = streamgan.Colorizer.load(model, device="cpu", size=32)
+    photo = np.array(gentle(0).resize((60, 40)))
+    expected, band, rows = colorizer(photo), colorizer._band, []
+
+    def hungry(pixels, *given, **more):
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        rows.append(len(pixels))
+        return band(pixels, *given, **more)
+
+    monkeypatch.setattr(colorizer, "_band", hungry)
+    colorizer.device, most = CalledGpu("cpu"), 39
+    assert np.array_equal(colorizer(photo), expected)
+    assert rows == [4] * 10
+    most = 3
+    with pytest.raises(torch.OutOfMemoryError):
+        colorizer(photo)
+
+
 @pytest.mark.parametrize("count", [pytest.param(number, marks=pytest.mark.slow) for number in (400, 5000)])
 def test_memory_does_not_grow_with_the_number_of_files(photo, model, tmp_path, count):
     (tmp_path / "in").mkdir()

@@ -57,7 +57,7 @@ def test_a_compiled_generator_trains_like_an_eager_one_and_keeps_its_names(
         ["model.generator=zhang", "model.depth=null", "model.norm=null", "loss.rec=cross_entropy",
          "data.size=64", "loss.gan_weight=0"],
         ["model.generator=timm_unet", "model.depth=null", "model.norm=null", "model.dropout=0.1",
-         "data.size=64"],
+         "data.size=64", "model.enlarge=8"],
         ["model.generator=koalarization", "model.width=null", "model.depth=null", "model.norm=null",
          "data.size=64"],
         ["loss.gan=wgan", "loss.r1_weight=0", "loss.n_critic=2"],

@@ -12,6 +12,7 @@ from streamgan.core.errors import DataError
 from streamgan.metrics import (
     PROTOCOL,
     ColorizationMetrics,
+    GainOverGray,
     SaturationSweep,
     constant_ab,
     gray_passthrough,
@@ -297,15 +298,19 @@ def test_the_saturation_sweep_rewards_the_right_colour_and_not_the_amount(images
 
 def test_the_gain_over_gray_comes_with_the_interval_of_its_mean(images):
     truth = images[1]
-    given_B1HW, ab_B2HW = HEADS["lab"].encode(truth, None)
+    lightness_B1HW, ab_B2HW = HEADS["lab"].encode(truth, None)
     ab_B2HW = ab_B2HW * torch.linspace(0.2, 0.9, len(truth)).view(-1, 1, 1, 1)
-    made, gray = (HEADS["lab"].decode(given_B1HW, ab) for ab in (ab_B2HW, 0 * ab_B2HW))
+    made, gray = (HEADS["lab"].decode(lightness_B1HW, ab) for ab in (ab_B2HW, 0 * ab_B2HW))
     gains = (F.psnr(made, truth) - F.psnr(gray, truth)).double().numpy()
-    found = sweep(given_B1HW, ab_B2HW, truth)
+    gain = GainOverGray()
+    for part in (slice(0, 2), slice(2, None)):
+        rows = [torch.cat((one[part], one[:1])) for one in (made, lightness_B1HW, truth)]
+        gain.update(*rows, torch.arange(len(rows[0])) < len(rows[0]) - 1)  # the last one is padding
+    found = gain.compute()
     assert found["psnr_gain"] == pytest.approx(gains.mean(), abs=1e-6)
     assert found["psnr_gain_95"] == pytest.approx(1.96 * gains.std(ddof=1) / len(gains) ** 0.5, rel=1e-5)
-    one = SaturationSweep()
-    one.update(given_B1HW[:1], ab_B2HW[:1], truth[:1])
+    one = GainOverGray()
+    one.update(made[:1], lightness_B1HW[:1], truth[:1], torch.tensor([True]))
     assert math.isnan(one.compute()["psnr_gain_95"])
 
 

@@ -95,7 +95,7 @@ def test_what_is_no_training_step_goes_on_kernel_by_kernel(caught):
 
 def test_a_network_that_no_graph_can_hold_is_one_line(monkeypatch):
     def refuse(network, one):
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
+        raise RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
 
     monkeypatch.setattr(graphs, "_graph", refuse)
     with pytest.raises(ConfigError, match=r"unet .*not permitted when stream is capturing\)") as caught_error:
@@ -105,6 +105,20 @@ def test_a_network_that_no_graph_can_hold_is_one_line(monkeypatch):
     monkeypatch.setattr(graphs, "_graph", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(torch.OutOfMemoryError):
         start()
+
+
+def test_a_pass_without_a_graph_is_compiled_if_the_run_is(caught, monkeypatch):
+    compiled = []
+
+    def compiler(function):
+        return lambda *given, **options: compiled.append(function) or function(*given, **options)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    _, step, _ = start("run.compile=true", "loss.n_critic=2")
+    step(train_generator=False)
+    assert caught == [OF_D]
+    assert len(compiled) == 1  # G; D never is
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,19 @@ def test_the_scores_of_all_ranks_together_are_those_of_one_process(shard_set, wo
     assert together == pytest.approx({name: whole[name] for name in means}, rel=1e-5)
 
 
+@pytest.mark.parametrize(("head", "channels"), [("lab", 2), ("ycbcr", 2), ("rgb", 3)])
+def test_the_gain_of_every_head_is_over_the_gray_row_beside_it(shard_set, head, channels):
+    torch.manual_seed(0)
+    generator = GENERATORS["unet"](out_channels=channels, width=4, depth=3, bounded=channels == 3)
+    torch.nn.init.normal_(generator.last.weight, 0, 0.3)
+    reading = Reading(Source(str(shard_set)), 48, workers=0)
+    found = evaluate_weights(generator, HEADS[head], Photos(reading, "val", 6, batch=4))
+    model, gray = found["model"], found["baselines"]["gray"]
+    assert model["psnr_gain"] == pytest.approx(model["psnr"] - gray["psnr"], abs=1e-4)
+    assert model["psnr_gain_95"] > 0
+    assert (gray["psnr_gain"], gray["psnr_gain_95"]) == (0, 0)
+
+
 @pytest.mark.parametrize("batch", [3, 7, 100])
 @pytest.mark.slow
 def test_an_evaluation_has_the_same_digits_for_every_batch_size(shard_set, batch):

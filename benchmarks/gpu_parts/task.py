@@ -94,17 +94,17 @@ def precision(name: str) -> Iterator[None]:
 
 @contextmanager
 def peak_memory(into: Result) -> Iterator[None]:
-    """`peak_gb` of the block, above what was taken before it."""
+    """`peak_gb` of the block, above what was taken before it, with what CUDA graphs hold."""
     gc.collect()
     if not on_gpu():
         yield
         return
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_reserved()
     yield
     torch.cuda.synchronize()
-    into["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+    into["peak_gb"] = (torch.cuda.max_memory_reserved() - before) / 1e9
 
 
 def seconds_per_call(call: Callable[[], object], *, at_least_s: float) -> float:

@@ -183,11 +183,20 @@ class Colorizer(ModelHubMixin, library_name="streamgan", tags=["image-colorizati
 
     def bands(self, photo: Photo, chroma: Chroma) -> Iterator[np.ndarray]:
         """As `paint`, a band of rows at a time: (rows, W, 3)."""
-        height, width = photo.size
+        (height, width), top = photo.size, 0
         pixels = _BAND_PIXELS if self.device.type == "cpu" else _BAND_PIXELS_ON_GPU
-        rows = max(1, pixels // width)
-        for top in range(0, height, rows):
-            yield self._band(photo.pixels[top : top + rows], chroma, top=top, height=height)
+        while top < height:
+            rows = max(1, pixels // width)
+            try:
+                band = self._band(photo.pixels[top : top + rows], chroma, top=top, height=height)
+            except torch.OutOfMemoryError:
+                if pixels == _BAND_PIXELS:
+                    raise
+                torch.cuda.empty_cache()
+                pixels = _BAND_PIXELS
+                continue
+            yield band
+            top += rows
 
     @torch.inference_mode()
     def _band(self, pixels: np.ndarray, chroma: Chroma, *, top: int, height: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from streamgan.metrics.baselines import constant_ab, gray_passthrough, median_ab, through_jpeg
 from streamgan.metrics.collection import ColorizationMetrics
 from streamgan.metrics.functional import PROTOCOL, Cf, protocol
+from streamgan.metrics.gain import GainOverGray
 from streamgan.metrics.legacy import LegacyPsnr
 from streamgan.metrics.saturation import SaturationSweep
 
@@ -10,6 +11,7 @@ __all__ = [
     "PROTOCOL",
     "Cf",
     "ColorizationMetrics",
+    "GainOverGray",
     "LegacyPsnr",
     "SaturationSweep",
     "constant_ab",

@@ -19,7 +19,6 @@ from streamgan.core.errors import DataError
 from .functional import Cf, colourfulness, psnr
 
 SATURATIONS = tuple(step / 4 for step in range(13))  # 0, 0.25 .. 3
-_NORMAL_95 = 1.96  # standard errors
 
 
 def psnr_at_colourfulness(psnr_S: list[float], cf_S: list[float], target: float) -> tuple[float, float]:
@@ -39,7 +38,6 @@ class SaturationSweep(Metric):
     full_state_update = False
     psnr_S: Tensor
     cf_S: Tensor
-    gain_2: Tensor
     cf_truth: Tensor
     num_images: Tensor
 
@@ -48,7 +46,6 @@ class SaturationSweep(Metric):
         self._cf: Cf = cf
         for name in ("psnr_S", "cf_S"):
             self.add_state(name, torch.zeros(len(SATURATIONS), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("gain_2", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")  # and its square
         self.add_state("cf_truth", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -64,41 +61,27 @@ class SaturationSweep(Metric):
             l_B1HW, ab_B2HW, truth_B3HW = l_B1HW[valid_B], ab_B2HW[valid_B], truth_B3HW[valid_B]
         if len(truth_B3HW) == 0:
             return
-        gray_B = torch.zeros(())
         for index, saturation in enumerate(SATURATIONS):
             pred_B3HW = HEADS["lab"].decode(l_B1HW, saturation * ab_B2HW.float())
-            psnr_B = psnr(pred_B3HW, truth_B3HW).double()
-            self.psnr_S[index] += psnr_B.sum()
-            if saturation == 0:
-                gray_B = psnr_B
-            elif saturation == 1:
-                gain_B = psnr_B - gray_B
-                self.gain_2 += torch.stack((gain_B.sum(), gain_B.square().sum()))
+            self.psnr_S[index] += psnr(pred_B3HW, truth_B3HW).double().sum()
             self.cf_S[index] += colourfulness(pred_B3HW, self._cf).double().sum()
         self.cf_truth += colourfulness(truth_B3HW, self._cf).double().sum()
         self.num_images += len(truth_B3HW)
 
     def compute(self) -> dict[str, Any]:
-        """psnr_at_cf50 (dB), saturation_at_cf50 (the s), psnr_gray (s = 0), psnr_gain (s = 1, over gray)
-        with psnr_gain_95, and the curves as `sweep`.
+        """psnr_at_cf50 (dB), saturation_at_cf50 (the s), psnr_gray (at s = 0), and the curves as `sweep`.
 
         The first two are NaN if even s = 3 has less than half of the truth's colourfulness, or truth is gray.
-        psnr_gain_95 is half the width of the gain's 95% interval, from its spread over the images (normal
-        approximation): what another draw of images would change. NaN of a single image. `sweep` has the lists
-        `saturation`, `psnr` and `cf`.
+        `sweep` has the lists `saturation`, `psnr` and `cf`.
         """
         count = int(self.num_images)
         if count == 0:
             raise DataError("metrics", "no image was evaluated", "give the validation set at least one image")
         psnr_S, cf_S = (self.psnr_S / count).tolist(), (self.cf_S / count).tolist()
-        gain, square = (self.gain_2 / count).tolist()
-        spread = math.sqrt(max(0.0, square - gain**2) / (count - 1)) if count > 1 else math.nan
         at_cf50, saturation = psnr_at_colourfulness(psnr_S, cf_S, float(self.cf_truth) / count / 2)
         return {
             "psnr_at_cf50": at_cf50,
             "saturation_at_cf50": saturation,
             "psnr_gray": psnr_S[0],
-            "psnr_gain": gain,
-            "psnr_gain_95": _NORMAL_95 * spread,
             "sweep": {"saturation": list(SATURATIONS), "psnr": psnr_S, "cf": cf_S},
         }

@@ -23,6 +23,7 @@ from streamgan.losses import RECONSTRUCTION
 from streamgan.metrics import (
     Cf,
     ColorizationMetrics,
+    GainOverGray,
     LegacyPsnr,
     SaturationSweep,
     constant_ab,
@@ -80,8 +81,11 @@ def score_generator(
         made = head.decode(given, output)
         metrics.update(made, truth, valid)
         if more is not None:
-            sweep_of = (given, output) if head is HEADS["lab"] else HEADS["lab"].to_pair(made)
-            more.update(*sweep_of, truth, valid, raw=output if head.channels == 3 else made)
+            lab = HEADS["lab"]
+            pair = (given, output) if head is lab else lab.to_pair(made)
+            lightness = given if head is lab else _on_device(batch, lab, accelerator.device)[0]
+            raw = output if head.channels == 3 else made
+            more.update(pair, lightness, made, truth, valid, raw=raw)
         # image by image: the same to the last digit for every batch size and number of ranks
         loss_B = torch.vmap(reconstruction)(output[valid], target[valid]).double()
         losses += torch.stack((loss_B.sum(), valid.sum().double()))
@@ -92,19 +96,23 @@ def score_generator(
 
 
 class _InFull:
-    """The saturation sweep and the legacy PSNR of one model."""
+    """The saturation sweep, the gain over gray and the legacy PSNR of one model."""
 
     def __init__(self, cf: Cf, device: torch.device):
         self._sweep, self._legacy = SaturationSweep(cf).to(device), LegacyPsnr().to(device)
+        self._gain = GainOverGray().to(device)
 
     def update(
-        self, l_B1HW: Tensor, ab_B2HW: Tensor, truth_B3HW: Tensor, valid_B: Tensor, *, raw: Tensor
-    ) -> None:
-        self._sweep.update(l_B1HW, ab_B2HW, truth_B3HW, valid_B)
+        self, pair: tuple[Tensor, Tensor], lightness_B1HW: Tensor, made_B3HW: Tensor, truth_B3HW: Tensor,
+        valid_B: Tensor, *, raw: Tensor,
+    ) -> None:  # fmt: skip
+        """`pair`: L and ab of what was made; `lightness`: of the input; `raw`: before it became a photo."""
+        self._sweep.update(*pair, truth_B3HW, valid_B)
+        self._gain.update(made_B3HW, lightness_B1HW, truth_B3HW, valid_B)
         self._legacy.update(raw, truth_B3HW, valid_B)
 
     def compute(self) -> Scores:
-        return {**self._sweep.compute(), "psnr_legacy": self._legacy.compute()}
+        return {**self._sweep.compute(), **self._gain.compute(), "psnr_legacy": self._legacy.compute()}
 
 
 def _baselines(median_2: Tensor | None) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -140,7 +148,7 @@ def score_baselines(
             made = lab.decode(given, ab)
             metrics[name].update(made, truth, valid)
             if in_full:
-                more[name].update(given, ab, truth, valid, raw=made)
+                more[name].update((given, ab), given, made, truth, valid, raw=made)
         bar.update()
     bar.close()
     return {name: {**metrics[name].compute(), **(more[name].compute() if in_full else {})} for name in ways}

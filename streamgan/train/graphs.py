@@ -9,6 +9,7 @@ photos and made ones at once, for its weights; D on made photos, for G. All othe
 validation, other sizes) go on kernel by kernel. The kernels are the same, and so is every value.
 """
 
+import gc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from streamgan.core.errors import ConfigError
+from streamgan.core.errors import ConfigError, in_one_line
 from streamgan.core.settings import TrainConfig
 
 from .networks import Networks
@@ -53,31 +54,35 @@ def use_graphs(config: TrainConfig, networks: Networks, step: GanStep, device: t
 
     ConfigError where a network does what no graph can hold, such as to wait for a value.
     """
+    gc.collect()  # the networks of a run before this one hold their memory in a circle
     size = config.data.size
     color = torch.full((config.data.batch, 3, size, size), 128, dtype=torch.uint8, device=device)
     color = color.contiguous(memory_format=torch.channels_last)
     gray, judged = step.inputs(color, color[:, :1] if config.data.gray == "twin" else None)
-    caught = [(config.model.generator, networks.plain_generator, [Pass(step.generator_options, gray)])]
-    if networks.plain_discriminator is not None:
+    generator, discriminator = networks.plain_generator, networks.plain_discriminator
+    caught = [(config.model.generator, generator, [Pass(step.generator_options, gray)])]
+    if discriminator is not None:
         passes = [Pass({}, judged.detach().clone().requires_grad_())]
         if not step.always_penalised:
             passes.append(Pass({"full_precision": False, "parts": 2}, torch.cat((judged, judged))))
-        caught.append((config.model.discriminator, networks.plain_discriminator, passes))
+        caught.append((config.model.discriminator, discriminator, passes))
     for name, network, passes in caught:
+        compiled = config.run.compile and network is generator
         try:
-            _replace(network, passes, compiled=config.run.compile)
+            _replace(network, passes, compiled=compiled)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).strip().split("\n", 1)[0][:200]
-            what = f"{name} cannot be caught as CUDA graphs ({reason})"
-            raise ConfigError("run.cuda_graphs", what, "set run.cuda_graphs=false") from error
+            what = f"{name} cannot be caught as CUDA graphs ({in_one_line(error)[:300]})"
+            todo = "set run.cuda_graphs=false" + (", or run.compile=false" if compiled else "")
+            raise ConfigError("run.cuda_graphs", what, todo) from error
 
 
 def _replace(network: nn.Module, passes: list[Pass], *, compiled: bool) -> None:
     """`network.forward` takes the graph of a pass that fits, in training mode, with gradients."""
-    plain: Forward = network.forward
     graphs = [(one, _graph(network, one)) for one in passes]
+    # what is caught has been compiled; the choice is nothing for the compiler, and hides the rest from it
+    plain: Forward = torch.compile(network.forward) if compiled else network.forward
 
     def forward(images: Tensor, **options: Any) -> Any:
         if network.training and torch.is_grad_enabled():
@@ -86,7 +91,6 @@ def _replace(network: nn.Module, passes: list[Pass], *, compiled: bool) -> None:
                     return graph(images)
         return plain(images, **options)
 
-    # what is caught has been compiled; the choice is none for the compiler
     network.forward = torch.compiler.disable(forward) if compiled else forward
 
 

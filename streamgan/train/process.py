@@ -122,7 +122,7 @@ def join_processes(*, timeout_s: float) -> None:
         raise ConfigError(
             "launcher", what, "use launch/accelerate/cpu_two_processes.yaml as its first lines say"
         )
-    if os.environ.get("MASTER_PORT") == "0":  # torchrun of torch 2.11 hands on what it was given
+    if os.environ.get("MASTER_PORT") == "0":  # torchrun hands on what it was given
         what = "no port to meet the other processes at (got MASTER_PORT=0)"
         raise ConfigError("launcher", what, "give a free port, or torchrun --standalone")
     on_cpu, timeout = parse_flag_from_env("ACCELERATE_USE_CPU"), timedelta(seconds=timeout_s)

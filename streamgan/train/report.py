@@ -87,7 +87,8 @@ class Interval:
         values["data/cache_hit"] = stats.hits / max(1, stats.samples)
         values["data/retries"], values["data/bad"] = num_retries(), self._loader.replaced
         device = self._accelerator.device
-        peak_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        # reserved: what CUDA graphs hold counts as allocated in no figure of PyTorch's
+        peak_bytes = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
         values["perf/gpu_mem_gb"] = peak_bytes / 1e9
         return {"grad/scale": 1.0} | values  # only fp16 scales its losses
 
