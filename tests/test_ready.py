@@ -31,7 +31,7 @@ def test_it_is_small_and_says_where_it_comes_from():
     assert sum(file.stat().st_size for file in folder.iterdir()) < 13e6  # a wheel of less than 20 MB
     config = json.loads((folder / "config.json").read_text())
     assert config["model"]["generator"] == "timm_unet"
-    assert config["training"]["model"]["pretrained"] is True
+    assert config["training"]["run"]["init_from"] == "runs/tiny64_pretrained"
     assert "research" in (folder / "README.md").read_text()
     assert (folder / "LICENSE").is_file()
 
