@@ -18,7 +18,7 @@ from streamgan.train import build, graphs
 from streamgan.train.networks import EmaUpdate
 from streamgan.train.terms import build_losses
 
-from .candidates import PATCHES, candidate
+from .candidates import ON_A_CARD_ALONE, PATCHES, candidate
 from .task import SMALL, Task, on_gpu, precision, recipe
 
 Call = Callable[[], object]
@@ -54,7 +54,9 @@ ARMS = {
     "fp16": Arm("fp16"),
 }
 COMPILED = {"bf16, compiled": Arm("bf16", compiled=True)}
-CANDIDATES = {f"bf16, {name}": Arm("bf16", with_=name) for name in PATCHES}
+CANDIDATES = {
+    f"bf16, {name}": Arm("bf16", with_=name) for name in PATCHES if on_gpu() or name not in ON_A_CARD_ALONE
+}
 MORE_ARMS = {  # of the default recipe, if time is left
     "bf16, PyTorch's norms": Arm("bf16", native=True),
     "bf16, NCHW": Arm("bf16", channels_last=False),

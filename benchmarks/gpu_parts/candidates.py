@@ -140,6 +140,8 @@ PATCHES = {
     "fused conv and ReLU": [(decoder.ShuffleUp, "forward", _shuffle_up)],
 }
 
+ON_A_CARD_ALONE = {"fused conv and ReLU"}  # the operator is cuDNN's
+
 
 @contextmanager
 def candidate(name: str) -> Iterator[None]:
