@@ -133,7 +133,7 @@ def write_page(path: Path, results: Results, command: str) -> None:
                 "**A rehearsal with tiny networks and photos: it shows that the part works, and no figure "
                 "here means anything. Sizes in headings are those of a real run.**"
             )
-        if record.get("note"):
+        if record.get("note"):  # written into gpu.json by hand
             text.append(record["note"])
         if record.get("result"):
             try:

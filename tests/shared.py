@@ -53,13 +53,21 @@ def _descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Also if whoever has taken over an orphan (init, in a container any program) has yet to ask how."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _children() -> set[psutil.Process]:
     found = set()
     for child in _descendants():
         try:
             line = " ".join(child.cmdline())
             lasting = child.pid == SERVER.pid or any(name in line for name in LASTING_PROCESSES)
-            if child.status() != psutil.STATUS_ZOMBIE and not lasting:
+            if not has_ended(child) and not lasting:
                 found.add(child)
         except psutil.NoSuchProcess:
             continue

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from shared import has_ended
 
 START = """
 import gc, os, psutil, signal, sys, threading
@@ -146,14 +147,6 @@ def run(command: list[str], **how: Any) -> tuple[int, str, str, list[int]]:
 def left(pids: list[int], timeout: float = 0) -> list[psutil.Process]:
     there = [process for process in psutil.process_iter() if process.pid in pids]
     return [process for process in psutil.wait_procs(there, timeout)[1] if not has_ended(process)]
-
-
-def has_ended(process: psutil.Process) -> bool:
-    """Also if whoever has taken over an orphan (init, in a container any program) has yet to ask how."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.mark.parametrize("ending", some_slow(ENDINGS, FAST))

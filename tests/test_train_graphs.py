@@ -41,8 +41,9 @@ def start(*words: str):
     config = tiny_config("none", "none", *SHORT, *words)
     accelerator = build.start_accelerator(config)
     networks = build.build_networks(config, accelerator)
-    train_step = build.build_step(config, accelerator, networks, build_losses(config))
-    graphs.use_graphs(config, networks, train_step, accelerator.device)
+    losses = build_losses(config)
+    train_step = build.build_step(config, accelerator, networks, losses)
+    graphs.use_graphs(config, networks, losses, train_step, accelerator.device)
     side = config.data.size
     color = torch.randint(0, 256, (config.data.batch, 3, side, side), dtype=torch.uint8)
 

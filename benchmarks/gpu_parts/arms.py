@@ -37,14 +37,14 @@ MODELS = {
 @dataclass(frozen=True)
 class Arm:
     """How a step is made. `native`: with PyTorch's own norms and PixelShuffle, which leave channels last;
-    `graphs`: with the CUDA graphs of a run; `with_`: a candidate."""
+    `graphs`: with the CUDA graphs of a run; `candidate`: one of candidates.py."""
 
     precision: str
     channels_last: bool = True
     compiled: bool = False
     native: bool = False
     graphs: bool = True
-    with_: str = ""
+    candidate: str = ""
 
 
 ARMS = {
@@ -55,7 +55,9 @@ ARMS = {
 }
 COMPILED = {"bf16, compiled": Arm("bf16", compiled=True)}
 CANDIDATES = {
-    f"bf16, {name}": Arm("bf16", with_=name) for name in PATCHES if on_gpu() or name not in ON_A_CARD_ALONE
+    f"bf16, {name}": Arm("bf16", candidate=name)
+    for name in PATCHES
+    if on_gpu() or name not in ON_A_CARD_ALONE
 }
 MORE_ARMS = {  # of the default recipe, if time is left
     "bf16, PyTorch's norms": Arm("bf16", native=True),
@@ -106,12 +108,13 @@ def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
     with precision(how.precision):
         accelerator = build.start_accelerator(config)
         networks = build.build_networks(config, accelerator)
-    train_step = build.build_step(config, accelerator, networks, build_losses(config))
+    losses = build_losses(config)
+    train_step = build.build_step(config, accelerator, networks, losses)
     move_average = EmaUpdate(networks.ema, networks.plain_generator)
     color = _batch(config)
     with operators(how):
         if graphs.wanted(config, accelerator):
-            graphs.use_graphs(config, networks, train_step, accelerator.device)
+            graphs.use_graphs(config, networks, losses, train_step, accelerator.device)
 
     def call() -> None:
         with operators(how):
@@ -125,7 +128,7 @@ def our_step(config: TrainConfig, how: Arm = ARMS[MAIN]) -> Call:
 def operators(how: Arm) -> Iterator[None]:
     """Those of an arm: with a candidate, or without what keeps a map in channels-last order."""
     if not how.native:
-        with candidate(how.with_) if how.with_ else nullcontext():
+        with candidate(how.candidate) if how.candidate else nullcontext():
             yield
         return
     with (

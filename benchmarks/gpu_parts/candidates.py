@@ -65,7 +65,7 @@ class MixedGroupNorm(torch.autograd.Function):
         ctx.save_for_backward(x_BCHW, mean_BG1, rstd_BG1, scale_BGD)
         made_BPGD = torch.empty_like(x_BPGD)
         torch.addcmul(shift_BGD[:, None], x_BPGD, scale_BGD[:, None], out=made_BPGD)
-        return _image(made_BPGD, x_BCHW)
+        return channels_last._image(made_BPGD, x_BCHW)
 
     @staticmethod
     @once_differentiable
@@ -84,7 +84,7 @@ class MixedGroupNorm(torch.autograd.Function):
         made_BPGD = torch.empty_like(grad_BPGD)
         torch.addcmul(part_BPGD, grad_BPGD, scale_BGD[:, None], out=made_BPGD)
         weight_GD, bias_GD = (rstd_BG1 * dot_BGD).sum(0), sum_BGD.sum(0)
-        return _image(made_BPGD, x_BCHW), None, weight_GD.flatten(), bias_GD.flatten(), None
+        return channels_last._image(made_BPGD, x_BCHW), None, weight_GD.flatten(), bias_GD.flatten(), None
 
 
 def mixed_group_norm(x_BCHW: Tensor, groups: int, weight_C: Tensor, bias_C: Tensor, eps: float) -> Tensor:
@@ -95,10 +95,6 @@ def mixed_group_norm(x_BCHW: Tensor, groups: int, weight_C: Tensor, bias_C: Tens
 
 def _pixels(x_BCHW: Tensor, groups: int) -> Tensor:
     return x_BCHW.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (groups, -1))
-
-
-def _image(x_BPGD: Tensor, like_BCHW: Tensor) -> Tensor:
-    return x_BPGD.flatten(2).unflatten(1, like_BCHW.shape[2:]).permute(0, 3, 1, 2)
 
 
 class ConvRelu(torch.autograd.Function):

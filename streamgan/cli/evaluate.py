@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import click
 
+from streamgan.core.logs import interval_text
+
 from .options import Command, Count, cache_gb_option, cache_option
 from .output import emit, table
 
@@ -148,5 +150,5 @@ def _cell(scores: dict[str, Any], column: str, missing: str | None) -> str:
     if value is None or math.isnan(value):
         return "-"
     if column == "psnr_gain":
-        return f"{value:.2f}" + ("" if math.isnan(around := scores["psnr_gain_95"]) else f"±{around:.2f}")
+        return interval_text(value, scores["psnr_gain_95"])
     return f"{round(value, 5):.4g}"

@@ -8,7 +8,6 @@ A row is as long as the budget says, not as its recipe says. All that the recipe
 (warm-up, ramp, half-life of the average, ...) is stretched in the same ratio, so every phase keeps its share.
 """
 
-import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +159,6 @@ def measure_step_s(config: TrainConfig, *, gan_share: float) -> float:
         times = [(step, took) for step, took in step_times(folder) if (step - 1) % phase >= _TIMED]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        gc.collect()  # its networks, before those of the next row
     alone = [took for step, took in times if step <= warmup]
     both = [took for step, took in times if step > warmup]
     parts = ((alone, 1 - gan_share), (both, gan_share))

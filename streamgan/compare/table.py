@@ -6,6 +6,8 @@ Known scores come first and by their usual names; whatever else every table is g
 import math
 from typing import Any
 
+from streamgan.core.logs import interval_text
+
 COLUMNS = {  # score: heading
     "psnr": "PSNR",
     "psnr_gain": "gain",
@@ -113,10 +115,10 @@ def _count(value: int | None) -> str:
 
 
 def _score(scores: dict[str, Any], name: str) -> str:
-    text = _cell(scores.get(name), FORMATS.get(name, ".2f"))
-    if name == "psnr_gain" and text != "-":
-        text += f"±{_cell(scores.get('psnr_gain_95'), '.2f')}"
-    return text
+    value = scores.get(name)
+    if name == "psnr_gain" and value is not None and math.isfinite(value):
+        return interval_text(value, scores.get("psnr_gain_95"))
+    return _cell(value, FORMATS.get(name, ".2f"))
 
 
 def _cell(value: float | None, spec: str) -> str:

@@ -3,6 +3,7 @@
 Everything here goes to stderr, mostly from rank 0 alone; stdout belongs to results.
 """
 
+import math
 import os
 import sys
 from typing import Any
@@ -22,6 +23,11 @@ def say(message: str, *, every_rank: bool = False) -> None:
     if is_main_process() or every_rank:
         named = every_rank and int(os.environ.get("WORLD_SIZE", "1")) > 1
         tqdm.write(f"rank {os.environ['RANK']}: {message}" if named else message, file=sys.stderr)
+
+
+def interval_text(value: float, around: float | None) -> str:
+    """A figure and half the width of its interval, `1.40±0.04`; of an interval that is not known nothing."""
+    return f"{value:.2f}" + ("" if around is None or math.isnan(around) else f"±{around:.2f}")
 
 
 def size_text(num_bytes: float) -> str:

@@ -27,7 +27,7 @@ from .class_prior import PRIOR_IMAGES, rebalance
 from .networks import Networks, ema_copy
 from .process import keep_freed_memory
 from .step import GanStep
-from .terms import Losses, build_losses
+from .terms import Losses, build_losses, generator_options
 
 _INIT = 10  # hash key of the initial weights
 _OTHERS = {"generator", "discriminator", "d_width", "head", "pretrained"}
@@ -209,7 +209,7 @@ def _for_ranks(module: nn.Module, accelerator: Accelerator) -> nn.Module:
 def _freeze_unused(config: TrainConfig, generator: nn.Module) -> None:
     """Freeze parameters that no output depends on, in place: DDP would wait for their gradients."""
     twin, size = copy.deepcopy(generator).eval().to("meta"), config.data.size
-    options = {"with_logits": True} if config.loss.rec == "cross_entropy" else {}
+    options = generator_options(by_class=config.loss.rec == "cross_entropy")
     with torch.device("meta"):
         made = twin(torch.empty(1, 1, size, size), **options)
         outputs = made if isinstance(made, tuple) else (made,)

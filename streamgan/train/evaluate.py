@@ -75,7 +75,8 @@ def score_generator(
     more = _InFull(cf, accelerator.device) if in_full else None
     losses = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # sum over images, images
     bar = progress(total=len(loader), unit="batch", label="model", hidden=not show_progress)
-    for batch in loader:
+    for loaded in loader:
+        batch = loaded.to(accelerator.device)
         given, target, truth, valid = _on_device(batch, head, accelerator.device)
         output = generator(given)
         made = head.decode(given, output)
@@ -83,7 +84,7 @@ def score_generator(
         if more is not None:
             lab = HEADS["lab"]
             pair = (given, output) if head is lab else lab.to_pair(made)
-            lightness = given if head is lab else _on_device(batch, lab, accelerator.device)[0]
+            lightness = given if head is lab else lab.encode(batch.color_B3HW, batch.gray_B1HW)[0]
             raw = output if head.channels == 3 else made
             more.update(pair, lightness, made, truth, valid, raw=raw)
         # image by image: the same to the last digit for every batch size and number of ranks

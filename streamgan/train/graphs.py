@@ -9,7 +9,6 @@ photos and made ones at once, for its weights; D on made photos, for G. All othe
 validation, other sizes) go on kernel by kernel. The kernels are the same, and so is every value.
 """
 
-import gc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from streamgan.core.settings import TrainConfig
 
 from .networks import Networks
 from .step import GanStep
+from .terms import Losses, generator_options
 
 _WARM_UPS = 3
 Forward = Callable[..., Any]
@@ -49,21 +49,22 @@ def wanted(config: TrainConfig, accelerator: Accelerator) -> bool:
     return config.run.cuda_graphs and alone and accelerator.device.type == "cuda"
 
 
-def use_graphs(config: TrainConfig, networks: Networks, step: GanStep, device: torch.device) -> None:
+def use_graphs(
+    config: TrainConfig, networks: Networks, losses: Losses, step: GanStep, device: torch.device
+) -> None:
     """Let the passes of `step` be graphs, caught here, before other threads use the device.
 
     ConfigError where a network does what no graph can hold, such as to wait for a value.
     """
-    gc.collect()  # the networks of a run before this one hold their memory in a circle
     size = config.data.size
     color = torch.full((config.data.batch, 3, size, size), 128, dtype=torch.uint8, device=device)
     color = color.contiguous(memory_format=torch.channels_last)
     gray, judged = step.inputs(color, color[:, :1] if config.data.gray == "twin" else None)
     generator, discriminator = networks.plain_generator, networks.plain_discriminator
-    caught = [(config.model.generator, generator, [Pass(step.generator_options, gray)])]
+    caught = [(config.model.generator, generator, [Pass(generator_options(by_class=losses.by_class), gray)])]
     if discriminator is not None:
         passes = [Pass({}, judged.detach().clone().requires_grad_())]
-        if not step.always_penalised:
+        if not losses.always_penalised:
             passes.append(Pass({"full_precision": False, "parts": 2}, torch.cat((judged, judged))))
         caught.append((config.model.discriminator, discriminator, passes))
     for name, network, passes in caught:

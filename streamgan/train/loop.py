@@ -4,6 +4,7 @@ A run is its configuration and its shard set. The only state is the step, the we
 the same command continues a run exactly where its newest checkpoint is.
 """
 
+import gc
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ def train(config: TrainConfig, *, allow_changed: bool = False) -> dict[str, Any]
             step, total, validation = _train(config, accelerator, stop, allow_changed=allow_changed)
     finally:
         accelerator.end_training()
+        gc.collect()  # networks hold each other, and the memory of a card, in circles
     return {"run": str(run), "steps": step, "stopped": step < total, "validation": validation}
 
 
@@ -86,7 +88,7 @@ def _train(
     loader = build.build_train_loader(config, accelerator, start_step=step, stop_step=total)
     train_step = build.build_step(config, accelerator, networks, losses)
     if graphed:
-        graphs.use_graphs(config, networks, train_step, accelerator.device)
+        graphs.use_graphs(config, networks, losses, train_step, accelerator.device)
     upload = Upload(accelerator.device)
     interval = Interval(config, accelerator, loader, start_step=step)
     move_average = EmaUpdate(networks.ema, networks.plain_generator)

@@ -31,7 +31,7 @@ from streamgan.losses import gradient_penalty, mix, r1_penalty
 from streamgan.models.zhang import ZhangClassifier
 
 from .networks import Networks
-from .terms import Classes, Losses, Made, MicroBatch
+from .terms import Classes, Losses, Made, MicroBatch, generator_options
 
 _NOISE, _MIXTURES = 11, 12  # hash keys of dropout and of the gradient penalty's mixtures
 
@@ -56,6 +56,7 @@ class GanStep:
     ):
         self._accelerator, self._networks, self._head, self._losses = accelerator, networks, head, losses
         self._seed, self._accumulate, self._clip_g, self._clip_d = seed, accumulate, clip_g, clip_d
+        self._options = generator_options(by_class=losses.by_class)
         self._g = _Parts(networks.plain_generator)
         self._d = None if networks.plain_discriminator is None else _Parts(networks.plain_discriminator)
 
@@ -74,8 +75,7 @@ class GanStep:
         """
         micros = self._split(color_B3HW, gray_B1HW)
         scalars: dict[str, Tensor] = {}
-        for parts in filter(None, (self._g, self._d)):
-            parts.keep_statistics()
+        self._g.keep_statistics()
         fake = None
         if adversarial_weight > 0:
             # One forward of G serves both networks; to hold no graphs, micro-batches run G again.
@@ -90,17 +90,6 @@ class GanStep:
             one = torch.ones((), device=color_B3HW.device)
             scalars["grad/scale"] = self._accelerator.scaler.scale(one)  # get_scale() would wait for it
         return scalars
-
-    @property
-    def generator_options(self) -> dict[str, bool]:
-        """Of a call of the generator."""
-        return {"with_logits": True} if self._losses.by_class else {}
-
-    @property
-    def always_penalised(self) -> bool:
-        """Whether every step of D has a gradient penalty."""
-        losses = self._losses
-        return losses.gp_weight > 0 or (losses.r1_weight > 0 and losses.r1_every == 1)
 
     def inputs(self, color_B3HW: Tensor, gray_B1HW: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the generator, and of real images the discriminator, is given of a (micro-)batch."""
@@ -122,7 +111,7 @@ class GanStep:
         _seed_noise(torch_seed(self._seed, _NOISE, step, rank, micro.index), micro.input_B1HW.device)
         generator = self._networks.plain_generator
         self._g.set_power_iteration(micro)
-        made = self._networks.generator(micro.input_B1HW, **self.generator_options)
+        made = self._networks.generator(micro.input_B1HW, **self._options)
         if not self._losses.by_class:
             return Made(micro, made)
         assert isinstance(generator, ZhangClassifier)
@@ -137,6 +126,7 @@ class GanStep:
         assert optimizer is not None
         assert self._d is not None
         losses, share = self._losses, 1 / len(micros)
+        self._d.keep_statistics()
         with_r1 = losses.r1_weight > 0 and step % losses.r1_every == 0
         for micro in micros:
             with torch.no_grad():

@@ -96,6 +96,16 @@ class Losses:
     judge_photos: bool = False
     real_saturation: float = 1.0
 
+    @property
+    def always_penalised(self) -> bool:
+        """Whether every step of the discriminator has a gradient penalty."""
+        return self.gp_weight > 0 or (self.r1_weight > 0 and self.r1_every == 1)
+
+
+def generator_options(*, by_class: bool) -> dict[str, bool]:
+    """How a generator is called in training."""
+    return {"with_logits": True} if by_class else {}
+
 
 def pixel_loss(loss: LossConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The reconstruction loss of (prediction, target); L1, for validation, where training goes by class."""
